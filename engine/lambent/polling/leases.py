@@ -1,0 +1,169 @@
+"""Who reads this shard? One engine at a time, by a lease in the store.
+
+Decides which free leases this engine takes and which of its own it hands on, so that the engines of a mapping share its
+shards evenly, and that a shard is read only after its parents are finished. Expiry, counters and the conditional write
+are the store's; what happens in a shard is `stream.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from lambent.errors import StoreUnavailable
+from lambent.model import Lease, Progress, Shard
+from lambent.ports import Holdings, Leases, StreamSource, World
+from lambent.telemetry import Telemetry
+
+SHARD_LISTING_SECONDS = 10.0  # how often the source is asked for new shards when nothing else says so
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What to do with the leases that were seen."""
+
+    take: Sequence[Lease]
+    give: Sequence[str]
+
+
+def share(holdings: Holdings, shards: Sequence[Shard], owner: str, seek: int) -> Share:
+    """Which free leases to take and which of ours to give, so that each engine has its even share. Only shards whose
+    parents are finished count, and finished ones count no more. `seek`: the mapping's seek generation."""
+    leases = holdings.leases
+    listed = {shard.id for shard in shards}
+
+    def finished(name: str) -> bool:
+        progress = leases[name].progress if name in leases else None
+        return progress is not None and progress.ended and progress.seek >= seek
+
+    readable = [
+        shard.id
+        for shard in shards
+        if not finished(shard.id) and all(finished(parent) for parent in shard.parents if parent in listed)
+    ]
+    ours = [name for name in readable if name in leases and _held(leases[name], owner)]
+    members = max(1, holdings.members)
+    most, least = -(-len(readable) // members), len(readable) // members
+    free = [leases[name] for name in readable if name in leases and leases[name].free]
+    surplus = len(ours) - most
+    if surplus <= 0 and len(ours) > least and not free and _someone_is_short(leases, readable, members, least):
+        surplus = 1
+    return Share(free[: max(0, most - len(ours))], ours[len(ours) - surplus :] if surplus > 0 else ())
+
+
+def _held(lease: Lease, owner: str) -> bool:
+    return lease.owner == owner and not lease.free
+
+
+def _someone_is_short(leases: Mapping[str, Lease], readable: Collection[str], members: int, least: int) -> bool:
+    counts: dict[str, int] = {}
+    for name in readable:
+        if name in leases and not leases[name].free:
+            counts[leases[name].owner] = counts.get(leases[name].owner, 0) + 1
+    return sum(1 for count in counts.values() if count >= least) < members if least else False
+
+
+class Ownership:
+    """Keeps this engine's share of a mapping's shards: `gained` is called with each lease got, `lost` with the name of
+    one that is gone (nothing may be written any more), `wanted_back` with one that should be drained and released."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        source: StreamSource,
+        group: str,
+        *,
+        seek: int,
+        valid_for_seconds: float,
+        gained: Callable[[Lease, Shard], Awaitable[None]],
+        lost: Callable[[str], None],
+        wanted_back: Callable[[str], None],
+        telemetry: Telemetry,
+        world: World,
+    ) -> None:
+        self._leases, self._source, self._group, self._seek = leases, source, group, seek
+        self._valid_for = valid_for_seconds
+        self._gained, self._lost, self._wanted_back = gained, lost, wanted_back
+        self._telemetry, self._world = telemetry, world
+        self._held: set[str] = set()
+        self._valid_until = 0.0
+        self._look_now = asyncio.Event()
+
+    @property
+    def valid(self) -> bool:
+        """May anything be started in the name of these leases? Judged by our own clock, before asking the store."""
+        return self._world.clock.monotonic() < self._valid_until
+
+    def look_now(self) -> None:
+        """A shard ended or was released: do not wait for the next heartbeat."""
+        self._look_now.set()
+
+    def released(self, name: str) -> None:
+        """The shard was handed back and is no longer ours."""
+        self._held.discard(name)
+
+    async def run(self) -> None:
+        """Heartbeat until cancelled."""
+        clock = self._world.clock
+        shards: Sequence[Shard] = ()
+        listed_at = -SHARD_LISTING_SECONDS
+        while True:
+            self._look_now.clear()
+            before = clock.monotonic()
+            try:
+                if self._look_now.is_set() or before - listed_at >= SHARD_LISTING_SECONDS or not shards:
+                    shards, listed_at = await self._source.shards(), before
+                await self._beat(shards, before)
+            except StoreUnavailable as error:
+                self._telemetry.log("warning", "lease heartbeat failed", mapping=self._group, error=error.message)
+                if not self.valid:
+                    self._lose_all()
+            period = self._valid_for / 3
+            if not self.valid or self._held:
+                period = min(period, max(self._valid_until - clock.monotonic(), period / 10))
+            try:
+                async with asyncio.timeout(period):
+                    await self._look_now.wait()
+                    listed_at = -SHARD_LISTING_SECONDS
+            except TimeoutError:
+                pass
+
+    async def _beat(self, shards: Sequence[Shard], before: float) -> None:
+        holdings = await self._leases.heartbeat(self._group, [shard.id for shard in shards], self._valid_for)
+        owner = self._world.owner
+        if not self.valid:
+            self._lose_all()  # they may have had another owner in between
+        self._valid_until = before + holdings.valid_for_seconds
+        for name in sorted(self._held):
+            if name not in holdings.leases or not _held(holdings.leases[name], owner):
+                self._lose(name)
+        by_id = {shard.id: shard for shard in shards}
+        due = share(holdings, shards, owner, self._seek)
+        for name in due.give:
+            if name in self._held:
+                self._wanted_back(name)
+        stray = [
+            lease for name, lease in sorted(holdings.leases.items()) if _held(lease, owner) and name not in self._held
+        ]
+        if stray:  # taken in a call whose answer was lost, or before we lost them: start over with a fresh counter
+            await self._leases.release_many(stray)
+        if due.take:
+            for lease in await self._leases.take_many(due.take, self._valid_for):
+                self._held.add(lease.name)
+                await self._gained(lease, by_id[lease.name])
+
+    def _lose_all(self) -> None:
+        for name in sorted(self._held):
+            self._lose(name)
+
+    def _lose(self, name: str) -> None:
+        self._held.discard(name)
+        self._telemetry.log("warning", "lease lost", mapping=self._group, shard=name)
+        self._lost(name)
+
+
+def resume_from(lease: Lease, seek: int) -> Progress | None:
+    """The stored progress, if it belongs to the mapping's present seek generation."""
+    progress = lease.progress
+    return progress if progress is not None and progress.seek >= seek else None

@@ -1,0 +1,284 @@
+"""What the engine asks of the world: protocols of at most five methods, each with two adapters and one behaviour suite.
+
+Everything takes and gives many. Payloads are bytes, positions opaque strings. An adapter maps what the world does to
+it, at its border, to `StoreUnavailable` (nothing is known to be stored) or to an answer that says no; no client
+library's exception passes a port. `capabilities` names what a suite may expect of an adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from lambent.model import (
+    Checkpoint,
+    Delivery,
+    Event,
+    Invocation,
+    Lease,
+    Message,
+    Outcome,
+    Put,
+    Queue,
+    Read,
+    Record,
+    Send,
+    Settlement,
+    Shard,
+    Stream,
+)
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """`now` is the wall clock in epoch seconds; `monotonic` never goes back and has no meaning of its own."""
+
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class Runtime(Protocol):
+    """Runs a function's handler. Never raises for what the handler did."""
+
+    async def run(
+        self, invocation: Invocation, started: Callable[[], None], respond: Callable[[bytes], None]
+    ) -> Outcome:
+        """Run it once under the function's time limit. `started` is called when the deadline begins, `respond` with
+        each chunk of a streamed answer. Cancelling this call abandons the handler."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Destination(Protocol):
+    """Where a result goes. Delivery is durable when `Delivered` is answered; it may repeat after a crash."""
+
+    async def deliver(self, record: bytes, attributes: Mapping[str, str], hops: int) -> Delivery: ...
+
+
+# --------------------------------------------------------------------------- stores
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A stored configuration: JSON text under (kind, name). `revision` changes with every write."""
+
+    kind: str
+    name: str
+    body: str
+    revision: int
+
+
+class Documents(Protocol):
+    """Configuration and desired state, shared by all engines and clients of the store."""
+
+    async def get(self, kind: str, name: str) -> Document | None: ...
+
+    async def list(self, kind: str) -> Sequence[Document]: ...
+
+    async def put(self, kind: str, name: str, body: str, revision: int | None = None) -> Document | None:
+        """Write it. With `revision`, only if the stored one has it (0: only if there is none); None says it has not."""
+        ...
+
+    async def delete(self, kind: str, name: str) -> bool: ...
+
+    def watch(self, kind: str) -> AsyncIterator[None]:
+        """Yields once at the start, then after every change of that kind (changes may be folded into one)."""
+        ...
+
+
+class EventQueue(Protocol):
+    """The durable queue of asynchronous events, one line per function, seen by one engine (`hosted`: its functions)."""
+
+    async def put_many(self, events: Sequence[Event]) -> None:
+        """Store them all, durably, or raise StoreUnavailable and store none."""
+        ...
+
+    async def due(self, hosted: Collection[str], wait_seconds: float) -> Sequence[tuple[str, float]]:
+        """Functions with an event to run now, each with its oldest `accepted_at`; waits for one at most `wait_seconds`.
+        A function is told once, then not again until `receive` was called for it."""
+        ...
+
+    async def receive(
+        self, function: str, limit: int, claim_seconds: float, accepted_before: float | None = None
+    ) -> Sequence[Event]:
+        """Claim up to `limit` due events, oldest first; each has its `attempts` raised and a fresh `receipt`. Not
+        settled within `claim_seconds`, an event is due again. `accepted_before` claims only older ones."""
+        ...
+
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """Delete or release claimed events, all in one transaction; False: a stale receipt, nothing was done. A release
+        that gives back lowers `attempts` and raises `deferrals`; any other sets `deferrals` to 0. A deleted event leaves
+        a terminal record with its `state`."""
+        ...
+
+    async def pending(self) -> Mapping[str, int]:
+        """How many events each function has, waiting or claimed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What an engine sees at a heartbeat: how many engines are alive for a group, and every lease of it by name.
+    `valid_for_seconds` counts on the monotonic clock from before the request."""
+
+    members: int
+    leases: Mapping[str, Lease]
+    valid_for_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What an engine wants of a limit shared by all engines: `in_use` run now, `wanted` could run (in_use included)."""
+
+    limit: int
+    in_use: int
+    wanted: int
+
+
+class Leases(Protocol):
+    """Who may read which shard, how far it is, and how much of a shared limit an engine may use."""
+
+    async def heartbeat(self, group: str, names: Collection[str], valid_for_seconds: float) -> Holdings:
+        """Announce this engine as a member of the group, renew the leases it holds there, and see all of `names`."""
+        ...
+
+    async def take_many(self, leases: Sequence[Lease], valid_for_seconds: float) -> Sequence[Lease]:
+        """Take leases that were seen free (same counter); gives those that were got, each with a raised counter."""
+        ...
+
+    async def release_many(self, leases: Sequence[Lease]) -> None: ...
+
+    async def checkpoint_many(self, checkpoints: Sequence[tuple[Lease, Checkpoint]]) -> Sequence[bool]:
+        """Store progress if owner and counter still hold; False: the lease is lost and nothing was written."""
+        ...
+
+    async def permits(self, demands: Mapping[str, Demand], valid_for_seconds: float) -> Mapping[str, int]:
+        """How much of each named limit this engine may use until then. What was granted and is neither in use nor
+        wanted goes back; below `in_use` means: start nothing new until enough has ended."""
+        ...
+
+
+class QueueSource(Protocol):
+    """A queue that a mapping receives from."""
+
+    capabilities: frozenset[str]
+    visibility_timeout_seconds: float
+    fifo: bool
+
+    async def receive(self, limit: int, wait_seconds: float) -> Sequence[Message]:
+        """Up to `limit` visible messages, invisible from now on for the visibility time-out; waits for one at most
+        `wait_seconds`. A cancelled call loses nothing."""
+        ...
+
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """Delete, or release (visible again at a time), by receipt; False: a stale receipt, nothing was done."""
+        ...
+
+    def view(self, message: Message) -> Mapping[str, object]:
+        """How a filter sees it."""
+        ...
+
+    def to_event(self, messages: Sequence[Message], windowed: bool) -> dict[str, object]:
+        """How a function sees them; `windowed`: the mapping has a batching window (SQS records differ in one key)."""
+        ...
+
+
+class StreamReader(Protocol):
+    """One reader of many shards: one connection, no polling of idle shards."""
+
+    def want(self, shard: str, position: str, maximum_records: int, maximum_bytes: int) -> None:
+        """Ask once for what follows `position`; at most one request a shard is outstanding."""
+        ...
+
+    def drop(self, shard: str) -> None: ...
+
+    async def ready(self) -> Sequence[Read]:
+        """Wait until at least one request has an answer; answers with all that have. A request at the shard's tip is
+        answered once with no records and `caught_up` if that was not said before, then waits for data."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class StreamSource(Protocol):
+    """A stream that a mapping reads."""
+
+    capabilities: frozenset[str]
+    retention_seconds: float
+
+    async def shards(self) -> Sequence[Shard]: ...
+
+    async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
+        """The position after which reading starts: TRIM_HORIZON, LATEST or AT_TIMESTAMP, made concrete."""
+        ...
+
+    def reader(self) -> StreamReader: ...
+
+    def view(self, record: Record) -> Mapping[str, object]:
+        """How a filter sees it."""
+        ...
+
+    def to_event(self, shard: str, records: Sequence[Record]) -> dict[str, object]:
+        """How a function sees them."""
+        ...
+
+
+class QueueTarget(Protocol):
+    """A queue that can be sent to."""
+
+    async def send_many(self, sends: Sequence[Send]) -> Sequence[str]:
+        """Store them durably; gives the message ids. All or none."""
+        ...
+
+
+class StreamTarget(Protocol):
+    """A stream that can be put to."""
+
+    async def put_many(self, puts: Sequence[Put]) -> Sequence[str]:
+        """Store them durably; gives the positions (sequence numbers). All or none."""
+        ...
+
+
+class BuiltinQueue(QueueSource, QueueTarget, Protocol):
+    """The store's own queue."""
+
+
+class BuiltinStream(StreamSource, StreamTarget, Protocol):
+    """The store's own stream."""
+
+
+class Connection(Protocol):
+    """An engine's view of a store. All that it holds in its owner's name ends with it."""
+
+    documents: Documents
+    events: EventQueue
+    leases: Leases
+
+    def queue(self, queue: Queue) -> BuiltinQueue: ...
+
+    def stream(self, stream: Stream) -> BuiltinStream: ...
+
+    async def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Where everything durable lives. Opens nothing until connected."""
+
+    capabilities: frozenset[str]
+
+    async def connect(self, world: World) -> Connection: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What comes in by the front door: who we are, time, chance, ids, and the account that ARNs name."""
+
+    owner: str
+    clock: Clock
+    random: Callable[[], float]  # uniform in [0, 1)
+    new_id: Callable[[], str]  # a lower-case uuid4
+    region: str = "us-east-1"
+    account_id: str = "000000000000"

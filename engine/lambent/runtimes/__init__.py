@@ -1,0 +1,1 @@
+"""Runtimes: they run a handler and answer with an `Outcome`."""

@@ -1,0 +1,49 @@
+"""How long to wait before the next try, as functions of (how often, jitter).
+
+Decides only lengths in seconds. When a wait begins, what may cut it short (an age limit) and whether there is a next
+try at all is decided where the failure is judged. `jitter` is in [0, 1) and only ever lengthens, by at most 10 %.
+
+The asynchronous schedule (60 s, then 120 s) and the throttle backoff (1 s doubling to 5 minutes) are AWS's (Lambda
+developer guide, «Asynchronous invocation: error handling»). AWS says only "exponential" of streams; recorded are about
+8 tries within 60 s. The rest is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+ASYNC_RETRY_SECONDS: Final = (60.0, 120.0)
+THROTTLE_FIRST_SECONDS: Final = 1.0
+THROTTLE_MAXIMUM_SECONDS: Final = 300.0
+STREAM_FIRST_SECONDS: Final = 0.25
+STREAM_MAXIMUM_SECONDS: Final = 60.0
+DESTINATION_FIRST_SECONDS: Final = 0.5
+DESTINATION_MAXIMUM_SECONDS: Final = 30.0
+JITTER: Final = 0.1  # the largest lengthening, as a share
+
+
+def async_retry(attempts: int, delays: Sequence[float] = ASYNC_RETRY_SECONDS) -> float:
+    """Before the retry that follows the `attempts`-th (1, 2, …) failed attempt of an asynchronous event."""
+    return delays[min(max(attempts, 1), len(delays)) - 1] if delays else 0.0
+
+
+def throttle(deferrals: int, jitter: float) -> float:
+    """Before an event that was throttled is tried again; `deferrals` (0, 1, …) attempts in a row were given back
+    before this one."""
+    return _doubling(deferrals, THROTTLE_FIRST_SECONDS, THROTTLE_MAXIMUM_SECONDS, jitter)
+
+
+def stream_retry(attempts: int, jitter: float) -> float:
+    """Before the retry that follows the `attempts`-th (1, 2, …) failed attempt of the same records."""
+    return _doubling(attempts - 1, STREAM_FIRST_SECONDS, STREAM_MAXIMUM_SECONDS, jitter)
+
+
+def destination(attempt: int, jitter: float) -> float:
+    """Before a destination that did not answer is asked again, after the `attempt`-th (1, 2, …) time."""
+    return _doubling(attempt - 1, DESTINATION_FIRST_SECONDS, DESTINATION_MAXIMUM_SECONDS, jitter)
+
+
+def _doubling(exponent: int, first: float, maximum: float, jitter: float) -> float:
+    # The exponent is bounded before the power is taken: a count may be in the millions.
+    return float(min(first * 2 ** min(max(exponent, 0), 32), maximum) * (1.0 + JITTER * jitter))

@@ -1,0 +1,577 @@
+"""A shard of a stream: given what just happened, what next?
+
+`ShardConsumer` decides what is fetched, which records make a batch, when a failed batch is halved, tried again,
+reported or passed over, and what may be checkpointed. It performs nothing: `next` hands out a step, the shell performs
+it and answers by `fetched`, `invoked`, `reported` or `checkpointed`, each once, in any order. A window's arithmetic is
+in `windows.py`, what a batch response means in `responses.py`, delays in `backoff.py`.
+
+Rules: Lambda developer guide, «Kinesis: processing and error handling», and recordings of AWS's pollers. Where AWS is
+silent: halves of a batch run at once and use up no retry; only a repeated try of the same records waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from math import inf
+from typing import Final
+from zlib import crc32
+
+from lambent.model import (
+    MAXIMUM_BATCH_BYTES,
+    Checkpoint,
+    Delivered,
+    Delivery,
+    EndShard,
+    Failed,
+    Fate,
+    Fetch,
+    Invoke,
+    Outcome,
+    Piece,
+    Progress,
+    Read,
+    Record,
+    ReportBatch,
+    Settled,
+    StreamCondition,
+    StreamMapping,
+    StreamStep,
+    Succeeded,
+    Throttled,
+    Unavailable,
+    Wait,
+    WindowState,
+)
+from lambent.semantics import backoff, batching, responses, windows
+
+MAXIMUM_FETCH_RECORDS: Final = 10_000
+MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
+MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
+_ROUGH_OVERHEAD_BYTES: Final = 2_500  # at most what a record's keys and names add to its data in an event
+
+
+class Watermark:
+    """Which position may be checkpointed: the last one below which nothing is unfinished."""
+
+    __slots__ = ("_chunks", "_finished", "low", "next", "position")
+
+    def __init__(self, position: str) -> None:
+        self.position = position
+        self.low = 0  # every ordinal below is finished
+        self.next = 0  # the ordinal of the next record to be read
+        self._chunks: deque[tuple[int, list[str]]] = deque()  # positions by first ordinal
+        self._finished: set[int] = set()  # ordinals finished above `low`
+
+    def read(self, positions: list[str]) -> range:
+        """Number what was read, in its order."""
+        first = self.next
+        self.next += len(positions)
+        self._chunks.append((first, positions))
+        return range(first, self.next)
+
+    def finish(self, ordinals: Sequence[int]) -> None:
+        """These are finished; the watermark moves as far as nothing unfinished lies below."""
+        if not ordinals:
+            return
+        if ordinals[0] == self.low and ordinals[-1] - ordinals[0] == len(ordinals) - 1:
+            self.low = ordinals[-1] + 1
+        else:
+            self._finished.update(ordinals)
+        while self.low in self._finished:
+            self._finished.remove(self.low)
+            self.low += 1
+        while self._chunks and self._chunks[0][0] < self.low:
+            first, positions = self._chunks[0]
+            self.position = positions[min(self.low - first, len(positions)) - 1]
+            if first + len(positions) > self.low:
+                break
+            self._chunks.popleft()
+
+
+class _Batch:
+    """Records that are tried together. `attempts` includes the one that has begun."""
+
+    __slots__ = ("attempts", "begun", "deferrals", "final", "oldest", "ordinals", "records", "retry_at", "throttled")
+
+    def __init__(self, records: Sequence[Record], ordinals: Sequence[int], final: bool = False) -> None:
+        self.records = records
+        self.ordinals = ordinals
+        self.final = final  # the last invoke of its tumbling window
+        self.attempts = 0
+        self.deferrals = 0  # attempts given back in a row
+        self.begun = False  # the attempt is recorded: it may be invoked
+        self.throttled = False
+        self.retry_at = -inf
+        self.oldest = min([record.arrived_at for record in records], default=inf)
+
+
+class _Lane:
+    """A parallel part of a shard: the records of its keys, one batch of them at a time."""
+
+    __slots__ = ("batches", "bytes", "handed_out", "index", "opened_at", "ordinals", "records", "report")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.records: list[Record] = []  # read, in no batch yet
+        self.ordinals: list[int] = []
+        self.bytes = 0
+        self.opened_at = inf  # when the first of `records` was there to be batched
+        self.batches: deque[_Batch] = deque()  # the first is tried now, the others are what is left of a split
+        self.report: ReportBatch | None = None  # the first batch was given up, its report is due
+        self.handed_out = False  # an Invoke or ReportBatch is unanswered
+
+
+class ShardConsumer:
+    """One mapping's reading of one shard, from `progress` on.
+
+    `accepts` is the mapping's filter; `size_of` gives a record's bytes in the event; `retention_seconds` is when the
+    source forgets a record. Times: `now` is monotonic seconds, `epoch` wall-clock seconds (ages are on the wall clock,
+    waiting is not).
+    """
+
+    def __init__(
+        self,
+        config: StreamMapping,
+        progress: Progress,
+        *,
+        size_of: Callable[[Record], int],
+        accepts: Callable[[Record], bool] | None = None,
+        retention_seconds: float = inf,
+    ) -> None:
+        self._config = config
+        self._size_of = size_of
+        self._accepts = accepts
+        age = config.maximum_record_age_seconds
+        self._maximum_age = retention_seconds if age == -1 else min(age, retention_seconds)
+        self._watermark = Watermark(progress.position)
+        self._read_to = progress.position
+        self._restored = {piece.first: piece for piece in progress.pieces}
+        self._window = progress.window
+        self._seek = progress.seek
+        self._lanes = [_Lane(index) for index in range(config.parallelization_factor)]
+        self._settled: list[Settled] = []
+        self._beginning: list[_Batch] = []  # their attempts are in the checkpoint under way
+        self._under_way: Checkpoint | None = None
+        self._fetching = self._dirty = self._draining = self._void = False
+        self._caught_up = False
+        self._source_ended = progress.ended
+        self._ended_stored = progress.ended
+        self._end_told = False
+
+    # ---- what next
+
+    def next(self, now: float, epoch: float) -> StreamStep | None:
+        """The next step, marked as in flight; None: nothing until something is answered."""
+        if self._void:
+            return None
+        begin: list[_Batch] = []
+        wake = inf
+        for lane in self._lanes:
+            what = self._lane_next(lane, now, epoch)
+            if isinstance(what, float):
+                wake = min(wake, what)
+            elif isinstance(what, _Batch):
+                begin.append(what)
+            elif what is not None:
+                return what
+        if (begin or self._dirty) and self._under_way is None:
+            return self._checkpoint(begin)
+        fetch = self._fetch(now)
+        if fetch is not None:
+            return fetch
+        if self._ended_stored and not self._end_told:
+            self._end_told = True
+            return EndShard()
+        return Wait(wake) if wake < inf else None
+
+    def _lane_next(self, lane: _Lane, now: float, epoch: float) -> Invoke | ReportBatch | _Batch | float | None:
+        """A step, a batch whose attempt must be recorded before it, a time to look again, or nothing."""
+        if lane.handed_out:
+            return None
+        if lane.report is not None:
+            lane.handed_out = True
+            return lane.report
+        if not lane.batches:
+            look_again = None if self._draining else self._form(lane, now, epoch)
+            if lane.report is not None:
+                return self._lane_next(lane, now, epoch)
+            if not lane.batches:
+                return look_again
+        batch = lane.batches[0]
+        if batch.begun:
+            lane.handed_out = True
+            return Invoke(lane.index, batch.records, batch.attempts, self._window, batch.final)
+        if batch in self._beginning:
+            return None
+        expires_at = batch.oldest + self._maximum_age
+        if epoch >= expires_at:
+            self._split_off_expired(lane, batch, epoch)
+            return self._lane_next(lane, now, epoch)
+        if batch.retry_at > now:
+            return min(batch.retry_at, now + (expires_at - epoch))
+        if self._draining:
+            return None
+        if not batch.records:  # the final invoke of a window: nothing that a checkpoint could name
+            batch.begun = True
+            batch.attempts += 1
+            return self._lane_next(lane, now, epoch)
+        return batch
+
+    def _form(self, lane: _Lane, now: float, epoch: float) -> float | None:
+        """Make the lane's next batch out of what waits, or say when to look again."""
+        config, waiting = self._config, lane.records
+        if self._window is not None and self._window_closes(lane, epoch):
+            lane.batches.append(_Batch((), (), final=True))
+            return None
+        window_end = inf
+        if config.tumbling_window_seconds:
+            if waiting and self._window is None:
+                start = windows.start_of(waiting[0].arrived_at, config.tumbling_window_seconds)
+                self._window = WindowState(start, start + config.tumbling_window_seconds, {})
+            window_end = self._window.end if self._window is not None else inf
+        if not waiting:
+            return now + (window_end - epoch) if epoch < window_end < inf else None
+        count, size = self._cut_to_size(lane, windows.count_within(waiting, config.batch_size, window_end))
+        if self._restored:
+            cut = self._cut_to_restored(lane, count)
+            if cut is None:
+                return None
+            count = cut
+            if waiting[0].position in self._restored:
+                self._resume(lane, count, now)
+                return None
+        final = count < len(waiting) and waiting[count].arrived_at >= window_end
+        was_cut = count < min(len(waiting), config.batch_size)
+        seconds = config.maximum_batching_window_seconds
+        whole = was_cut or final or self._source_ended or epoch >= window_end
+        if not whole and not batching.closes(count, size, lane.opened_at, now, config.batch_size, seconds):
+            return min(batching.closes_at(lane.opened_at, seconds), now + (window_end - epoch))
+        lane.batches.append(self._take(lane, count, now, final))
+        return None
+
+    def _window_closes(self, lane: _Lane, epoch: float) -> bool:
+        """The final invoke is due: the next record is of a later window, or the clock passed with nothing unread."""
+        assert self._window is not None
+        if self._window.terminated_early:
+            return True
+        if lane.records:
+            return lane.records[0].arrived_at >= self._window.end
+        return self._source_ended or (self._caught_up and epoch >= self._window.end)
+
+    def _take(self, lane: _Lane, count: int, now: float, final: bool = False) -> _Batch:
+        if count == len(lane.records):
+            batch = _Batch(lane.records, lane.ordinals, final)
+            lane.records, lane.ordinals, lane.bytes, lane.opened_at = [], [], 0, inf
+        else:
+            batch = _Batch(lane.records[:count], lane.ordinals[:count], final)
+            del lane.records[:count], lane.ordinals[:count]
+            lane.bytes -= _bytes(batch.records)
+            lane.opened_at = now
+        return batch
+
+    def _cut_to_size(self, lane: _Lane, count: int) -> tuple[int, int]:
+        """How many of the first `count` records fit into one event, and their bytes (at least one always goes)."""
+        rough = lane.bytes * 4 // 3 + len(lane.records) * _ROUGH_OVERHEAD_BYTES
+        if rough <= MAXIMUM_BATCH_BYTES:
+            return count, rough
+        size = 0
+        for index in range(count):
+            size += self._size_of(lane.records[index])
+            if size > MAXIMUM_BATCH_BYTES and index:
+                return index, MAXIMUM_BATCH_BYTES
+        return count, size
+
+    # ---- taking up what a former owner left
+
+    def _cut_to_restored(self, lane: _Lane, count: int) -> int | None:
+        """A batch with recorded attempts is formed again as it was: None if its end was not read yet."""
+        piece = self._restored.get(lane.records[0].position)
+        if piece is None:
+            for index in range(1, count):
+                if lane.records[index].position in self._restored:
+                    return index
+            if self._caught_up:
+                self._restored.clear()  # trimmed by the source: they will never be read
+            return count
+        for index in range(count):
+            if lane.records[index].position == piece.last:
+                return index + 1
+        whole = count == self._config.batch_size or self._caught_up or self._source_ended
+        return count if whole or count < len(lane.records) else None
+
+    def _resume(self, lane: _Lane, count: int, now: float) -> None:
+        """The result of the last attempt is unknown: it counts as one that failed, and waits no more."""
+        piece = self._restored.pop(lane.records[0].position)
+        batch = self._take(lane, count, now)
+        batch.attempts = piece.attempts
+        lane.batches.append(batch)
+        self._failed(lane, batch, None, now, jitter=0.0)
+        batch.retry_at = -inf
+
+    # ---- answers
+
+    def fetched(self, read: Read, now: float) -> None:
+        """What a Fetch found."""
+        self._fetching = False
+        self._caught_up = read.caught_up
+        self._source_ended = self._source_ended or read.ended
+        if read.lost:
+            self._settle_range(self._read_to, self._read_to, read.lost, "lost", "trimmed by the source")
+        if read.ended and not read.records and self._idle():
+            self._dirty = True
+        records = read.records
+        if not records:
+            return
+        self._read_to = records[-1].position
+        ordinals: Sequence[int] = self._watermark.read([record.position for record in records])
+        if self._accepts is not None:
+            records, ordinals = self._filter(records, ordinals, self._accepts)
+        if len(self._lanes) == 1:
+            self._enqueue(self._lanes[0], records, ordinals, now)
+            return
+        parts: list[tuple[list[Record], list[int]]] = [([], []) for _ in self._lanes]
+        for record, ordinal in zip(records, ordinals, strict=True):
+            part = parts[crc32(record.key.encode()) % len(parts)]
+            part[0].append(record)
+            part[1].append(ordinal)
+        for lane, part in zip(self._lanes, parts, strict=True):
+            self._enqueue(lane, *part, now)
+
+    def _enqueue(self, lane: _Lane, records: Sequence[Record], ordinals: Sequence[int], now: float) -> None:
+        if records:
+            lane.opened_at = min(lane.opened_at, now)
+            lane.records.extend(records)
+            lane.ordinals.extend(ordinals)
+            lane.bytes += _bytes(records)
+
+    def _filter(
+        self, records: Sequence[Record], ordinals: Sequence[int], accepts: Callable[[Record], bool]
+    ) -> tuple[Sequence[Record], Sequence[int]]:
+        passed = [accepts(record) for record in records]
+        if all(passed):
+            return records, ordinals
+        missed = [index for index, good in enumerate(passed) if not good]
+        self._settle_range(records[missed[0]].position, records[missed[-1]].position, len(missed), "filtered")
+        self._watermark.finish([ordinals[index] for index in missed])
+        return (
+            [record for record, good in zip(records, passed, strict=True) if good],
+            [ordinal for ordinal, good in zip(ordinals, passed, strict=True) if good],
+        )
+
+    def invoked(self, step: Invoke, outcome: Outcome, now: float, value: object = None, jitter: float = 0.0) -> None:
+        """How an Invoke ended. `value` is the decoded response, needed with partial failures and windows."""
+        if self._void:
+            return
+        lane = self._lanes[step.lane]
+        lane.handed_out = False
+        batch = lane.batches[0]
+        match outcome:
+            case Succeeded():
+                self._answered(lane, batch, outcome, value, now, jitter)
+            case Failed():
+                self._failed(lane, batch, outcome, now, jitter)
+            case Throttled() | Unavailable():
+                self._give_back(batch)
+                batch.throttled = isinstance(outcome, Throttled)
+                batch.retry_at = now + backoff.throttle(batch.deferrals, jitter)
+                batch.deferrals += 1
+
+    def _answered(
+        self, lane: _Lane, batch: _Batch, outcome: Succeeded, value: object, now: float, jitter: float
+    ) -> None:
+        first_failed = len(batch.records)
+        if self._config.report_batch_item_failures and batch.records:
+            match responses.judge(value, [record.position for record in batch.records]):
+                case responses.NoneSucceeded():
+                    first_failed = 0
+                case responses.SomeFailed(failed):
+                    first_failed = next(i for i, record in enumerate(batch.records) if record.position in failed)
+        if first_failed == 0 and batch.records:
+            self._failed(lane, batch, outcome, now, jitter)
+            return
+        if self._window is not None:
+            window = windows.after(self._window, value, batch.final and first_failed == len(batch.records))
+            if isinstance(window, Failed):
+                self._failed(lane, batch, window, now, jitter)
+                return
+            self._window = window
+            self._dirty = True
+        lane.batches.popleft()
+        if first_failed < len(batch.records):
+            rest = _Batch(batch.records[first_failed:], batch.ordinals[first_failed:], batch.final)
+            rest.retry_at = now + backoff.stream_retry(1, jitter)
+            lane.batches.appendleft(rest)
+            batch = _Batch(batch.records[:first_failed], batch.ordinals[:first_failed])
+        self._settle(batch, "delivered")
+
+    def _failed(self, lane: _Lane, batch: _Batch, outcome: Outcome | None, now: float, jitter: float) -> None:
+        """Halve, try again, or give up. `outcome` None: the attempt's result is unknown."""
+        batch.begun = False
+        batch.deferrals = 0
+        self._dirty = True
+        retries = self._config.maximum_retry_attempts
+        if self._config.bisect_batch_on_function_error and len(batch.records) > 1:
+            half = len(batch.records) // 2
+            lane.batches.popleft()
+            lane.batches.appendleft(_Batch(batch.records[half:], batch.ordinals[half:], batch.final))
+            lane.batches.appendleft(_Batch(batch.records[:half], batch.ordinals[:half]))
+        elif batch.records and 0 <= retries < batch.attempts:
+            self._give_up(lane, batch, "RetryAttemptsExhausted", outcome)
+        else:
+            batch.retry_at = now + backoff.stream_retry(batch.attempts, jitter)
+
+    def _split_off_expired(self, lane: _Lane, batch: _Batch, epoch: float) -> None:
+        """Records above the age limit are given up, the others are tried as before."""
+        age = self._maximum_age
+        old = [index for index, record in enumerate(batch.records) if epoch >= record.arrived_at + age]
+        young = [index for index, record in enumerate(batch.records) if epoch < record.arrived_at + age]
+        lane.batches.popleft()
+        if young:
+            rest = _Batch([batch.records[i] for i in young], [batch.ordinals[i] for i in young], batch.final)
+            rest.attempts, rest.retry_at, rest.deferrals = batch.attempts, batch.retry_at, batch.deferrals
+            lane.batches.appendleft(rest)
+        expired = _Batch([batch.records[i] for i in old], [batch.ordinals[i] for i in old], batch.final and not young)
+        expired.attempts = max(1, batch.attempts)
+        lane.batches.appendleft(expired)
+        self._dirty = True
+        self._give_up(lane, expired, "RecordAgeExceeded", None)
+
+    def _give_up(self, lane: _Lane, batch: _Batch, condition: StreamCondition, outcome: Outcome | None) -> None:
+        if self._config.on_failure is None:
+            self._passed_over(lane, condition)
+        else:
+            lane.report = ReportBatch(lane.index, batch.records, condition, batch.attempts, outcome)
+
+    def reported(self, step: ReportBatch, delivery: Delivery) -> None:
+        """The destination has the report, or will never take it: the shard moves on."""
+        if self._void:
+            return
+        lane = self._lanes[step.lane]
+        lane.handed_out, lane.report = False, None
+        refused = None if isinstance(delivery, Delivered) else delivery.reason
+        self._passed_over(lane, f"destination-failed: {refused}" if refused else step.condition)
+
+    def _passed_over(self, lane: _Lane, reason: str) -> None:
+        batch = lane.batches.popleft()
+        self._settle(batch, "failed", reason)
+        if batch.final:
+            lane.batches.appendleft(_Batch((), (), final=True))
+
+    def checkpointed(self, stored: bool) -> None:
+        """The Checkpoint is durable; False: the lease is gone."""
+        under_way, self._under_way = self._under_way, None
+        if not stored or under_way is None:
+            self.lost()
+            return
+        for batch in self._beginning:
+            batch.begun = True
+        self._beginning.clear()
+        if self._draining:
+            self.drain()
+        self._ended_stored = under_way.progress.ended
+
+    def capacity_freed(self) -> None:
+        """Something may start again: throttled batches need not wait for their time."""
+        for lane in self._lanes:
+            if lane.batches and lane.batches[0].throttled:
+                lane.batches[0].throttled = False
+                lane.batches[0].retry_at = -inf
+
+    def drain(self) -> None:
+        """Start nothing new; attempts that were recorded and not started are given back."""
+        self._draining = True
+        for lane in self._lanes:
+            if lane.batches and lane.batches[0].begun and not lane.handed_out:
+                self._give_back(lane.batches[0])
+
+    def lost(self) -> None:
+        """The lease is gone: all that is in flight is void."""
+        self._void = True
+
+    # ---- state that is derived
+
+    @property
+    def void(self) -> bool:
+        return self._void
+
+    @property
+    def drained(self) -> bool:
+        """After `drain`: nothing is in flight and everything known is stored."""
+        busy = any(lane.handed_out or lane.report is not None for lane in self._lanes)
+        return self._void or (self._draining and not (busy or self._dirty or self._under_way is not None))
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of records that were read and are in no batch yet."""
+        return sum([lane.bytes for lane in self._lanes])
+
+    @property
+    def position(self) -> str:
+        return self._watermark.position
+
+    def _fetch(self, now: float) -> Fetch | None:
+        """Read ahead one batch for each lane that moves; a blocked one stalls the others only at the span's limit."""
+        if self._fetching or self._source_ended or self._draining:
+            return None
+        ahead, held = 0, 0
+        for lane in self._lanes:
+            blocked = lane.report is not None or (bool(lane.batches) and lane.batches[0].retry_at > now)
+            ahead += 0 if blocked else len(lane.records)
+            held += lane.bytes
+        wanted = self._config.batch_size * len(self._lanes)
+        span = self._watermark.next - self._watermark.low
+        if ahead >= wanted or span >= MAXIMUM_SPAN_RECORDS or held >= MAXIMUM_SPAN_BYTES:
+            return None
+        self._fetching = True
+        count = min(2 * wanted - ahead, MAXIMUM_FETCH_RECORDS, MAXIMUM_SPAN_RECORDS - span)
+        return Fetch(self._read_to, count, MAXIMUM_SPAN_BYTES - held)
+
+    def _checkpoint(self, begin: Collection[_Batch]) -> Checkpoint:
+        for batch in begin:
+            batch.attempts += 1
+        self._beginning.extend(begin)
+        pieces = [
+            Piece(batch.records[0].position, batch.records[-1].position, batch.attempts)
+            for lane in self._lanes
+            for batch in lane.batches
+            if batch.attempts and batch.records
+        ]
+        pieces.extend(self._restored.values())
+        settled = tuple(self._settled)
+        self._settled.clear()
+        self._dirty = False
+        progress = Progress(self._watermark.position, tuple(pieces), self._window, self._finished(), self._seek)
+        self._under_way = Checkpoint(progress, settled)
+        return self._under_way
+
+    def _give_back(self, batch: _Batch) -> None:
+        batch.begun = False
+        batch.attempts -= 1
+        self._dirty = True
+
+    def _settle(self, batch: _Batch, fate: Fate, reason: str = "") -> None:
+        self._watermark.finish(batch.ordinals)
+        if batch.records:
+            first, last = batch.records[0].position, batch.records[-1].position
+            self._settle_range(first, last, len(batch.records), fate, reason)
+
+    def _settle_range(self, first: str, last: str, count: int, fate: Fate, reason: str = "") -> None:
+        self._dirty = True
+        if self._settled and len(self._lanes) == 1:
+            before = self._settled[-1]
+            if (before.fate, before.reason) == (fate, reason):
+                self._settled[-1] = replace(before, last=last, count=before.count + count)
+                return
+        self._settled.append(Settled(first, last, count, fate, reason))
+
+    def _idle(self) -> bool:
+        return self._watermark.low == self._watermark.next and not any(lane.batches for lane in self._lanes)
+
+    def _finished(self) -> bool:
+        return self._source_ended and self._window is None and self._idle()
+
+
+def _bytes(records: Sequence[Record]) -> int:
+    return sum([len(record.data) for record in records])

@@ -1,0 +1,44 @@
+"""What a whole engine can be told: limits, times and names that hold for all of its functions and mappings.
+
+Decides which values are allowed, and their defaults: AWS's where AWS has one. Leaves to `engine.py` what they are
+used for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lambent.model import Configuration
+
+Delay = Annotated[float, Field(ge=0, le=3600)]
+
+
+class EngineSettings(Configuration):
+    """The engine's settings. Times that AWS fixes may be scaled here; time limits of functions never are."""
+
+    account_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Invocations that may run at once in all engines of a store (Lambda quotas: 1,000). 100 of them can't be reserved."""
+
+    async_retry_delays_seconds: tuple[Delay, Delay] = (60.0, 120.0)
+    """Before the first and the second retry of an asynchronous event (Lambda guide: «Error handling for asynchronous
+    invocation»)."""
+
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long `drain` lets what is in flight settle before it cancels."""
+
+    lease_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    """How long a shard, or a share of a limit, stays with an engine that has fallen silent."""
+
+    threads: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Plain functions (`def`) that may run at once."""
+
+    watchdog_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
+    """A loop that is blocked for longer is reported with its stack; 0: never."""
+
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"
+    """The region that ARNs name."""
+
+    account_id: Annotated[str, Field(pattern=r"^[0-9]{12}$")] = "000000000000"
+    """The account that ARNs name."""

@@ -1,0 +1,1 @@
+"""Stores: documents, event queue, leases, and the built-in queue and stream."""

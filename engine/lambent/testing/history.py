@@ -1,0 +1,531 @@
+"""What happened, as the outside world saw it, and whether it was allowed to happen.
+
+Decides which histories break a promise. It knows nothing of how an engine works: the simulated handlers, the workload
+and the observers of stores and destinations append what they see, in the order in which it happened, and `check` reads
+that afterwards, as Jepsen's checkers do. Leaves to others how the history came about.
+
+The order of rows is the order of events; many share one virtual time. An id names one event, record or queue item in
+the whole history. A function is its own consumer: a record read by two functions has a fate with each.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Expectations", "Function", "History", "Source", "Violation", "check"]
+
+Anomaly = Literal[
+    "lost", "duplicate", "reordered", "phantom", "checkpoint-ahead", "checkpoint-backwards", "double-owner",
+    "deleted-unfinished", "two-fates", "resurrected", "too-many-attempts", "retried-early", "over-concurrency", "too-old",
+]  # fmt: skip
+NEVER = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What the workload configured for one function; None checks nothing."""
+
+    maximum_retry_attempts: int | None = None  # a queue's function: its maximum receive count - 1
+    retry_delays_seconds: tuple[float, ...] = ()  # least delay after each failure; the last one holds for all further
+    maximum_age_seconds: float | None = None
+    reserved_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A mapping: the stream or queue that a function reads, and by what its deliveries are ordered.
+
+    order: "shard" (streams, parallelization factor 1), "key" (streams, above 1), "group" (FIFO queues) or None.
+    """
+
+    source: str
+    function: str
+    order: Literal["shard", "key", "group"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What must hold. `mappings` goes by the names that `leased` and `checkpointed` use.
+
+    drained: the run went on until nothing was left to do, so what has no fate is lost.
+    """
+
+    functions: Mapping[str, Function] = field(default_factory=dict)
+    mappings: Mapping[str, Source] = field(default_factory=dict)
+    drained: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken promise; `text` is a sentence with ids and virtual times."""
+
+    anomaly: Anomaly
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.anomaly}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Born:
+    row: int
+    at: float
+    id: str
+    source: str  # a stream or queue; for an event its function
+    kind: Literal["event", "record", "item"]
+    shard: str = ""
+    key: str = ""
+    position: int = -1
+
+
+@dataclass(slots=True)
+class _Run:
+    row: int
+    at: float
+    invocation: str
+    attempt: int
+    function: str
+    ids: tuple[str, ...]
+    engine: str
+    end_row: int = NEVER
+    end_at: float = float("inf")
+    outcome: str = "unknown"
+    done: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"invocation {self.invocation} of {self.function} on {self.engine} at {self.at:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    row: int
+    at: float
+    destination: str
+    function: str
+    ids: tuple[str, ...]
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:  # a checkpoint or a lease
+    row: int
+    at: float
+    mapping: str
+    shard: str
+    engine: str
+    counter: int
+    position: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:  # deleted, terminal, filtered, kept
+    row: int
+    at: float
+    ids: tuple[str, ...]
+    what: str
+    function: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    row: int
+    at: float
+    what: str
+    engine: str | None = None
+    ids: tuple[str, ...] = ()
+    until: float = 0.0
+
+
+class History:
+    """An append-only record of what the outside world saw. `clock` gives virtual seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rows = 0
+        self.born: dict[str, _Born] = {}
+        self.runs: list[_Run] = []
+        self.reports: list[_Reported] = []
+        self.checkpoints: list[_Mark] = []
+        self.leases: list[_Mark] = []
+        self.settled: list[_Settled] = []
+        self.faults: list[_Fault] = []
+
+    # --- what comes in
+
+    def accepted(self, id: str, function: str) -> None:
+        """An async invocation of `function` was accepted (the caller has its 202)."""
+        self.born[id] = _Born(*self._next(), id, function, "event")
+
+    def put(self, stream: str, shard: str, key: str, position: int, id: str) -> None:
+        """A record stands in a stream; `position` orders the records of one shard."""
+        self.born[id] = _Born(*self._next(), id, stream, "record", shard, key, position)
+
+    def sent(self, queue: str, id: str, group: str | None = None) -> None:
+        """An item stands in a queue; the items of one group are ordered as they were sent."""
+        row, at = self._next()
+        self.born[id] = _Born(row, at, id, queue, "item", "" if group is None else f"group {group}", group or "", row)
+
+    # --- what the user's code saw
+
+    def started(self, invocation_id: str, attempt: int, function: str, ids: Iterable[str], engine: str) -> int:
+        """A handler begins with these records; returns the number by which `ended` names this run."""
+        self.runs.append(_Run(*self._next(), invocation_id, attempt, function, tuple(ids), engine))
+        return len(self.runs) - 1
+
+    def ended(self, run: int, outcome: str, done_ids: Iterable[str] = ()) -> None:
+        """The handler returned, failed or was cut off.
+
+        outcome: "interrupted" (a drain took the attempt back) does not count as an attempt; other words are the user's.
+        done_ids: what this run completes by the source's rules. Of a stream's partial failure: what comes before the
+            lowest failed record.
+        """
+        started = self.runs[run]
+        started.end_row, started.end_at = self._next()
+        started.outcome, started.done = outcome, tuple(done_ids)
+
+    # --- what stores and destinations saw
+
+    def reported(self, destination: str, ids: Iterable[str], condition: str, function: str) -> None:
+        """A destination or dead-letter queue took a record of these ids; condition "Success" is an on-success record."""
+        self.reports.append(_Reported(*self._next(), destination, function, tuple(ids), condition))
+
+    def checkpointed(self, mapping: str, shard: str, position: int, engine: str, counter: int) -> None:
+        """A store took a checkpoint: all records up to and including `position` are done; -1 is the beginning."""
+        self.checkpoints.append(_Mark(*self._next(), mapping, shard, engine, counter, position))
+
+    def leased(self, mapping: str, shard: str, engine: str, counter: int) -> None:
+        """A store granted a shard to an engine, with this fencing counter. Not for renewals."""
+        self.leases.append(_Mark(*self._next(), mapping, shard, engine, counter))
+
+    def deleted(self, queue: str, id: str) -> None:
+        """A queue deleted an item because an engine said so."""
+        self.settled.append(_Settled(*self._next(), (id,), "deleted"))
+
+    def terminal(self, id: str, state: str) -> None:
+        """A store recorded the last state of an async event."""
+        self.settled.append(_Settled(*self._next(), (id,), f"recorded as {state}"))
+
+    def filtered(self, ids: Iterable[str], function: str | None = None) -> None:
+        """A filter passed these over, or (without a function) the source itself lost them: retention, purge."""
+        self.settled.append(_Settled(*self._next(), tuple(ids), "filtered", function))
+
+    def kept(self, ids: Iterable[str]) -> None:
+        """At the end the store still holds these: not lost."""
+        self.settled.append(_Settled(*self._next(), tuple(ids), "kept"))
+
+    # --- what the faults did
+
+    def killed(self, engine: str) -> None:
+        """The engine is dead; what it ran has ended without a result."""
+        row, at = self._next()
+        self.faults.append(_Fault(row, at, "killed", engine, until=at))
+        for run in self.runs:
+            if run.engine == engine and run.end_row == NEVER:
+                run.end_row, run.end_at, run.outcome = row, at, "killed"
+
+    def paused(self, engine: str, seconds: float) -> None:
+        """The engine stands still for so long."""
+        row, at = self._next()
+        self.faults.append(_Fault(row, at, "paused", engine, until=at + seconds))
+
+    def expired(self, ids: Iterable[str]) -> None:
+        """The visibility or claim of these ran out while somebody worked on them: they may come again."""
+        row, at = self._next()
+        self.faults.append(_Fault(row, at, "expired", None, tuple(ids), until=at))
+
+    def faulted(self, engine: str, what: str) -> None:
+        """A store or destination failed this engine in a way that leaves the result unknown."""
+        row, at = self._next()
+        self.faults.append(_Fault(row, at, what, engine, until=at))
+
+    def _next(self) -> tuple[int, float]:
+        self._rows += 1
+        return self._rows, self._clock()
+
+
+def check(history: History, expectations: Expectations) -> list[Violation]:
+    """All violations that this history shows, in a fixed order; an empty list is a pass."""
+    case = _Case(history, expectations)
+    checks = (
+        _lost, _phantom, _duplicates, _reordered, _checkpoints, _owners, _deletions, _resurrected, _attempts, _early,
+        _concurrency, _old,
+    )  # fmt: skip
+    return [Violation(anomaly, text) for one in checks for anomaly, text in one(case)]
+
+
+_Found = Iterator[tuple[Anomaly, str]]
+
+
+class _Case:
+    """A history with the look-ups that several checks share."""
+
+    def __init__(self, history: History, expectations: Expectations) -> None:
+        self.history = history
+        self.expectations = expectations
+        self.readers: dict[str, list[tuple[str, Source]]] = defaultdict(list)
+        for name, mapping in expectations.mappings.items():
+            self.readers[mapping.source].append((name, mapping))
+        self.lanes: dict[tuple[str, str], list[_Born]] = defaultdict(list)  # the records of each shard, in order
+        for born in history.born.values():
+            self.lanes[born.source, born.shard].append(born)
+        for lane in self.lanes.values():
+            lane.sort(key=lambda born: born.position)
+        self.deliveries: dict[tuple[str, str], list[_Run]] = defaultdict(list)
+        self.finished: dict[tuple[str, str], int] = {}  # row of the first fate that (function, id) met
+        self.settled: dict[tuple[str, str], int] = {}  # row from which nothing excuses another delivery
+        for run in history.runs:
+            for id in run.ids:
+                self.deliveries[run.function, id].append(run)
+            for id in run.done:
+                self._first(self.finished, run.function, id, run.end_row)
+        for report in history.reports:
+            for id in report.ids:
+                self._first(self.finished, report.function, id, report.row)
+        for row in history.settled:
+            for id in row.ids:
+                for function in [row.function] if row.function else self.consumers(id):
+                    if row.what != "deleted":
+                        self._first(self.finished, function, id, row.row)
+                    self._first(self.settled, function, id, row.row)
+        for mark in history.checkpoints:
+            if mapping := expectations.mappings.get(mark.mapping):
+                for born in self.lanes[mapping.source, mark.shard]:
+                    if born.position <= mark.position and born.row < mark.row:
+                        self._first(self.settled, mapping.function, born.id, mark.row)
+
+    @staticmethod
+    def _first(rows: dict[tuple[str, str], int], function: str, id: str, row: int) -> None:
+        rows[function, id] = min(row, rows.get((function, id), NEVER))
+
+    def consumers(self, id: str) -> list[str]:
+        born = self.history.born.get(id)
+        if born is None:
+            return []
+        return [born.source] if born.kind == "event" else [mapping.function for _, mapping in self.readers[born.source]]
+
+    def unfinished(self, function: str, id: str, row: int) -> bool:
+        return self.finished.get((function, id), NEVER) > row
+
+    def excused(self, first: _Run, id: str, row: int, at: float) -> bool:
+        """Whether a fault between the start of `first` and this row lets `id` come again."""
+        before = min(row, self.settled.get((first.function, id), NEVER))
+        for fault in self.history.faults:
+            struck = fault.engine == first.engine or id in fault.ids
+            if struck and fault.row <= before and (fault.row >= first.row or fault.until >= first.at):
+                return True
+        born = self.history.born[id]
+        ours = {name for name, mapping in self.readers[born.source] if mapping.function == first.function}
+        return any(
+            mark.mapping in ours and mark.shard == born.shard and first.row < mark.row <= before
+            for mark in self.history.leases
+        )
+
+    def just_resumed(self, engine: str, at: float) -> bool:
+        """What a paused engine had begun to do before, it does at the moment when it goes on."""
+        return any(
+            fault.what == "paused" and fault.engine == engine and fault.at <= at <= fault.until
+            for fault in self.history.faults
+        )
+
+
+def _lost(case: _Case) -> _Found:
+    for id, born in case.history.born.items() if case.expectations.drained else ():
+        for function in case.consumers(id):
+            if (function, id) not in case.finished:
+                tries = len(case.deliveries.get((function, id), ()))
+                yield "lost", f"{born.kind} {id}, accepted at {born.at:g} s, has no fate with {function} ({tries} tries)"
+
+
+def _phantom(case: _Case) -> _Found:
+    for run in case.history.runs:
+        for id in run.ids:
+            born = case.history.born.get(id)
+            if born is None or born.row > run.row:
+                yield "phantom", f"{run} got {id}, which nobody had accepted"
+            elif run.function not in case.consumers(id):
+                yield "phantom", f"{run} got {id} of {born.source}, which it does not read"
+
+
+def _duplicates(case: _Case) -> _Found:
+    for (function, id), runs in case.deliveries.items():
+        good = [run for run in runs if id in run.done and id in case.history.born]
+        for first, second in zip(good, good[1:], strict=False):
+            if not case.excused(first, id, second.row, second.at):
+                yield "duplicate", f"{id} succeeded in {first} and again in {second}; no fault in between explains it"
+        for report in case.history.reports:
+            before = next((run for run in good if run.end_row < report.row), None)
+            wrong = report.function == function and id in report.ids and report.condition != "Success"
+            if wrong and before and not case.excused(before, id, report.row, report.at):
+                yield (
+                    "two-fates",
+                    f"{id} succeeded in {before} and was reported as {report.condition} at {report.at:g} s",
+                )
+    seen: dict[tuple[str, str, str], _Reported] = {}
+    for report in case.history.reports:
+        for id in report.ids:
+            earlier = seen.setdefault((report.destination, report.function, id), report)
+            if earlier is not report and not any(earlier.row < f.row < report.row for f in case.history.faults):
+                yield (
+                    "duplicate",
+                    f"{id} was reported to {report.destination} at {earlier.at:g} s and again at {report.at:g} s",
+                )
+
+
+def _reordered(case: _Case) -> _Found:
+    for mapping in case.expectations.mappings.values():
+        if mapping.order is None:
+            continue
+        lanes: dict[str, list[_Born]] = defaultdict(list)
+        for (source, shard), lane in case.lanes.items():
+            for born in lane if source == mapping.source else ():
+                if mapping.order != "group" or shard:
+                    lanes[f"{shard}, key {born.key}" if mapping.order == "key" else shard].append(born)
+        for name, lane in lanes.items():
+            yield from _reordered_lane(case, mapping.function, name, lane)
+
+
+def _reordered_lane(case: _Case, function: str, name: str, lane: Sequence[_Born]) -> _Found:
+    index = {born.id: number for number, born in enumerate(lane)}
+    runs = {run.row: run for id in index for run in case.deliveries.get((function, id), ())}
+    low = 0  # all before it are finished
+    for row in sorted(runs):
+        run, earlier = runs[row], set[str]()
+        while low < len(lane) and not case.unfinished(function, lane[low].id, row):
+            low += 1
+        for id in run.ids:
+            for born in lane[low : index.get(id, 0)]:
+                if born.id not in earlier and case.unfinished(function, born.id, row):
+                    yield "reordered", f"{run} began {id} while {born.id}, before it in {name}, was unfinished"
+                    return  # all that follows would be named as well
+            earlier.add(id)
+
+
+def _checkpoints(case: _Case) -> _Found:
+    highest: dict[tuple[str, str, int], _Mark] = {}
+    for mark in case.history.checkpoints:
+        where = f"checkpoint {mark.position} of {mark.mapping}, shard {mark.shard}, by {mark.engine} at {mark.at:g} s"
+        mapping = case.expectations.mappings[mark.mapping]
+        for born in case.lanes[mapping.source, mark.shard]:
+            ahead = born.position <= mark.position and born.row < mark.row
+            if ahead and case.unfinished(mapping.function, born.id, mark.row):
+                yield "checkpoint-ahead", f"{where} passes {born.id} (position {born.position}), which is unfinished"
+                break
+        before = highest.setdefault((mark.mapping, mark.shard, mark.counter), mark)
+        if mark.position < before.position:
+            yield "checkpoint-backwards", f"{where} is behind {before.position} of {before.at:g} s, same lease"
+        highest[mark.mapping, mark.shard, mark.counter] = max(before, mark, key=lambda each: each.position)
+
+
+def _owners(case: _Case) -> _Found:
+    leases: dict[tuple[str, str], list[_Mark]] = defaultdict(list)
+    for lease in case.history.leases:
+        held = leases[lease.mapping, lease.shard]
+        if held and lease.counter <= held[-1].counter:
+            text = f"{lease.engine} got {lease.mapping}, shard {lease.shard}, at {lease.at:g} s with counter"
+            yield "double-owner", f"{text} {lease.counter}, which is not above {held[-1].counter} of {held[-1].engine}"
+        held.append(lease)
+
+    def owner(mapping: str, shard: str, row: int) -> _Mark | None:
+        return next((lease for lease in reversed(leases[mapping, shard]) if lease.row < row), None)
+
+    for mark in case.history.checkpoints:
+        lease = owner(mark.mapping, mark.shard, mark.row)
+        if lease and (lease.engine, lease.counter) != (mark.engine, mark.counter):
+            text = f"a checkpoint of {mark.engine} (counter {mark.counter}) on {mark.mapping}, shard {mark.shard}"
+            yield "double-owner", f"{text}, was taken at {mark.at:g} s, while {lease.engine} held it ({lease.counter})"
+    for run in case.history.runs:
+        for id in run.ids[:1]:  # a batch comes from one shard
+            born = case.history.born.get(id)
+            for name, mapping in case.readers[born.source] if born else ():
+                lease = owner(name, born.shard, run.row) if born and mapping.function == run.function else None
+                if lease and lease.engine != run.engine and not case.just_resumed(run.engine, run.at):
+                    yield "double-owner", f"{run} got {id}, but {lease.engine} holds its shard since {lease.at:g} s"
+    for (_, id), runs in case.deliveries.items():
+        for first, second in zip(runs, runs[1:], strict=False):
+            known = id in case.history.born
+            if known and second.row < first.end_row and not case.excused(first, id, second.row, second.at):
+                yield "double-owner", f"{id} was running in {first} when it was started in {second}"
+
+
+def _deletions(case: _Case) -> _Found:
+    for row in case.history.settled:
+        for id in row.ids if row.what == "deleted" else ():
+            if any(case.unfinished(function, id, row.row) for function in case.consumers(id)):
+                yield "deleted-unfinished", f"{id} was deleted at {row.at:g} s before it was done or reported"
+
+
+def _resurrected(case: _Case) -> _Found:
+    final: dict[str, _Settled] = {}
+    for row in case.history.settled:
+        for id in row.ids if row.what.startswith(("deleted", "recorded")) else ():
+            before = final.setdefault(id, row)
+            if before is not row and before.what != row.what:
+                yield "two-fates", f"{id} was {before.what} at {before.at:g} s and {row.what} at {row.at:g} s"
+    for run in case.history.runs:
+        for id in run.ids:
+            ended = final.get(id)
+            if ended and ended.row < run.row and not case.just_resumed(run.engine, run.at):
+                yield "resurrected", f"{run} got {id}, which was {ended.what} at {ended.at:g} s"
+
+
+def _attempts(case: _Case) -> _Found:
+    counts: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+    for run in case.history.runs:
+        limit = case.expectations.functions.get(run.function, Function()).maximum_retry_attempts
+        if limit is None or run.outcome == "interrupted":
+            continue
+        born = case.history.born.get(run.ids[0]) if run.ids else None
+        # A stream counts tries of a batch (its halves count anew), all else counts tries of each id.
+        for unit in [run.ids] if born and born.kind == "record" else [(id,) for id in run.ids]:
+            counts[run.function, unit] += 1
+            tries = max(counts[run.function, unit], run.attempt)
+            if tries > 1 + limit:
+                what = ", ".join(unit)
+                yield "too-many-attempts", f"{run} is try {tries} of {what}; {run.function} allows {1 + limit}"
+
+
+def _early(case: _Case) -> _Found:
+    for (function, id), runs in case.deliveries.items():
+        delays = case.expectations.functions.get(function, Function()).retry_delays_seconds
+        failures = 0
+        for first, second in zip(runs, runs[1:], strict=False):
+            if id in first.done or first.outcome in ("killed", "interrupted") or first.end_row > second.row:
+                continue
+            failures += 1
+            least = delays[min(failures, len(delays)) - 1] if delays else 0.0
+            if second.at < first.end_at + least:
+                text = f"{second} tried {id} again {second.at - first.end_at:g} s after failure {failures}"
+                yield "retried-early", f"{text}; {function} waits {least:g} s"
+
+
+def _concurrency(case: _Case) -> _Found:
+    halted: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for fault in case.history.faults:
+        if fault.what == "paused" and fault.engine:
+            halted[fault.engine].append((fault.row, fault.until))
+    running: dict[str, list[_Run]] = defaultdict(list)
+    for run in case.history.runs:
+        limit = case.expectations.functions.get(run.function, Function()).reserved_concurrency
+        if limit is None:
+            continue
+        now = [
+            other
+            for other in running[run.function]
+            if other.end_row > run.row  # and a permit may run out while its engine stands still:
+            and not any(other.row < row < run.row or until >= other.at > run.at for row, until in halted[other.engine])
+        ]
+        if len(now) >= limit and not case.just_resumed(run.engine, run.at):
+            yield "over-concurrency", f"{run} is number {len(now) + 1} at once; {run.function} has {limit} reserved"
+        running[run.function] = [other for other in running[run.function] if other.end_row > run.row] + [run]
+
+
+def _old(case: _Case) -> _Found:
+    for run in case.history.runs:
+        limit = case.expectations.functions.get(run.function, Function()).maximum_age_seconds
+        for id in run.ids if limit is not None else ():
+            born = case.history.born.get(id)
+            if born and run.at > born.at + (limit or 0.0) and not case.just_resumed(run.engine, run.at):
+                yield "too-old", f"{run} got {id}, {run.at - born.at:g} s after it came; {run.function} allows {limit:g}"

@@ -1,0 +1,1 @@
+"""A year of departures from New York through all four models (`make run`)."""
