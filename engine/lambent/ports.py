@@ -110,8 +110,8 @@ class EventQueue(Protocol):
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """Delete or release claimed events, all in one transaction; False: a stale receipt, nothing was done. A release
-        that gives back lowers `attempts` and raises `deferrals`; any other sets `deferrals` to 0. A deleted event leaves
-        a terminal record with its `state`."""
+        that gives back lowers `attempts` and raises `deferrals`; any other sets `deferrals` to 0. A deleted event
+        leaves a terminal record with its `state`."""
         ...
 
     async def pending(self) -> Mapping[str, int]:
@@ -164,6 +164,7 @@ class Leases(Protocol):
 class QueueSource(Protocol):
     """A queue that a mapping receives from."""
 
+    arn: str
     capabilities: frozenset[str]
     visibility_timeout_seconds: float
     fifo: bool
@@ -206,6 +207,7 @@ class StreamReader(Protocol):
 class StreamSource(Protocol):
     """A stream that a mapping reads."""
 
+    arn: str
     capabilities: frozenset[str]
     retention_seconds: float
 

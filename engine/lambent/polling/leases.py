@@ -8,7 +8,8 @@ are the store's; what happens in a shard is `stream.py`'s.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from lambent.errors import StoreUnavailable
@@ -42,31 +43,25 @@ def share(holdings: Holdings, shards: Sequence[Shard], owner: str, seek: int) ->
         for shard in shards
         if not finished(shard.id) and all(finished(parent) for parent in shard.parents if parent in listed)
     ]
-    ours = [name for name in readable if name in leases and _held(leases[name], owner)]
-    members = max(1, holdings.members)
-    most, least = -(-len(readable) // members), len(readable) // members
+    held = [leases[name] for name in readable if name in leases and not leases[name].free]
     free = [leases[name] for name in readable if name in leases and leases[name].free]
-    surplus = len(ours) - most
-    if surplus <= 0 and len(ours) > least and not free and _someone_is_short(leases, readable, members, least):
-        surplus = 1
-    return Share(free[: max(0, most - len(ours))], ours[len(ours) - surplus :] if surplus > 0 else ())
+    ours = [lease.name for lease in held if lease.owner == owner]
+    members = max(1, holdings.members)
+    least, most = len(readable) // members, -(-len(readable) // members)
+    by_owner = Counter(lease.owner for lease in held)
+    someone_is_short = not free and sum(count >= least for count in by_owner.values()) < members
+    keep = least if someone_is_short and least else most
+    return Share(free[: max(0, most - len(ours))], ours[keep:])
 
 
 def _held(lease: Lease, owner: str) -> bool:
     return lease.owner == owner and not lease.free
 
 
-def _someone_is_short(leases: Mapping[str, Lease], readable: Collection[str], members: int, least: int) -> bool:
-    counts: dict[str, int] = {}
-    for name in readable:
-        if name in leases and not leases[name].free:
-            counts[leases[name].owner] = counts.get(leases[name].owner, 0) + 1
-    return sum(1 for count in counts.values() if count >= least) < members if least else False
-
-
 class Ownership:
-    """Keeps this engine's share of a mapping's shards: `gained` is called with each lease got, `lost` with the name of
-    one that is gone (nothing may be written any more), `wanted_back` with one that should be drained and released."""
+    """Keeps this engine's share of a mapping's shards: `gained` is called with each lease got (and whether a parent of
+    the shard was read before it; False: it came to nothing), `lost` with the name of one that is gone (nothing may be
+    written any more), `wanted_back` with one that should be drained and released."""
 
     def __init__(
         self,
@@ -76,7 +71,7 @@ class Ownership:
         *,
         seek: int,
         valid_for_seconds: float,
-        gained: Callable[[Lease, Shard], Awaitable[None]],
+        gained: Callable[[Lease, Shard, bool], Awaitable[bool]],
         lost: Callable[[str], None],
         wanted_back: Callable[[str], None],
         telemetry: Telemetry,
@@ -109,23 +104,17 @@ class Ownership:
         shards: Sequence[Shard] = ()
         listed_at = -SHARD_LISTING_SECONDS
         while True:
-            self._look_now.clear()
             before = clock.monotonic()
             try:
-                if self._look_now.is_set() or before - listed_at >= SHARD_LISTING_SECONDS or not shards:
+                if self._look_now.is_set() or before - listed_at >= SHARD_LISTING_SECONDS:
                     shards, listed_at = await self._source.shards(), before
+                self._look_now.clear()
                 await self._beat(shards, before)
             except StoreUnavailable as error:
                 self._telemetry.log("warning", "lease heartbeat failed", mapping=self._group, error=error.message)
-                if not self.valid:
-                    self._lose_all()
-            period = self._valid_for / 3
-            if not self.valid or self._held:
-                period = min(period, max(self._valid_until - clock.monotonic(), period / 10))
             try:
-                async with asyncio.timeout(period):
+                async with asyncio.timeout(self._valid_for / 3):
                     await self._look_now.wait()
-                    listed_at = -SHARD_LISTING_SECONDS
             except TimeoutError:
                 pass
 
@@ -150,8 +139,9 @@ class Ownership:
             await self._leases.release_many(stray)
         if due.take:
             for lease in await self._leases.take_many(due.take, self._valid_for):
-                self._held.add(lease.name)
-                await self._gained(lease, by_id[lease.name])
+                parents = [holdings.leases[parent] for parent in by_id[lease.name].parents if parent in holdings.leases]
+                if await self._gained(lease, by_id[lease.name], any(parent.progress for parent in parents)):
+                    self._held.add(lease.name)
 
     def _lose_all(self) -> None:
         for name in sorted(self._held):

@@ -1,8 +1,8 @@
 """How the records of each source look to a function, and to a filter, key by key.
 
 Decides names, order and types of the keys: a built-in queue's events are SQS's and a built-in stream's are Kinesis's,
-so that code written for Lambda (and Powertools) reads them unchanged. What is in a batch is decided elsewhere; a chain's
-hop count never shows. Shapes as recorded on AWS and in the Lambda developer guide, «Using Lambda with Amazon SQS»,
+so that code written for Lambda (and Powertools) reads them unchanged. What is in a batch is decided elsewhere; the
+hops of a chain never show. Shapes as recorded on AWS and in the Lambda developer guide, «Using Lambda with Amazon SQS»,
 «… Kinesis» and «Tumbling windows».
 """
 
@@ -151,7 +151,7 @@ def kinesis_view(record: Record) -> dict[str, object]:
 
 
 def kinesis_size(record: Record, overhead_bytes: int = KINESIS_OVERHEAD_BYTES) -> int:
-    """At most this many bytes of JSON are this record in an event, whatever the encoder's spacing and escapes."""
+    """At most this many bytes of JSON are this record in an event, with `json`'s default spacing and escapes."""
     key = record.key
     escaped = 2 * len(key) if key.isascii() and key.isprintable() else 12 * len(key)
     return overhead_bytes + (len(record.data) + 2) // 3 * 4 + escaped + 2 * len(record.position)

@@ -154,7 +154,7 @@ class ShardConsumer:
         self._settled: list[Settled] = []
         self._beginning: list[_Batch] = []  # their attempts are in the checkpoint under way
         self._under_way: Checkpoint | None = None
-        self._fetching = self._dirty = self._draining = self._void = False
+        self._fetching = self._dirty = self._draining = self._leave_reports = self._void = False
         self._caught_up = False
         self._source_ended = progress.ended
         self._ended_stored = progress.ended
@@ -191,6 +191,8 @@ class ShardConsumer:
         if lane.handed_out:
             return None
         if lane.report is not None:
+            if self._leave_reports:
+                return None
             lane.handed_out = True
             return lane.report
         if not lane.batches:
@@ -479,9 +481,11 @@ class ShardConsumer:
                 lane.batches[0].throttled = False
                 lane.batches[0].retry_at = -inf
 
-    def drain(self) -> None:
-        """Start nothing new; attempts that were recorded and not started are given back."""
+    def drain(self, at_once: bool = False) -> None:
+        """Start nothing new; attempts that were recorded and not started are given back. `at_once`: reports that are
+        due are left to the next owner."""
         self._draining = True
+        self._leave_reports = self._leave_reports or at_once
         for lane in self._lanes:
             if lane.batches and lane.batches[0].begun and not lane.handed_out:
                 self._give_back(lane.batches[0])
@@ -499,7 +503,9 @@ class ShardConsumer:
     @property
     def drained(self) -> bool:
         """After `drain`: nothing is in flight and everything known is stored."""
-        busy = any(lane.handed_out or lane.report is not None for lane in self._lanes)
+        busy = any(
+            not self._leave_reports if lane.report is not None else lane.handed_out for lane in self._lanes
+        )
         return self._void or (self._draining and not (busy or self._dirty or self._under_way is not None))
 
     @property

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 __all__ = ["Expectations", "Function", "History", "Source", "Violation", "check"]
 
 Anomaly = Literal[
-    "lost", "duplicate", "reordered", "phantom", "checkpoint-ahead", "checkpoint-backwards", "double-owner",
-    "deleted-unfinished", "two-fates", "resurrected", "too-many-attempts", "retried-early", "over-concurrency", "too-old",
+    "lost", "duplicate", "two-fates", "phantom", "reordered", "checkpoint-ahead", "checkpoint-backwards",
+    "double-owner", "deleted-unfinished", "resurrected", "too-many-attempts", "retried-early", "over-concurrency",
+    "too-old",
 ]  # fmt: skip
 NEVER = 1 << 62
 
@@ -183,13 +185,15 @@ class History:
             lowest failed record.
         """
         started = self.runs[run]
+        if started.outcome == "killed":
+            return  # Python unwinds what a dead engine left behind; nobody saw it
         started.end_row, started.end_at = self._next()
         started.outcome, started.done = outcome, tuple(done_ids)
 
     # --- what stores and destinations saw
 
     def reported(self, destination: str, ids: Iterable[str], condition: str, function: str) -> None:
-        """A destination or dead-letter queue took a record of these ids; condition "Success" is an on-success record."""
+        """A destination or dead-letter queue took a record of these ids; "Success" is an on-success record."""
         self.reports.append(_Reported(*self._next(), destination, function, tuple(ids), condition))
 
     def checkpointed(self, mapping: str, shard: str, position: int, engine: str, counter: int) -> None:
@@ -281,8 +285,10 @@ class _Case:
                 self.deliveries[run.function, id].append(run)
             for id in run.done:
                 self._first(self.finished, run.function, id, run.end_row)
+        self.reports: dict[tuple[str, str], list[_Reported]] = defaultdict(list)
         for report in history.reports:
             for id in report.ids:
+                self.reports[report.function, id].append(report)
                 self._first(self.finished, report.function, id, report.row)
         for row in history.settled:
             for id in row.ids:
@@ -290,11 +296,14 @@ class _Case:
                     if row.what != "deleted":
                         self._first(self.finished, function, id, row.row)
                     self._first(self.settled, function, id, row.row)
+        behind: dict[tuple[str, str], int] = defaultdict(int)
         for mark in history.checkpoints:
-            if mapping := expectations.mappings.get(mark.mapping):
-                for born in self.lanes[mapping.source, mark.shard]:
-                    if born.position <= mark.position and born.row < mark.row:
-                        self._first(self.settled, mapping.function, born.id, mark.row)
+            source, low = expectations.mappings[mark.mapping], behind[mark.mapping, mark.shard]
+            lane = self.lanes[source.source, mark.shard]
+            while low < len(lane) and lane[low].position <= mark.position:
+                self._first(self.settled, source.function, lane[low].id, mark.row)
+                low += 1
+            behind[mark.mapping, mark.shard] = low
 
     @staticmethod
     def _first(rows: dict[tuple[str, str], int], function: str, id: str, row: int) -> None:
@@ -309,12 +318,14 @@ class _Case:
     def unfinished(self, function: str, id: str, row: int) -> bool:
         return self.finished.get((function, id), NEVER) > row
 
-    def excused(self, first: _Run, id: str, row: int, at: float) -> bool:
-        """Whether a fault between the start of `first` and this row lets `id` come again."""
-        before = min(row, self.settled.get((first.function, id), NEVER))
+    def excused(self, first: _Run, id: str, again: _Run | _Reported) -> bool:
+        """Whether a fault after the start of `first`, before it was settled, lets `id` come again."""
+        if isinstance(again, _Run) and self.just_resumed(again.engine, again.at):
+            return True
+        before = min(again.row, self.settled.get((first.function, id), NEVER))
         for fault in self.history.faults:
             struck = fault.engine == first.engine or id in fault.ids
-            if struck and fault.row <= before and (fault.row >= first.row or fault.until >= first.at):
+            if struck and fault.row < before and (fault.row > first.row or fault.until > first.at):
                 return True
         born = self.history.born[id]
         ours = {name for name, mapping in self.readers[born.source] if mapping.function == first.function}
@@ -336,7 +347,7 @@ def _lost(case: _Case) -> _Found:
         for function in case.consumers(id):
             if (function, id) not in case.finished:
                 tries = len(case.deliveries.get((function, id), ()))
-                yield "lost", f"{born.kind} {id}, accepted at {born.at:g} s, has no fate with {function} ({tries} tries)"
+                yield "lost", f"{born.kind} {id} of {born.at:g} s has no fate with {function} after {tries} tries"
 
 
 def _phantom(case: _Case) -> _Found:
@@ -352,26 +363,20 @@ def _phantom(case: _Case) -> _Found:
 def _duplicates(case: _Case) -> _Found:
     for (function, id), runs in case.deliveries.items():
         good = [run for run in runs if id in run.done and id in case.history.born]
-        for first, second in zip(good, good[1:], strict=False):
-            if not case.excused(first, id, second.row, second.at):
+        for first, second in pairwise(good):
+            if not case.excused(first, id, second):
                 yield "duplicate", f"{id} succeeded in {first} and again in {second}; no fault in between explains it"
-        for report in case.history.reports:
-            before = next((run for run in good if run.end_row < report.row), None)
-            wrong = report.function == function and id in report.ids and report.condition != "Success"
-            if wrong and before and not case.excused(before, id, report.row, report.at):
-                yield (
-                    "two-fates",
-                    f"{id} succeeded in {before} and was reported as {report.condition} at {report.at:g} s",
-                )
-    seen: dict[tuple[str, str, str], _Reported] = {}
-    for report in case.history.reports:
-        for id in report.ids:
-            earlier = seen.setdefault((report.destination, report.function, id), report)
+        for report in case.reports.get((function, id), ()) if good else ():
+            if report.condition != "Success" and good[0].end_row < report.row and not case.excused(good[0], id, report):
+                text = f"{id} succeeded in {good[0]} and was reported as {report.condition} at {report.at:g} s"
+                yield "two-fates", text
+    for (_, id), reports in case.reports.items():
+        seen: dict[str, _Reported] = {}
+        for report in reports:
+            earlier = seen.setdefault(report.destination, report)
             if earlier is not report and not any(earlier.row < f.row < report.row for f in case.history.faults):
-                yield (
-                    "duplicate",
-                    f"{id} was reported to {report.destination} at {earlier.at:g} s and again at {report.at:g} s",
-                )
+                text = f"{id} was reported to {report.destination} at {earlier.at:g} s and at {report.at:g} s"
+                yield "duplicate", f"{text}; no fault in between explains it"
 
 
 def _reordered(case: _Case) -> _Found:
@@ -405,14 +410,17 @@ def _reordered_lane(case: _Case, function: str, name: str, lane: Sequence[_Born]
 
 def _checkpoints(case: _Case) -> _Found:
     highest: dict[tuple[str, str, int], _Mark] = {}
+    done: dict[tuple[str, str], int] = defaultdict(int)  # so many from the beginning are finished
     for mark in case.history.checkpoints:
         where = f"checkpoint {mark.position} of {mark.mapping}, shard {mark.shard}, by {mark.engine} at {mark.at:g} s"
         mapping = case.expectations.mappings[mark.mapping]
-        for born in case.lanes[mapping.source, mark.shard]:
-            ahead = born.position <= mark.position and born.row < mark.row
-            if ahead and case.unfinished(mapping.function, born.id, mark.row):
-                yield "checkpoint-ahead", f"{where} passes {born.id} (position {born.position}), which is unfinished"
-                break
+        lane, low = case.lanes[mapping.source, mark.shard], done[mark.mapping, mark.shard]
+        while low < len(lane) and not case.unfinished(mapping.function, lane[low].id, mark.row):
+            low += 1
+        done[mark.mapping, mark.shard] = low
+        if low < len(lane) and lane[low].position <= mark.position:
+            text = f"{where} passes {lane[low].id} (position {lane[low].position}), which is unfinished"
+            yield "checkpoint-ahead", text
         before = highest.setdefault((mark.mapping, mark.shard, mark.counter), mark)
         if mark.position < before.position:
             yield "checkpoint-backwards", f"{where} is behind {before.position} of {before.at:g} s, same lease"
@@ -432,21 +440,22 @@ def _owners(case: _Case) -> _Found:
         return next((lease for lease in reversed(leases[mapping, shard]) if lease.row < row), None)
 
     for mark in case.history.checkpoints:
-        lease = owner(mark.mapping, mark.shard, mark.row)
-        if lease and (lease.engine, lease.counter) != (mark.engine, mark.counter):
+        holder = owner(mark.mapping, mark.shard, mark.row)
+        if holder is not None and (holder.engine, holder.counter) != (mark.engine, mark.counter):
             text = f"a checkpoint of {mark.engine} (counter {mark.counter}) on {mark.mapping}, shard {mark.shard}"
-            yield "double-owner", f"{text}, was taken at {mark.at:g} s, while {lease.engine} held it ({lease.counter})"
+            yield "double-owner", f"{text}, was taken at {mark.at:g} s; {holder.engine} held it ({holder.counter})"
     for run in case.history.runs:
         for id in run.ids[:1]:  # a batch comes from one shard
             born = case.history.born.get(id)
             for name, mapping in case.readers[born.source] if born else ():
-                lease = owner(name, born.shard, run.row) if born and mapping.function == run.function else None
-                if lease and lease.engine != run.engine and not case.just_resumed(run.engine, run.at):
-                    yield "double-owner", f"{run} got {id}, but {lease.engine} holds its shard since {lease.at:g} s"
+                holder = owner(name, born.shard, run.row) if born and mapping.function == run.function else None
+                if holder is None or holder.engine == run.engine or case.just_resumed(run.engine, run.at):
+                    continue
+                yield "double-owner", f"{run} got {id}, but {holder.engine} holds its shard since {holder.at:g} s"
     for (_, id), runs in case.deliveries.items():
-        for first, second in zip(runs, runs[1:], strict=False):
+        for first, second in pairwise(runs):
             known = id in case.history.born
-            if known and second.row < first.end_row and not case.excused(first, id, second.row, second.at):
+            if known and second.row < first.end_row and not case.excused(first, id, second):
                 yield "double-owner", f"{id} was running in {first} when it was started in {second}"
 
 
@@ -491,41 +500,36 @@ def _early(case: _Case) -> _Found:
     for (function, id), runs in case.deliveries.items():
         delays = case.expectations.functions.get(function, Function()).retry_delays_seconds
         failures = 0
-        for first, second in zip(runs, runs[1:], strict=False):
+        for first, second in pairwise(runs if delays else ()):
             if id in first.done or first.outcome in ("killed", "interrupted") or first.end_row > second.row:
                 continue
             failures += 1
-            least = delays[min(failures, len(delays)) - 1] if delays else 0.0
+            least = delays[min(failures, len(delays)) - 1]
             if second.at < first.end_at + least:
                 text = f"{second} tried {id} again {second.at - first.end_at:g} s after failure {failures}"
                 yield "retried-early", f"{text}; {function} waits {least:g} s"
 
 
 def _concurrency(case: _Case) -> _Found:
-    halted: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for fault in case.history.faults:
-        if fault.what == "paused" and fault.engine:
-            halted[fault.engine].append((fault.row, fault.until))
-    running: dict[str, list[_Run]] = defaultdict(list)
+    # From a pause on a run counts no more: its permit may run out while its engine cannot notice.
+    pauses = [fault for fault in case.history.faults if fault.what == "paused"]
+    running: dict[str, list[int]] = defaultdict(list)  # the rows at which runs stop counting
     for run in case.history.runs:
         limit = case.expectations.functions.get(run.function, Function()).reserved_concurrency
         if limit is None:
             continue
-        now = [
-            other
-            for other in running[run.function]
-            if other.end_row > run.row  # and a permit may run out while its engine stands still:
-            and not any(other.row < row < run.row or until >= other.at > run.at for row, until in halted[other.engine])
-        ]
+        now = running[run.function] = [until for until in running[run.function] if until > run.row]
         if len(now) >= limit and not case.just_resumed(run.engine, run.at):
             yield "over-concurrency", f"{run} is number {len(now) + 1} at once; {run.function} has {limit} reserved"
-        running[run.function] = [other for other in running[run.function] if other.end_row > run.row] + [run]
+        now.append(min([run.end_row, *(p.row for p in pauses if p.engine == run.engine and p.row > run.row)]))
 
 
 def _old(case: _Case) -> _Found:
     for run in case.history.runs:
         limit = case.expectations.functions.get(run.function, Function()).maximum_age_seconds
-        for id in run.ids if limit is not None else ():
-            born = case.history.born.get(id)
-            if born and run.at > born.at + (limit or 0.0) and not case.just_resumed(run.engine, run.at):
-                yield "too-old", f"{run} got {id}, {run.at - born.at:g} s after it came; {run.function} allows {limit:g}"
+        if limit is None:
+            continue
+        for id in run.ids:
+            age = run.at - case.history.born[id].at if id in case.history.born else 0.0
+            if age > limit and not case.just_resumed(run.engine, run.at):
+                yield "too-old", f"{run} got {id}, {age:g} s after it came; {run.function} allows {limit:g} s"

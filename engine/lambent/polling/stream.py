@@ -1,0 +1,446 @@
+"""The shard loop: asks each owned shard's consumer what next, performs the step, and answers.
+
+It decides nothing about records: that is `semantics/stream.py`. Which shards are ours is `leases.py`'s. One loop
+serves all shards of a mapping: one reader for all of them, one writer of checkpoints, a timer where a shard waits, a
+task where a step takes time, and nothing at all for an idle shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Final
+
+from lambent.destinations import Destinations
+from lambent.errors import StoreUnavailable
+from lambent.invoker import Invoker, value_of
+from lambent.model import (
+    LATEST,
+    Checkpoint,
+    EndShard,
+    Fetch,
+    Invocation,
+    Invoke,
+    Lease,
+    Progress,
+    ReportBatch,
+    Shard,
+    StreamMapping,
+    Succeeded,
+    Throttled,
+    Unavailable,
+    Wait,
+)
+from lambent.polling.leases import Ownership, resume_from
+from lambent.ports import Leases, StreamSource, World
+from lambent.semantics import backoff, shapes
+from lambent.semantics.concurrency import Permit
+from lambent.semantics.filtering import compile_filters
+from lambent.semantics.stream import ShardConsumer
+from lambent.telemetry import Telemetry
+
+READ_AHEAD_BYTES: Final = 256 * 1024 * 1024  # of all shards of an engine together
+METRIC_OF_FATE: Final = {
+    "delivered": "DeliveredEventCount",  # ours: AWS has no name for it
+    "failed": "DroppedEventCount",
+    "filtered": "FilteredOutEventCount",
+    "lost": "LostEventCount",  # ours
+}
+HAND_BACK_SECONDS: Final = 1.0  # for a last checkpoint when stopped at once
+
+_Tasks = dict[asyncio.Task[None], None]  # strongly held, in the order in which they began
+
+
+class ReadAhead:
+    """One budget of bytes for everything that an engine has read and not yet handed out."""
+
+    def __init__(self, limit_bytes: int = READ_AHEAD_BYTES) -> None:
+        self._limit = limit_bytes
+        self._used = 0
+        self._parked: list[Callable[[], None]] = []
+
+    def may_read(self, when_free: Callable[[], None]) -> bool:
+        """Is there room? If not, `when_free` is called once when there is."""
+        if self._used < self._limit:
+            return True
+        self._parked.append(when_free)
+        return False
+
+    def changed(self, by_bytes: int) -> None:
+        """A shard holds so many bytes more (or less)."""
+        self._used += by_bytes
+        if self._used < self._limit and self._parked:
+            parked, self._parked = self._parked, []
+            for when_free in parked:
+                when_free()
+
+
+class _OwnedShard:
+    __slots__ = ("buffered", "cancel_waiting", "consumer", "handed_back", "lease", "shard", "timer", "wakes_at")
+
+    def __init__(self, lease: Lease, shard: Shard, consumer: ShardConsumer) -> None:
+        self.lease, self.shard, self.consumer = lease, shard, consumer
+        self.timer: asyncio.TimerHandle | None = None
+        self.wakes_at = 0.0
+        self.buffered = 0
+        self.handed_back = False
+        self.cancel_waiting: Callable[[], None] | None = None  # for the function's capacity
+
+
+class StreamLoop:
+    """One stream mapping. `seek` is its generation with the starting position that it asks for."""
+
+    def __init__(
+        self,
+        *,
+        mapping_id: str,
+        mapping: StreamMapping,
+        source: StreamSource,
+        leases: Leases,
+        invoker: Invoker,
+        destinations: Destinations,
+        telemetry: Telemetry,
+        world: World,
+        lease_seconds: float,
+        read_ahead: ReadAhead,
+        seek: tuple[int, str, float | None] | None = None,
+    ) -> None:
+        self._id, self._mapping, self._source, self._leases = mapping_id, mapping, source, leases
+        self._invoker, self._destinations, self._telemetry, self._world = invoker, destinations, telemetry, world
+        self._lease_seconds, self._read_ahead = lease_seconds, read_ahead
+        self._seek, self._start, self._timestamp = seek or (
+            0,
+            mapping.starting_position,
+            mapping.starting_position_timestamp,
+        )
+        self._qualifier = None if mapping.qualifier == LATEST else mapping.qualifier
+        filters = compile_filters(mapping.filters)
+        self._accepts = (lambda record: filters.matches(source.view(record))) if mapping.filters else None
+        self._shards: dict[str, _OwnedShard] = {}
+        self._own: _Tasks = {}
+        self._steps: _Tasks = {}
+        self._handing_back: _Tasks = {}
+        self._to_store: list[tuple[_OwnedShard, Checkpoint]] = []
+        self._something_to_store = asyncio.Event()
+        self._changed = asyncio.Event()  # a shard was drained or lost
+        self._over = asyncio.Event()  # drained, or a bug ended a task
+        self._failure: BaseException | None = None
+        self._admitted: dict[Invoke, tuple[_OwnedShard, Permit]] = {}  # their tasks have not begun
+        self._stopping = False
+        self._last_result = "No records processed"
+        self._reader = source.reader()
+        self._ownership = Ownership(
+            leases,
+            source,
+            mapping_id,
+            seek=self._seek,
+            valid_for_seconds=lease_seconds,
+            gained=self._gained,
+            lost=self._lost,
+            wanted_back=self._wanted_back,
+            telemetry=telemetry,
+            world=world,
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set and everything in flight is settled. Cancelled: attempts under way are given back if
+        the store still answers, and the leases are released."""
+        self._spawn(self._own, self._ownership.run(), "leases")
+        self._spawn(self._own, self._read(), "reader")
+        self._spawn(self._own, self._store(), "checkpoints")
+        self._spawn(self._own, self._until(stopping), "end")
+        try:
+            await self._over.wait()
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            await self._stop()
+
+    async def _until(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        await self._settle(at_once=False)
+        self._over.set()
+
+    def state(self) -> dict[str, object]:
+        """What can be seen of the loop: shards read here with their positions, and the last result."""
+        return {
+            "shards": {name: owned.consumer.position for name, owned in sorted(self._shards.items())},
+            "last_processing_result": self._last_result,
+        }
+
+    # ---- owning shards
+
+    async def _gained(self, lease: Lease, shard: Shard, after_parent: bool) -> bool:
+        progress = resume_from(lease, self._seek)
+        if progress is None:
+            start = "TRIM_HORIZON" if after_parent else self._start
+            position = await self._source.position(shard.id, start, self._timestamp)
+            progress = Progress(position, seek=self._seek)
+            (stored,) = await self._leases.checkpoint_many([(lease, Checkpoint(progress, ()))])
+            if not stored:
+                return False
+        consumer = ShardConsumer(
+            self._mapping,
+            progress,
+            size_of=shapes.kinesis_size,
+            accepts=self._accepts,
+            retention_seconds=self._source.retention_seconds,
+        )
+        self._shards[shard.id] = owned = _OwnedShard(lease, shard, consumer)
+        if self._stopping:
+            consumer.drain()
+        self._pump(owned)
+        return True
+
+    def _lost(self, name: str) -> None:
+        owned = self._shards.get(name)
+        if owned is not None:
+            owned.consumer.lost()
+            self._forget(owned)
+
+    def _wanted_back(self, name: str) -> None:
+        owned = self._shards.get(name)
+        if owned is not None:
+            owned.consumer.drain()
+            self._pump(owned)
+
+    def _forget(self, owned: _OwnedShard) -> None:
+        if self._shards.get(owned.shard.id) is not owned:
+            return
+        del self._shards[owned.shard.id]
+        self._reader.drop(owned.shard.id)
+        self._read_ahead.changed(-owned.buffered)
+        if owned.timer is not None:
+            owned.timer.cancel()
+        if owned.cancel_waiting is not None:
+            owned.cancel_waiting()
+        self._changed.set()
+
+    def _hand_back(self, owned: _OwnedShard) -> None:
+        if not owned.handed_back:
+            owned.handed_back = True
+            self._spawn(self._handing_back, self._release(owned), f"release {owned.shard.id}")
+
+    async def _release(self, owned: _OwnedShard) -> None:
+        self._ownership.released(owned.shard.id)
+        self._forget(owned)
+        with suppress(StoreUnavailable):  # then the next heartbeat releases it
+            await self._leases.release_many([owned.lease])
+        self._ownership.look_now()
+
+    # ---- what next, until there is nothing
+
+    def _pump(self, owned: _OwnedShard) -> None:
+        consumer, clock = owned.consumer, self._world.clock
+        while not consumer.void:
+            if not self._ownership.valid:
+                return  # the next heartbeat says whether the lease is still ours
+            now = clock.monotonic()
+            step = consumer.next(now, clock.now())
+            match step:
+                case Fetch():
+                    self._fetch(owned, step)
+                case Checkpoint():
+                    self._to_store.append((owned, step))
+                    self._something_to_store.set()
+                case Invoke():
+                    self._start_invoke(owned, step, now)
+                case ReportBatch():
+                    self._spawn(self._steps, self._report(owned, step), f"report {owned.shard.id}")
+                case EndShard():
+                    self._telemetry.log("info", "shard ended", mapping=self._id, shard=owned.shard.id)
+                    self._hand_back(owned)
+                    return
+                case Wait(until):
+                    self._wake_at(owned, until, now)
+                    break
+                case None:
+                    break
+        self._read_ahead.changed(consumer.buffered_bytes - owned.buffered)
+        owned.buffered = consumer.buffered_bytes
+        if consumer.drained and not consumer.void:
+            self._hand_back(owned)
+
+    def _wake_at(self, owned: _OwnedShard, until: float, now: float) -> None:
+        if owned.timer is not None:
+            if owned.wakes_at == until and not owned.timer.cancelled():
+                return
+            owned.timer.cancel()
+
+        def wake() -> None:
+            owned.timer = None
+            self._pump(owned)
+
+        owned.wakes_at = until
+        owned.timer = asyncio.get_running_loop().call_later(max(0.0, until - now), wake)
+
+    def _fetch(self, owned: _OwnedShard, step: Fetch) -> None:
+        def want() -> None:
+            if self._shards.get(owned.shard.id) is owned:
+                self._reader.want(owned.shard.id, step.position, step.maximum_records, step.maximum_bytes)
+
+        if self._read_ahead.may_read(want):
+            want()
+
+    # ---- steps that take time
+
+    def _start_invoke(self, owned: _OwnedShard, step: Invoke, now: float) -> None:
+        admitted = self._invoker.admit(self._mapping.function)
+        if not isinstance(admitted, Throttled):
+            self._admitted[step] = (owned, admitted)
+            self._spawn(self._steps, self._invoke(owned, step, admitted), f"invoke {owned.shard.id}")
+            return
+        self._telemetry.step(owned.shard.id, step, admitted)
+        owned.consumer.invoked(step, admitted, now, jitter=self._world.random())
+
+        def freed() -> None:
+            owned.cancel_waiting = None
+            owned.consumer.capacity_freed()
+            self._pump(owned)
+
+        if owned.cancel_waiting is None and not admitted.reserved_zero:
+            owned.cancel_waiting = self._invoker.when_free(self._mapping.function, None, freed)
+
+    async def _invoke(self, owned: _OwnedShard, step: Invoke, permit: Permit) -> None:
+        del self._admitted[step]
+        mapping, clock, telemetry = self._mapping, self._world.clock, self._telemetry
+        records = step.records
+        event = self._source.to_event(owned.shard.id, records)
+        if step.window is not None:
+            event = shapes.windowed_event(event, step.window, owned.shard.id, self._source.arn, step.final)
+        if records:
+            age = clock.now() - records[-1].arrived_at
+            telemetry.observe("IteratorAge", self._id, max(0.0, age) * 1000)
+        invocation = Invocation(
+            request_id=self._world.new_id(),
+            function=mapping.function,
+            payload=event,
+            qualifier=self._qualifier,
+            hops=max([record.hops for record in records], default=0) + 1,
+            items=records,
+            partial=mapping.report_batch_item_failures,
+        )
+        try:
+            outcome = await self._invoker.run(invocation, permit)
+        except asyncio.CancelledError:
+            self._not_run(owned, step)
+            raise
+        value: object = None
+        if isinstance(outcome, Succeeded):
+            if mapping.report_batch_item_failures or step.window is not None:
+                value = value_of(outcome)
+            telemetry.count("InvokedEventCount", self._id, len(records))
+            self._last_result = "OK"
+        else:
+            telemetry.count("FailedInvokeEventCount", self._id, len(records))
+            self._last_result = "PROBLEM: Function call failed"
+        telemetry.step(owned.shard.id, step, outcome)
+        owned.consumer.invoked(step, outcome, clock.monotonic(), value, self._world.random())
+        self._pump(owned)
+
+    def _not_run(self, owned: _OwnedShard, step: Invoke) -> None:
+        owned.consumer.invoked(step, Unavailable("drained"), self._world.clock.monotonic())
+        self._pump(owned)
+
+    async def _report(self, owned: _OwnedShard, step: ReportBatch) -> None:
+        delivery = await self._destinations.report_batch(
+            step, mapping=self._mapping, mapping_id=self._id, shard=owned.shard.id, source=self._source
+        )
+        self._telemetry.step(owned.shard.id, step, delivery)
+        owned.consumer.reported(step, delivery)
+        self._pump(owned)
+
+    async def _read(self) -> None:
+        tries = 0
+        while True:
+            try:
+                reads = await self._reader.ready()
+                tries = 0
+            except StoreUnavailable as error:
+                tries += 1
+                self._telemetry.log("warning", "read failed", mapping=self._id, error=error.message)
+                await asyncio.sleep(backoff.destination(tries, self._world.random()))
+                continue
+            now = self._world.clock.monotonic()
+            for read in reads:
+                owned = self._shards.get(read.shard)
+                if owned is None:
+                    continue
+                self._telemetry.count("PolledEventCount", self._id, len(read.records))
+                owned.consumer.fetched(read, now)
+                self._pump(owned)
+
+    async def _store(self) -> None:
+        """Write checkpoints, all that are due in one call; while one is under way the next ones gather."""
+        tries = 0
+        while True:
+            await self._something_to_store.wait()
+            self._something_to_store.clear()
+            batch, self._to_store = self._to_store, []
+            batch = [(owned, step) for owned, step in batch if not owned.consumer.void]
+            if not batch:
+                continue
+            try:
+                stored = await self._leases.checkpoint_many([(owned.lease, step) for owned, step in batch])
+                tries = 0
+            except StoreUnavailable as error:
+                tries += 1
+                self._telemetry.log("warning", "checkpoint failed", mapping=self._id, error=error.message)
+                self._to_store[:0] = batch
+                self._something_to_store.set()
+                await asyncio.sleep(backoff.destination(tries, self._world.random()))
+                continue
+            for (owned, step), is_stored in zip(batch, stored, strict=True):
+                self._telemetry.step(owned.shard.id, step, is_stored)
+                for settled in step.settled if is_stored else ():
+                    self._telemetry.count(METRIC_OF_FATE[settled.fate], self._id, settled.count)
+                owned.consumer.checkpointed(is_stored)
+                if is_stored:
+                    self._pump(owned)
+                else:
+                    self._forget(owned)
+                    self._ownership.look_now()
+
+    # ---- ending
+
+    async def _settle(self, at_once: bool) -> None:
+        """Start nothing new, and wait until what is in flight is settled, stored and handed back."""
+        self._stopping = True
+        for owned in list(self._shards.values()):
+            owned.consumer.drain(at_once)
+            self._pump(owned)
+        while self._shards or self._handing_back:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _stop(self) -> None:
+        """Give back the attempts under way, store that if the store answers, and let go of everything."""
+        for task in list(self._steps):
+            task.cancel()
+        for step, (owned, permit) in list(self._admitted.items()):  # cancelled before they began
+            self._invoker.release(permit)
+            self._not_run(owned, step)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HAND_BACK_SECONDS):
+                    await self._settle(at_once=True)
+        finally:
+            for owned in list(self._shards.values()):
+                owned.consumer.lost()
+                self._forget(owned)
+            for task in [*self._own, *self._steps, *self._handing_back]:
+                task.cancel()
+            await self._reader.close()
+
+    def _spawn(self, into: _Tasks, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{name} of {self._id}")
+        into[task] = None
+        task.add_done_callback(into.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._changed.set()
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = self._failure or task.exception()
+            self._over.set()

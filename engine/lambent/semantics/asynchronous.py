@@ -1,0 +1,95 @@
+"""What follows for an asynchronous event, before an attempt and after it: run, try again when, or give up how.
+
+Decides from the event's attempts, age and outcome alone. The queue keeps the event, its counts and its claim; where
+reports go is `destinations.py`'s. A report always comes before the delete: a crash between them repeats a report and
+loses nothing.
+
+The rules are AWS's (Lambda developer guide, «Asynchronous invocation: error handling», and recorded answers): function
+errors are retried after 60 s and 120 s; an event whose next try would come after its age limit is given up at once;
+throttles and an unavailable world use up no attempt and back off until the age limit; reserved concurrency 0 is final.
+Ours: an attempt whose end is unknown (a crash) counts, so that an event which kills the engine does not loop for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, assert_never
+
+from lambent.model import (
+    AsyncCondition,
+    Delete,
+    Event,
+    EventInvokeConfig,
+    EventStep,
+    Failed,
+    Outcome,
+    Release,
+    ReportEvent,
+    Succeeded,
+    Throttled,
+    Unavailable,
+)
+from lambent.semantics import backoff
+
+STATES: Final[dict[AsyncCondition, str]] = {
+    "Success": "succeeded",
+    "RetriesExhausted": "failed",
+    "EventAgeExceeded": "expired",
+    "ZeroReservedConcurrency": "dropped",
+}
+
+
+def before(event: Event, config: EventInvokeConfig, now: float) -> tuple[EventStep, ...]:
+    """The steps instead of an attempt that was claimed at `now` (epoch seconds); none: run it. The attempt that does
+    not take place is not in the report's count."""
+    if now >= _limit(event, config):
+        return _end(_given_back(event), "EventAgeExceeded", None)
+    if event.attempts > 1 + config.maximum_retry_attempts:  # only crashes count so far
+        return _end(_given_back(event), "RetriesExhausted", None)
+    return ()
+
+
+def after(
+    event: Event,
+    outcome: Outcome,
+    config: EventInvokeConfig,
+    now: float,
+    jitter: float,
+    delays: Sequence[float] = backoff.ASYNC_RETRY_SECONDS,
+) -> tuple[EventStep, ...]:
+    """The steps after the attempt that `event.attempts` includes ended with `outcome` at `now` (epoch seconds).
+    `jitter` in [0, 1) lengthens a throttle's backoff; `delays` are the seconds before each retry."""
+    match outcome:
+        case Succeeded():
+            return _end(event, "Success", outcome)
+        case Failed():
+            if event.attempts > config.maximum_retry_attempts:
+                return _end(event, "RetriesExhausted", outcome)
+            retry_at = now + backoff.async_retry(event.attempts, delays)
+            if retry_at >= _limit(event, config):
+                return _end(event, "EventAgeExceeded", outcome)
+            return (Release(event.receipt, retry_at),)
+        case Throttled(reserved_zero=True):
+            return _end(_given_back(event), "ZeroReservedConcurrency", None)
+        case Throttled() | Unavailable():
+            limit = _limit(event, config)
+            if now >= limit:
+                return _end(_given_back(event), "EventAgeExceeded", None)
+            retry_at = min(now + backoff.throttle(event.deferrals, jitter), limit)  # `before` ends it at the limit
+            return (Release(event.receipt, retry_at, give_back=True),)
+        case _:
+            assert_never(outcome)
+
+
+def _end(event: Event, condition: AsyncCondition, outcome: Outcome | None) -> tuple[EventStep, ...]:
+    return ReportEvent(event, condition, outcome), Delete(event.receipt, STATES[condition])
+
+
+def _limit(event: Event, config: EventInvokeConfig) -> float:
+    """When the event is too old (epoch seconds). Its age counts from its acceptance, whatever happened since."""
+    return event.accepted_at + config.maximum_event_age_seconds
+
+
+def _given_back(event: Event) -> Event:
+    return replace(event, attempts=max(event.attempts - 1, 0))

@@ -1,0 +1,175 @@
+"""Everything that is counted, measured or said about the engine, and all of its names.
+
+Decides the names (AWS's on every screen, Prometheus's and OpenTelemetry's on the wire) and what a snapshot looks like.
+What is worth counting is decided where it happens. Counting is a dictionary's increment and never fails; `step` is the
+one hook that logs, spans, live pictures and the simulator's trace hang on, and costs a look when nobody does. Logs are
+for rare events: nothing is logged per invocation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+INVOCATIONS: Final = "Invocations"
+ERRORS: Final = "Errors"
+DURATION: Final = "Duration"
+THROTTLES: Final = "Throttles"
+CONCURRENT_EXECUTIONS: Final = "ConcurrentExecutions"
+ITERATOR_AGE: Final = "IteratorAge"
+OFFSET_LAG: Final = "OffsetLag"
+ASYNC_EVENTS_RECEIVED: Final = "AsyncEventsReceived"
+ASYNC_EVENT_AGE: Final = "AsyncEventAge"
+ASYNC_EVENTS_DROPPED: Final = "AsyncEventsDropped"
+DEAD_LETTER_ERRORS: Final = "DeadLetterErrors"
+DESTINATION_DELIVERY_FAILURES: Final = "DestinationDeliveryFailures"
+RECURSIVE_INVOCATIONS_DROPPED: Final = "RecursiveInvocationsDropped"
+POLLED_EVENT_COUNT: Final = "PolledEventCount"
+FILTERED_OUT_EVENT_COUNT: Final = "FilteredOutEventCount"
+INVOKED_EVENT_COUNT: Final = "InvokedEventCount"
+FAILED_INVOKE_EVENT_COUNT: Final = "FailedInvokeEventCount"
+DROPPED_EVENT_COUNT: Final = "DroppedEventCount"
+DELETED_EVENT_COUNT: Final = "DeletedEventCount"
+ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT: Final = "OnFailureDestinationDeliveredEventCount"
+# ours, where AWS has an environment of its own for each call
+ABANDONED_HANDLERS: Final = "AbandonedHandlers"
+OVERRUN_THREADS: Final = "OverrunThreads"
+LOOP_BLOCKED: Final = "LoopBlocked"
+UNAVAILABLE: Final = "Unavailable"
+
+WIRE: Final[Mapping[str, tuple[str, str]]] = {
+    INVOCATIONS: ("lambent_invocations_total", "faas.invocations"),
+    ERRORS: ("lambent_errors_total", "faas.errors"),
+    DURATION: ("lambent_invoke_duration_seconds", "faas.invoke_duration"),
+    THROTTLES: ("lambent_throttles_total", "lambent.throttles"),
+    CONCURRENT_EXECUTIONS: ("lambent_concurrent_executions", "lambent.concurrent_executions"),
+    ITERATOR_AGE: ("lambent_iterator_age_seconds", "lambent.iterator_age"),
+    OFFSET_LAG: ("lambent_offset_lag", "lambent.offset_lag"),
+    ASYNC_EVENTS_RECEIVED: ("lambent_async_events_received_total", "messaging.client.sent.messages"),
+    ASYNC_EVENT_AGE: ("lambent_async_event_age_seconds", "lambent.async_event_age"),
+    ASYNC_EVENTS_DROPPED: ("lambent_async_events_dropped_total", "lambent.async_events_dropped"),
+    DEAD_LETTER_ERRORS: ("lambent_dead_letter_errors_total", "lambent.dead_letter_errors"),
+    DESTINATION_DELIVERY_FAILURES: ("lambent_destination_delivery_failures_total", "lambent.destination_failures"),
+    RECURSIVE_INVOCATIONS_DROPPED: ("lambent_recursive_invocations_dropped_total", "lambent.recursive_invocations"),
+    POLLED_EVENT_COUNT: ("lambent_polled_events_total", "messaging.client.consumed.messages"),
+    FILTERED_OUT_EVENT_COUNT: ("lambent_filtered_out_events_total", "lambent.filtered_out_events"),
+    INVOKED_EVENT_COUNT: ("lambent_invoked_events_total", "lambent.invoked_events"),
+    FAILED_INVOKE_EVENT_COUNT: ("lambent_failed_invoke_events_total", "lambent.failed_invoke_events"),
+    DROPPED_EVENT_COUNT: ("lambent_dropped_events_total", "lambent.dropped_events"),
+    DELETED_EVENT_COUNT: ("lambent_deleted_events_total", "lambent.deleted_events"),
+    ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT: (
+        "lambent_on_failure_destination_delivered_events_total",
+        "lambent.on_failure_delivered_events",
+    ),
+    ABANDONED_HANDLERS: ("lambent_abandoned_handlers", "lambent.abandoned_handlers"),
+    OVERRUN_THREADS: ("lambent_overrun_threads", "lambent.overrun_threads"),
+    LOOP_BLOCKED: ("lambent_loop_blocked_seconds", "lambent.loop_blocked"),
+    UNAVAILABLE: ("lambent_unavailable_total", "lambent.unavailable"),
+}
+"""AWS's name: (Prometheus's, OpenTelemetry's). Times are in seconds on the wire as here."""
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+StepCallback = Callable[[str, object, object], None]
+
+
+class Summary:
+    """What was observed of one thing: how often, and the sum, least, greatest and last value."""
+
+    __slots__ = ("count", "last", "max", "min", "sum")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = 0.0
+        self.min = float("inf")
+        self.max = float("-inf")
+        self.last = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.sum += value
+        self.last = value
+        if value < self.min:
+            self.min = value
+        if value > self.max:
+            self.max = value
+
+    def as_dict(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("count", "sum", "min", "max", "last")}
+
+
+Measured = dict[str, float | dict[str, float]]
+
+
+class Telemetry:
+    """The engine's counters and its one hook. Subjects are functions, mappings, destinations: whatever is counted."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, dict[str, float]] = {}
+        self._summaries: dict[str, dict[str, Summary]] = {}
+        self._gauges: dict[str, Callable[[], Mapping[str, float]]] = {}
+        self._subscribers: tuple[StepCallback, ...] = ()
+
+    def count(self, metric: str, subject: str, amount: float = 1) -> None:
+        """Add to a counter."""
+        self.counter(metric)[subject] += amount
+
+    def counter(self, metric: str) -> dict[str, float]:
+        """The counters of a metric by subject, for whoever counts so often that a call would be felt."""
+        counters = self._counters.get(metric)
+        if counters is None:
+            counters = self._counters[metric] = defaultdict(int)
+        return counters
+
+    def observe(self, metric: str, subject: str, value: float) -> None:
+        """Add a value to a summary; times in seconds."""
+        self.summary(metric, subject).add(value)
+
+    def summary(self, metric: str, subject: str) -> Summary:
+        """The summary of a metric for one subject, to be kept by whoever observes often."""
+        summaries = self._summaries.setdefault(metric, {})
+        summary = summaries.get(subject)
+        if summary is None:
+            summary = summaries[subject] = Summary()
+        return summary
+
+    def gauge(self, metric: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """A metric that someone else knows at any time, by subject; asked for at each snapshot."""
+        self._gauges[metric] = read
+
+    def step(self, where: str, step: object, answer: object = None) -> None:
+        """Tell the subscribers what was done. A subscriber that fails is logged and told nothing more."""
+        for callback in self._subscribers:
+            try:
+                callback(where, step, answer)
+            except Exception as error:  # noqa: BLE001: whoever watches must not stop what is watched
+                self._forget(callback)
+                self.log("error", "a subscriber failed and was dropped", subscriber=repr(callback), error=repr(error))
+
+    def subscribe(self, callback: StepCallback) -> Callable[[], None]:
+        """Call `callback(where, step, answer)` at each step, in the engine's thread; gives what ends that."""
+        self._subscribers = (*self._subscribers, callback)
+        return lambda: self._forget(callback)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody subscribed; for those who would have to build a step first."""
+        return bool(self._subscribers)
+
+    def log(self, level: Level, event: str, **fields: object) -> None:
+        """Log something rare through structlog."""
+        import structlog  # costs a tenth of the start, and most programs that run well never log
+
+        getattr(structlog.get_logger("lambent"), level)(event, **fields)
+
+    def snapshot(self) -> dict[str, Measured]:
+        """`{metric: {subject: number or {count, sum, min, max, last}}}`, a copy."""
+        found: dict[str, Measured] = {metric: dict(counters) for metric, counters in self._counters.items()}
+        for metric, summaries in self._summaries.items():
+            found[metric] = {subject: summary.as_dict() for subject, summary in summaries.items()}
+        for metric, read in self._gauges.items():
+            found[metric] = dict(read())
+        return found
+
+    def _forget(self, callback: StepCallback) -> None:
+        self._subscribers = tuple(each for each in self._subscribers if each is not callback)
