@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, TypeVar
 
@@ -37,6 +37,7 @@ MappingState = Literal["Creating", "Enabled", "Disabling", "Disabled", "Updating
 UNRESERVED_CONCURRENCY: Final = 100  # invocations that no reservation may take (Lambda quotas)
 MAXIMUM_FIFO_BATCH: Final = 10  # messages (Lambda guide: «Using Lambda with Amazon SQS»)
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
+NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
 _IDS: Final = uuid.UUID("5f1c2f0e-6c3c-5d1f-9d4e-4f6f6c616d62")  # the namespace of mapping ids
 
 
@@ -112,6 +113,11 @@ class Control:
         self.functions[function.name] = function
         self._declared("function", function.name)
 
+    def withdraw_function(self, name: str) -> None:
+        """It is no longer a function of this engine."""
+        del self.functions[name]
+        self._unpublished.discard(("function", name))
+
     def declare_queue(self, name: str, options: Mapping[str, object]) -> Queue:
         """A name without options is a lookup, or mentions a queue that may yet be declared with options."""
         if options and name.endswith(".fifo"):
@@ -163,8 +169,8 @@ class Control:
         if "://" in name or name in self.sources:
             return name
         kind, _, rest = name.rpartition(":")
-        declared = {"queue": self.queues, "stream": self.streams}
-        found = [k for k in declared if (kind in ("", k)) and rest in declared[k]]
+        declared: Mapping[str, Collection[str]] = {"queue": self.queues, "stream": self.streams}
+        found = [k for k, names in declared.items() if kind in ("", k) and rest in names]
         if len(found) == 1:
             return f"{found[0]}:{rest}"
         if len(found) == 2:
@@ -173,8 +179,12 @@ class Control:
 
     # --- documents -------------------------------------------------------------------------------------------------
 
+    @property
+    def has_unpublished(self) -> bool:
+        return bool(self._unpublished)
+
     def connect(self, documents: Documents | None) -> None:
-        """From now on the documents of this store count (None: of none), and all that is declared is to be published."""
+        """From now on these documents count (None: none), and all that is declared is to be published."""
         self._documents = documents
         self._unpublished = {
             *(("function", name) for name in self.functions),
@@ -200,8 +210,10 @@ class Control:
         for kind, name in sorted(new, key=lambda item: item[0] == "mapping"):  # what mappings name comes before them
             if kind == "mapping":
                 await self._write_declared(name, self.mappings[name])
+            elif kind == "function":
+                await self._write_resource(self.functions[name])
             else:
-                await self._write_resource({"function": self.functions, "queue": self.queues, "stream": self.streams}[kind][name])
+                await self._write_resource(self.queues[name] if kind == "queue" else self.streams[name])
         self._unpublished.difference_update(new)
 
     async def get_function(self, name: str) -> Function:
@@ -213,7 +225,7 @@ class Control:
     async def list_functions(self) -> dict[str, Function]:
         return await self._list(Function)
 
-    async def update_function(self, name: str, **changes: object) -> Function:
+    async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
         """Replace some fields. Engines that host the function follow; what runs already ends as it began."""
         function = changed(await self.get_function(name), changes, "a function")
         self._check_function(function, await self._known())
@@ -227,7 +239,7 @@ class Control:
         if not await self._opened.delete("function", name):
             raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
 
-    async def create_mapping(self, source: str, function: str, **options: object) -> StoredMapping:
+    async def create_mapping(self, source: str, function: str, options: Mapping[str, object]) -> StoredMapping:
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
         self._check_mapping(mapping, await self._known())
@@ -248,7 +260,7 @@ class Control:
     async def list_mappings(self) -> dict[str, StoredMapping]:
         return {document.name: _stored(document) for document in await self._opened.list("mapping")}
 
-    async def update_mapping(self, identity: str, **changes: object) -> StoredMapping:
+    async def update_mapping(self, identity: str, changes: Mapping[str, object]) -> StoredMapping:
         """Replace some fields (`enabled` pauses and resumes). It applies after the batch that is in flight."""
         for fixed in ("source", "function", "name", "qualifier", "kind"):
             if fixed in changes:
@@ -264,7 +276,9 @@ class Control:
 
         return await self._change_mapping(identity, change)
 
-    async def seek_mapping(self, identity: str, starting_position: str, timestamp: float | None = None) -> StoredMapping:
+    async def seek_mapping(
+        self, identity: str, starting_position: str, timestamp: float | None = None
+    ) -> StoredMapping:
         """Read every shard anew from TRIM_HORIZON, LATEST or AT_TIMESTAMP (epoch seconds)."""
 
         def change(stored: StoredMapping) -> StoredMapping:
@@ -284,20 +298,13 @@ class Control:
             raise ResourceNotFound("The resource you requested does not exist.")
         self.mappings.pop(identity, None)
 
-    async def get_queue(self, name: str) -> Queue:
-        """As declared here, or as another engine of the store declared it."""
-        return await self._found(Queue, self.queues, name)
-
-    async def get_stream(self, name: str) -> Stream:
-        return await self._found(Stream, self.streams, name)
-
-    async def _found(self, model: type[C], declared: Mapping[str, C], name: str) -> C:
-        if name in declared:
-            return declared[name]
-        document = await self._opened.get(model.__name__.lower(), name)
-        if document is None:
-            raise ResourceNotFound(f'There is no {model.__name__.lower()} "{name}".')
-        return model.model_validate_json(document.body)
+    async def learn(self, reference: str) -> None:
+        """Know the queue or stream of this reference, if another engine of the store declared it."""
+        kind, _, name = reference.partition(":")
+        if kind == "queue" and name not in self.queues:
+            self.queues.update(await self._list(Queue))
+        elif kind == "stream" and name not in self.streams:
+            self.streams.update(await self._list(Stream))
 
     # --- names -----------------------------------------------------------------------------------------------------
 
@@ -382,7 +389,8 @@ class Control:
                 raise ResourceConflict(self._duplicate(other_id, mapping))
 
     def _duplicate(self, identity: str, mapping: QueueMapping | StreamMapping) -> str:
-        arn, advice = self.source_arn(mapping.source), f"Please update or delete the existing mapping with UUID {identity}"
+        arn = self.source_arn(mapping.source)
+        advice = f"Please update or delete the existing mapping with UUID {identity}"
         if mapping.kind == "queue":
             return (
                 f'An event source mapping with SQS arn (" {arn} ") and function (" {mapping.function} ") '
@@ -402,9 +410,7 @@ class Control:
             f"Message: The specified queue does not exist. (declare it with engine.queue({name!r}))"
         )
 
-    def _new_mapping(
-        self, source: str, function: str, options: Mapping[str, object]
-    ) -> QueueMapping | StreamMapping:
+    def _new_mapping(self, source: str, function: str, options: Mapping[str, object]) -> QueueMapping | StreamMapping:
         kind = self.sources.get(source) or source.partition(":")[0]
         _refuse_other_kind(kind, source, options)
         fields = {**options, "source": source, "function": function}
@@ -417,7 +423,7 @@ class Control:
     @property
     def _opened(self) -> Documents:
         if self._documents is None:
-            raise EngineStopped("The engine is not started: enter `async with engine:` or `await engine.start()` first.")
+            raise EngineStopped(NOT_STARTED)
         return self._documents
 
     @property
@@ -452,9 +458,7 @@ class Control:
 
         await self._write("mapping", identity, body)
 
-    async def _change_mapping(
-        self, identity: str, change: Callable[[StoredMapping], StoredMapping]
-    ) -> StoredMapping:
+    async def _change_mapping(self, identity: str, change: Callable[[StoredMapping], StoredMapping]) -> StoredMapping:
         def body(document: Document | None) -> str:
             if document is None:
                 raise ResourceNotFound("The resource you requested does not exist.")
@@ -497,12 +501,13 @@ def _check_redrive(queue: Queue, queues: Mapping[str, Queue]) -> None:
 def _check_queue_mapping(mapping: QueueMapping, queue: Queue, function: Function | None) -> None:
     if queue.fifo and mapping.batch_size > MAXIMUM_FIFO_BATCH:
         raise InvalidParameterValue(
-            f"batch_size: {mapping.batch_size} is not allowed; it must be 1 to {MAXIMUM_FIFO_BATCH} (int) for a FIFO queue"
+            f"batch_size: {mapping.batch_size} is not allowed; it must be 1 to {MAXIMUM_FIFO_BATCH} (int) "
+            "for a FIFO queue"
         )
     if queue.fifo and mapping.maximum_batching_window_seconds:
         raise InvalidParameterValue(
-            f"maximum_batching_window_seconds: {mapping.maximum_batching_window_seconds} is not allowed; it must be 0 for "
-            "a FIFO queue"
+            f"maximum_batching_window_seconds: {mapping.maximum_batching_window_seconds} is not allowed; "
+            "it must be 0 for a FIFO queue"
         )
     if function is not None and queue.visibility_timeout_seconds < function.timeout_seconds:
         raise InvalidParameterValue(

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from lambent.errors import EngineStopped, LambentError, StoreUnavailable
 from lambent.model import (
@@ -40,12 +40,19 @@ from lambent.model import (
     Succeeded,
     Unavailable,
 )
+from lambent.payload import decode_payload
 from lambent.semantics import backoff
 from lambent.semantics.shapes import iso_milliseconds
+from lambent.telemetry import (
+    ASYNC_EVENTS_DROPPED,
+    DEAD_LETTER_ERRORS,
+    DESTINATION_DELIVERY_FAILURES,
+    ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT,
+    Telemetry,
+)
 
 if TYPE_CHECKING:
     from lambent.ports import Destination, QueueTarget, StreamSource, StreamTarget, World
-    from lambent.telemetry import Telemetry
 
 DESTINATION_RETRY_SECONDS: Final = 300.0  # how long one report is tried before it counts as refused
 DELIVERY_SECONDS: Final = 60.0  # how long one try may take
@@ -117,22 +124,17 @@ def dead_letter_attributes(report: ReportEvent) -> dict[str, str]:
 def embedded(value: object) -> str:
     """`value` as JSON text that may stand inside a record. Bytes that are JSON stay as they are, to the last digit;
     other bytes become a string. What has no JSON (only `boundary="reference"` lets it through) becomes its type's
-    name."""
-    if isinstance(value, bytes | bytearray | memoryview):
+    name. Raises nothing."""
+    if isinstance(value, bytes):
         try:
-            text = bytes(value).decode()
-            json.loads(text, parse_constant=_not_json, parse_int=str)  # a number may have more digits than int() takes
-        except (ValueError, RecursionError):
-            return json.dumps(bytes(value).decode("utf-8", "replace"))
-        return text
+            decode_payload(value)
+            return value.decode()
+        except ValueError:
+            return json.dumps(value.decode("utf-8", "replace"))
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_type_name)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # noqa: BLE001  a value of the user's may raise anything
         return json.dumps(_type_name(value))
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(constant)
 
 
 def _type_name(value: object) -> str:
@@ -220,16 +222,16 @@ class Destinations:
         if ref := config.on_failure if failed else config.on_success:
             arn = function_arn(self._world, event.function, event.qualifier or LATEST)
             record = event_record(report, arn, self._world.clock.now())
-            parcels.append(_Parcel(ref, record, "DestinationDeliveryFailures", event.hops + 1))
+            parcels.append(_Parcel(ref, record, DESTINATION_DELIVERY_FAILURES, event.hops + 1))
         if failed and function.dead_letter_queue:
             attributes = dead_letter_attributes(report)
             parcel = _Parcel(
-                function.dead_letter_queue, event.payload or b"{}", "DeadLetterErrors", event.hops + 1, attributes
+                function.dead_letter_queue, event.payload or b"{}", DEAD_LETTER_ERRORS, event.hops + 1, attributes
             )
             parcels.append(parcel)
         answer = await self._deliver(parcels, function.name)
         if failed:
-            self._telemetry.count("AsyncEventsDropped", function.name)
+            self._telemetry.count(ASYNC_EVENTS_DROPPED, function.name)
         return answer
 
     async def report_batch(
@@ -252,60 +254,57 @@ class Destinations:
         parcel = _Parcel(
             mapping.on_failure,
             record_of(payload=embedded(event)),
-            "DestinationDeliveryFailures",
+            DESTINATION_DELIVERY_FAILURES,
             max((record.hops for record in records), default=0) + 1,
             smaller=record_of(payload=None),
         )
         answer = await self._deliver([parcel], mapping_id)
         if isinstance(answer, Delivered):
-            self._telemetry.count("OnFailureDestinationDeliveredEventCount", mapping_id, len(records))
+            self._telemetry.count(ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT, mapping_id, len(records))
         return answer
 
     async def _deliver(self, parcels: Sequence[_Parcel], subject: str) -> Delivered | Refused:
+        """Try all until none is away any more, or for too long."""
         clock = self._world.clock
         deadline = clock.monotonic() + DESTINATION_RETRY_SECONDS
         refusals: list[str] = []
         attempt = 0
         while parcels:
             attempt += 1
-            away: list[_Parcel] = []
-            reasons: list[str] = []
-            for parcel in parcels:
-                answer = await self._try(parcel)
+            answers = [(parcel, await self._try(parcel, deadline)) for parcel in parcels]
+            delay = backoff.destination(attempt, self._world.random())
+            last = clock.monotonic() + delay > deadline
+            parcels = []
+            for parcel, answer in answers:
                 if isinstance(answer, Delivered):
                     continue
                 self._telemetry.count(parcel.failures, subject)
+                if isinstance(answer, Unavailable) and not last:
+                    parcels.append(parcel)
+                    continue
+                refusals.append(f"{parcel.ref}: {answer.reason}")
                 self._telemetry.log(
-                    "warning", "destination failed", subject=subject, destination=parcel.ref, reason=answer.reason
+                    "error", "a result was not delivered", subject=subject, destination=parcel.ref, reason=answer.reason
                 )
-                if isinstance(answer, Refused):
-                    refusals.append(answer.reason)
-                else:
-                    away.append(parcel)
-                    reasons.append(answer.reason)
-            delay = backoff.destination(attempt, self._world.random())
-            if away and clock.monotonic() + delay > deadline:
-                refusals += [f"away for {DESTINATION_RETRY_SECONDS:.0f} seconds: {reason}" for reason in reasons]
-                break
-            if away:
+            if parcels:
                 await asyncio.sleep(delay)
-            parcels = away
         return Refused("; ".join(refusals)) if refusals else Delivered()
 
-    async def _try(self, parcel: _Parcel) -> Delivery:
+    async def _try(self, parcel: _Parcel, deadline: float) -> Delivery:
+        seconds = min(DELIVERY_SECONDS, max(deadline - self._world.clock.monotonic(), 1.0))
         try:
             destination = self._resolve(parcel.ref)
             record, limit = parcel.record, getattr(destination, "maximum_record_bytes", None)
             if parcel.smaller is not None and limit is not None and len(record) > limit:
                 record = parcel.smaller
-            async with asyncio.timeout(DELIVERY_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await destination.deliver(record, parcel.attributes, parcel.hops)
         except (StoreUnavailable, EngineStopped) as error:
             return Unavailable(error.message)
         except LambentError as error:
             return Refused(error.message)
         except TimeoutError:
-            return Unavailable(f"no answer within {DELIVERY_SECONDS:.0f} seconds")
+            return Unavailable(f"no answer within {seconds:.0f} seconds")
         except Exception as error:  # noqa: BLE001  a destination may be a third party's: its bug must not end the loop
             return Unavailable(f"{type(error).__name__}: {error}")
 

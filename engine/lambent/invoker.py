@@ -13,7 +13,7 @@ from contextvars import Context
 
 from lambent.context import current_invocation
 from lambent.errors import ResourceNotFound
-from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled, Unavailable
+from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled
 from lambent.payload import decode_payload
 from lambent.ports import Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
@@ -128,13 +128,15 @@ class Invoker:
 
     def _wake(self) -> None:
         """Call as many as there is room for; when they had time to take it, see what is left for the next ones."""
-        for callback in self._concurrency.wake():
-            callback()
-        loop = asyncio.get_running_loop()
-        if self._concurrency.free:
-            loop.call_soon(loop.call_soon, self._wake, context=Context())
-        else:
-            self._pumping = False
+        try:
+            for callback in self._concurrency.wake():
+                callback()
+        finally:
+            loop = asyncio.get_running_loop()
+            if self._concurrency.free:
+                loop.call_soon(loop.call_soon, self._wake, context=Context())
+            else:
+                self._pumping = False
 
 
 def _nothing() -> None:
@@ -143,6 +145,3 @@ def _nothing() -> None:
 
 def _ignore(chunk: bytes) -> None:
     """Streamed answers are not for callers of `Invoker`."""
-
-
-_ = Unavailable

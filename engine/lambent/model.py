@@ -372,7 +372,8 @@ class Shard:
 @dataclass(slots=True)
 class Read:
     """What a reader found in one shard. `caught_up`: nothing more right now. `ended`: closed, and read to its end.
-    `lost`: how many records the source dropped (retention, trimming) before they could be read."""
+    `lost`: how many records the source dropped (retention, trimming) before they could be read; told with those that
+    come after them, or at the end."""
 
     shard: str
     records: Sequence[Record]

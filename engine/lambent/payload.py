@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from json import JSONEncoder
-from json.encoder import c_make_encoder, encode_basestring
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # not in its stubs
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json
@@ -35,7 +35,7 @@ def check_payload(payload: bytes, limit: int = MAXIMUM_SYNC_PAYLOAD_BYTES) -> by
     Raises RequestTooLarge, or InvalidRequestContent with AWS's words before the parser's."""
     size = len(payload)
     if size > limit:
-        raise RequestTooLarge(f"Request must be smaller than {limit} bytes for the InvokeFunction operation")
+        raise _too_large(limit)
     if not size:
         return b"{}"
     try:
@@ -48,13 +48,13 @@ def check_payload(payload: bytes, limit: int = MAXIMUM_SYNC_PAYLOAD_BYTES) -> by
 
 
 def encode_payload(value: object, limit: int = MAXIMUM_SYNC_PAYLOAD_BYTES) -> bytes:
-    """A caller's event as JSON. Raises as `check_payload` does; a value without a JSON form is InvalidRequestContent."""
+    """A caller's event as JSON. Raises as `check_payload` does: what has no JSON form is InvalidRequestContent."""
     try:
         payload = encode_result(value)
     except ValueError as error:
         raise InvalidRequestContent(_PREFIX + str(error)) from None
     if len(payload) > limit:
-        raise RequestTooLarge(f"Request must be smaller than {limit} bytes for the InvokeFunction operation")
+        raise _too_large(limit)
     return payload
 
 
@@ -80,8 +80,12 @@ def encode_result(value: object) -> bytes:
         raise ValueError(f"nested deeper than {MAXIMUM_DEPTH} levels") from None
     except UnicodeEncodeError:
         raise ValueError("a text holds a lone surrogate, which UTF-8 cannot") from None
-    except Exception as error:  # noqa: BLE001: a value may be an object whose methods raise anything
+    except Exception as error:  # noqa: BLE001 - a value may be an object whose methods raise anything
         raise ValueError(_words(error)) from None
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"Request must be smaller than {limit} bytes for the InvokeFunction operation")
 
 
 def _text(value: object) -> str:

@@ -93,7 +93,8 @@ class EventQueue(Protocol):
     """The durable queue of asynchronous events, one line per function, seen by one engine (`hosted`: its functions)."""
 
     async def put_many(self, events: Sequence[Event]) -> None:
-        """Store them all, durably, or raise StoreUnavailable and store none."""
+        """Store them all, durably, or raise StoreUnavailable and store none. One whose request id is stored already
+        changes nothing, so asking again is safe."""
         ...
 
     async def due(self, hosted: Collection[str], wait_seconds: float) -> Sequence[tuple[str, float]]:
@@ -165,9 +166,14 @@ class QueueSource(Protocol):
     """A queue that a mapping receives from."""
 
     arn: str
-    capabilities: frozenset[str]
-    visibility_timeout_seconds: float
-    fifo: bool
+    @property
+    def capabilities(self) -> frozenset[str]: ...
+
+    @property
+    def visibility_timeout_seconds(self) -> float: ...
+
+    @property
+    def fifo(self) -> bool: ...
 
     async def receive(self, limit: int, wait_seconds: float) -> Sequence[Message]:
         """Up to `limit` visible messages, invisible from now on for the visibility time-out; waits for one at most
@@ -175,7 +181,9 @@ class QueueSource(Protocol):
         ...
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
-        """Delete, or release (visible again at a time), by receipt; False: a stale receipt, nothing was done."""
+        """Delete, or release (visible again at a time), by receipt; False: a stale receipt, nothing was done. A receipt
+        is stale once its message was received again, deleted or given back; a release moves the time of one in flight,
+        again and again if need be."""
         ...
 
     def view(self, message: Message) -> Mapping[str, object]:
@@ -208,8 +216,11 @@ class StreamSource(Protocol):
     """A stream that a mapping reads."""
 
     arn: str
-    capabilities: frozenset[str]
-    retention_seconds: float
+    @property
+    def capabilities(self) -> frozenset[str]: ...
+
+    @property
+    def retention_seconds(self) -> float: ...
 
     async def shards(self) -> Sequence[Shard]: ...
 
@@ -255,9 +266,14 @@ class BuiltinStream(StreamSource, StreamTarget, Protocol):
 class Connection(Protocol):
     """An engine's view of a store. All that it holds in its owner's name ends with it."""
 
-    documents: Documents
-    events: EventQueue
-    leases: Leases
+    @property
+    def documents(self) -> Documents: ...
+
+    @property
+    def events(self) -> EventQueue: ...
+
+    @property
+    def leases(self) -> Leases: ...
 
     def queue(self, queue: Queue) -> BuiltinQueue: ...
 
@@ -269,7 +285,8 @@ class Connection(Protocol):
 class Store(Protocol):
     """Where everything durable lives. Opens nothing until connected."""
 
-    capabilities: frozenset[str]
+    @property
+    def capabilities(self) -> frozenset[str]: ...
 
     async def connect(self, world: World) -> Connection: ...
 

@@ -19,7 +19,7 @@ class EngineSettings(Configuration):
     """The engine's settings. Times that AWS fixes may be scaled here; time limits of functions never are."""
 
     account_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Invocations that may run at once in all engines of a store (Lambda quotas: 1,000). 100 of them can't be reserved."""
+    """Invocations that may run at once in all engines of a store (Lambda quotas: 1,000; 100 stay unreserved)."""
 
     async_retry_delays_seconds: tuple[Delay, Delay] = (60.0, 120.0)
     """Before the first and the second retry of an asynchronous event (Lambda guide: «Error handling for asynchronous
@@ -34,7 +34,7 @@ class EngineSettings(Configuration):
     threads: Annotated[int, Field(ge=1, le=1000)] = 32
     """Plain functions (`def`) that may run at once."""
 
-    watchdog_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
+    watchdog_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
     """A loop that is blocked for longer is reported with its stack; 0: never."""
 
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"

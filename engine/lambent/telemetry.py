@@ -142,7 +142,7 @@ class Telemetry:
         for callback in self._subscribers:
             try:
                 callback(where, step, answer)
-            except Exception as error:  # noqa: BLE001: whoever watches must not stop what is watched
+            except Exception as error:  # noqa: BLE001 - whoever watches must not stop what is watched
                 self._forget(callback)
                 self.log("error", "a subscriber failed and was dropped", subscriber=repr(callback), error=repr(error))
 

@@ -87,7 +87,12 @@ def _describe(annotation: object, metadata: Sequence[object] = ()) -> str:
     if origin is tuple:
         return "a tuple of (" + ", ".join(_describe(part) for part in get_args(annotation)) + ")"
     if origin is list:
-        return "a list" + _bounds(metadata, " of ") + (" items, each " if metadata else " of ") + _describe(get_args(annotation)[0])
+        return (
+            "a list"
+            + _bounds(metadata, " of ")
+            + (" items, each " if metadata else " of ")
+            + _describe(get_args(annotation)[0])
+        )
     if origin is dict:
         return "a dict"
     if annotation is None or annotation is type(None):

@@ -82,6 +82,7 @@ class Ownership:
         self._gained, self._lost, self._wanted_back = gained, lost, wanted_back
         self._telemetry, self._world = telemetry, world
         self._held: set[str] = set()
+        self.leaving = False  # take nothing more; what is held is renewed until it is released
         self._valid_until = 0.0
         self._look_now = asyncio.Event()
 
@@ -137,7 +138,7 @@ class Ownership:
         ]
         if stray:  # taken in a call whose answer was lost, or before we lost them: start over with a fresh counter
             await self._leases.release_many(stray)
-        if due.take:
+        if due.take and not self.leaving:
             for lease in await self._leases.take_many(due.take, self._valid_for):
                 parents = [holdings.leases[parent] for parent in by_id[lease.name].parents if parent in holdings.leases]
                 if await self._gained(lease, by_id[lease.name], any(parent.progress for parent in parents)):

@@ -1,28 +1,24 @@
-"""The queue loop: receive what may start, invoke it, settle it. It serves queue mappings and the async event queue alike.
+"""The queue loop: receive what may start, invoke it, settle it. It serves queue mappings and async events alike.
 
-Decides when something is pulled, how many attempts are in flight, and in which order a step is performed: report first,
-settle after. What follows an attempt is decided in `semantics/asynchronous.py` and `semantics/queue.py`, what may start
-in `semantics/concurrency.py` behind the invoker, how retries count in the store.
+Decides how many attempts are in flight and in which order steps are performed: report first, settle after. What
+follows an attempt is decided in `semantics/asynchronous.py` and `semantics/queue.py`, what may start in
+`semantics/concurrency.py` behind the invoker, how receives count in the store.
 
-One loop has one feed. `EventFeed` serves the events of all functions of an engine: round robin over those that have
-something due, at most `EVENTS_PER_TURN` a turn; a function that may not start is parked and costs nothing until room
-appears or its oldest event expires. `MappingFeed` collects the batches of one queue mapping. Whatever was received is
-in `_claims` with what should happen to it if the loop is stopped now; so a stop hands back all that is not settled, and a
-crash leaves it to the time-out of its claim.
+One loop has one feed (`feeds.py`): the events of all functions of an engine, or the batches of one mapping. Whatever
+was received is in `_claims`, with what should happen to it if the loop is stopped now. So a stop hands back all that is
+not settled, and a crash leaves it to the time-out of its claim.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, Protocol, TypeVar, assert_never
 
-from lambent.destinations import DESTINATION_RETRY_SECONDS, Destinations
+from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
-from lambent.invoker import Invoker, value_of
+from lambent.invoker import Invoker
 from lambent.model import (
     Delete,
     Event,
@@ -32,39 +28,23 @@ from lambent.model import (
     Invocation,
     Message,
     Outcome,
-    QueueMapping,
     Refused,
     Release,
     ReportEvent,
     Settlement,
     Succeeded,
-    Throttled,
-    Unavailable,
 )
-from lambent.ports import EventQueue, QueueSource, World
-from lambent.semantics import asynchronous, backoff, batching, queue, recursion
+from lambent.ports import World
+from lambent.semantics import backoff
 from lambent.semantics.concurrency import Permit
-from lambent.semantics.filtering import compile_filters
-from lambent.telemetry import Telemetry
+from lambent.telemetry import Level, Telemetry
 
 MAXIMUM_IN_FLIGHT: Final = 4_000  # attempts of one loop, from their receive until they are settled
-MAXIMUM_IN_FLIGHT_PER_FUNCTION: Final = 1_000  # so that one whose destination is away leaves room for the others
 MAXIMUM_BYTES_IN_FLIGHT: Final = 256 * 1024 * 1024
-EVENTS_PER_TURN: Final = 100  # of one function, before the next function has its turn
-WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
-LOOK_SECONDS: Final = 60.0  # what may not start is looked at so often, even if nobody says that there is room
-CLAIM_GRACE_SECONDS: Final = 60.0  # an event is claimed for its time limit, its report, and this
-EXPIRY_SLACK_SECONDS: Final = 0.01  # after the age limit, so that rounding cannot hide an expired event
 HAND_BACK_SECONDS: Final = 5.0  # what a hard stop gives the store to take back what is not settled
 RE_CANCELS: Final = 20
 RE_CANCEL_SECONDS: Final = 0.1  # CPython 3.11 can lose a cancellation
-
 DESTINATION_FAILED: Final = "destination-failed"
-NOTHING_YET, OK, PROBLEM = "No records processed", "OK", "PROBLEM: Function call failed"
-
-RECURSIVE: Final = Failed(
-    {"errorType": "RecursiveInvocationException", "errorMessage": "The function called itself through others too often."}
-)
 
 Item = TypeVar("Item", Event, Message)
 T = TypeVar("T")
@@ -78,6 +58,7 @@ class Attempt(Generic[Item]):
     permit: Permit | None = None
     steps: Sequence[EventStep] = ()
     size_bytes: int = 0
+    ran: bool = False
 
 
 class Feed(Protocol[Item]):
@@ -176,6 +157,8 @@ class QueueLoop(Generic[Item]):
                 self._waits[limit] = None
                 return await waiting
         except TimeoutError:
+            if not limit.expired():
+                raise  # not ours
             return None
         finally:
             self._waits.pop(limit, None)
@@ -195,10 +178,10 @@ class QueueLoop(Generic[Item]):
                 troubles = 0
             except StoreUnavailable as error:
                 troubles += 1
-                self._say("warning", "the store is away", error)
+                self.say("warning", "the store is away", error)
             except Exception as error:  # noqa: BLE001
                 troubles += 1
-                self._say("error", "a bug in the queue loop", error)
+                self.say("error", "a bug in the queue loop", error)
             if troubles:
                 await self.pause(backoff.destination(troubles, self.world.random()))
 
@@ -212,6 +195,7 @@ class QueueLoop(Generic[Item]):
                 self._free(attempt)  # its claims are handed back
             else:
                 self._begin(attempt)
+        await asyncio.sleep(0)  # what was begun begins before more is pulled
 
     def _begin(self, attempt: Attempt[Item]) -> None:
         task = asyncio.create_task(self._perform(attempt), name=f"attempt of {self._feed.subject}")
@@ -236,14 +220,14 @@ class QueueLoop(Generic[Item]):
         try:
             if attempt.permit is not None:
                 invocation = self._feed.invocation(attempt.items)
-                permit, attempt.permit = attempt.permit, None  # from here on it is the invoker's
+                permit, attempt.permit, attempt.ran = attempt.permit, None, True  # now the permit is the invoker's
                 outcome = await self.invoker.run(invocation, permit)
                 attempt.steps = self._feed.after(attempt.items, outcome)
                 if isinstance(outcome, Succeeded | Failed):
                     self._count_attempt(attempt)
             await self._settle(attempt, await self._report(attempt))
         except Exception as error:  # noqa: BLE001
-            self._say("error", "a bug: these items are not settled and come back", error)
+            self.say("error", "a bug: these items are not settled and come back", error)
             self._forget(attempt)
 
     async def _report(self, attempt: Attempt[Item]) -> Sequence[Settlement]:
@@ -274,7 +258,7 @@ class QueueLoop(Generic[Item]):
                 break
             except StoreUnavailable as error:
                 tries += 1
-                self._say("warning", "the store is away, nothing is settled", error)
+                self.say("warning", "the store is away, nothing is settled", error)
                 await asyncio.sleep(backoff.destination(tries, self.world.random()))
         else:
             return
@@ -323,322 +307,7 @@ class QueueLoop(Generic[Item]):
                 if self._claims:
                     await self._feed.settle_many(list(self._claims.values()))
         except (StoreUnavailable, TimeoutError) as error:
-            self._say("warning", "not handed back, comes back when its claim times out", error)
+            self.say("warning", "not handed back, comes back when its claim times out", error)
 
-    def _say(self, level: str, event: str, error: BaseException) -> None:
+    def say(self, level: Level, event: str, error: BaseException) -> None:
         self.telemetry.log(level, event, subject=self._feed.subject, exc_info=error if level == "error" else None)
-
-
-class EventFeed:
-    """The asynchronous events of every function in `functions`, a live mapping: who is added is served, who is removed
-    is left alone. `delays` are the seconds before each retry."""
-
-    subject = "events"
-
-    def __init__(
-        self,
-        events: EventQueue,
-        functions: Mapping[str, Function],
-        delays: Sequence[float] = backoff.ASYNC_RETRY_SECONDS,
-    ) -> None:
-        self.settle_many = events.settle_many
-        self._events = events
-        self._functions = functions
-        self._delays = delays
-        self._turns: deque[str] = deque()  # each function once
-        self._wake = asyncio.Event()
-        self._oldest: dict[str, float] = {}  # accepted_at, as told last
-        self._parked: dict[str, Callable[[], None]] = {}  # waits for room; how to stop that
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._overdue: set[str] = set()  # parked, and to be looked at for expired events
-        self._full: set[str] = set()  # at MAXIMUM_IN_FLIGHT_PER_FUNCTION
-        self._in_flight: Counter[str] = Counter()
-
-    def bind(self, loop: QueueLoop[Event]) -> None:
-        self._loop = loop
-
-    def function(self, name: str) -> Function:
-        return self._functions[name]
-
-    async def listen(self) -> None:
-        for name, oldest in await self._loop.wait(self._events.due(self._functions, WAIT_SECONDS)) or ():
-            self._oldest[name] = oldest
-            if name in self._parked:
-                self._watch_age(name)
-            else:
-                self._turn(name)
-
-    async def pull(self, slots: int) -> Sequence[Attempt[Event]]:
-        if not self._turns:
-            self._wake.clear()
-            await self._loop.wait(self._wake.wait())
-            return ()
-        name = self._turns.popleft()
-        function = self._functions.get(name)
-        limit = min(slots, EVENTS_PER_TURN, MAXIMUM_IN_FLIGHT_PER_FUNCTION - self._in_flight[name])
-        if function is None:
-            self._later(name, LOOK_SECONDS)
-        elif limit <= 0:
-            self._full.add(name)
-        else:
-            return await self._receive(function, limit)
-        return ()
-
-    def invocation(self, items: Sequence[Event]) -> Invocation:
-        (event,) = items
-        age = self._loop.world.clock.now() - event.accepted_at
-        self._loop.telemetry.observe("AsyncEventAge", event.function, age * 1000)
-        return Invocation(
-            request_id=event.request_id,
-            function=event.function,
-            payload=event.payload,
-            qualifier=event.qualifier,
-            hops=event.hops + 1,
-            trace_id=event.trace_id,
-            client_context=event.client_context,
-        )
-
-    def after(self, items: Sequence[Event], outcome: Outcome) -> Sequence[EventStep]:
-        (event,) = items
-        world, config = self._loop.world, self._functions[event.function].event_invoke
-        return asynchronous.after(event, outcome, config, world.clock.now(), world.random(), self._delays)
-
-    def settled(self, attempt: Attempt[Event], settlements: Sequence[Settlement]) -> None:
-        for settlement, event in zip(settlements, attempt.items, strict=False):
-            if isinstance(settlement, Delete) and settlement.state != "succeeded":
-                self._loop.telemetry.count("AsyncEventsDropped", event.function)
-
-    def ended(self, attempt: Attempt[Event]) -> None:
-        for event in attempt.items:
-            self._in_flight[event.function] -= 1
-            if event.function in self._full:
-                self._full.discard(event.function)
-                self._turn(event.function)
-
-    def close(self) -> None:
-        for cancel in self._parked.values():
-            cancel()
-        for timer in self._timers.values():
-            timer.cancel()
-
-    async def _receive(self, function: Function, limit: int) -> Sequence[Attempt[Event]]:
-        """Claim as many events as have permits; without any, those that end without being run."""
-        name, invoker = function.name, self._loop.invoker
-        permits, refusal = self._permits(name, limit)
-        accepted_before = None
-        if permits:
-            limit = len(permits)
-            self._unpark(name)
-        elif refusal is not None and not refusal.reserved_zero:
-            if name not in self._overdue:
-                self._park(name)
-                return ()
-            accepted_before = self._loop.world.clock.now() - function.event_invoke.maximum_event_age_seconds
-        claim_seconds = function.timeout_seconds + DESTINATION_RETRY_SECONDS + CLAIM_GRACE_SECONDS
-        try:
-            events = await self._events.receive(name, limit, claim_seconds, accepted_before)
-            self._loop.claim(events)
-            if len(events) == limit:
-                self._turn(name)
-            else:
-                self._overdue.discard(name)
-            attempts = [self._attempt(event, function, permits, refusal) for event in events]
-        except BaseException:
-            self._turn(name)
-            raise
-        finally:
-            for permit in permits:
-                invoker.release(permit)
-        self._in_flight[name] += len(attempts)
-        return attempts
-
-    def _permits(self, name: str, limit: int) -> tuple[list[Permit], Throttled | None]:
-        permits: list[Permit] = []
-        for _ in range(min(limit, max(self._loop.invoker.room(name), 1))):  # one to hear why not
-            answer = self._loop.invoker.admit(name)
-            if isinstance(answer, Throttled):
-                return permits, None if permits else answer
-            permits.append(answer)
-        return permits, None
-
-    def _attempt(
-        self, event: Event, function: Function, permits: list[Permit], refusal: Throttled | None
-    ) -> Attempt[Event]:
-        now = self._loop.world.clock.now()
-        steps = asynchronous.before(event, function.event_invoke, now)
-        permit = None
-        if not steps and recursion.refused(event.hops, function):
-            self._loop.telemetry.count("RecursiveInvocationsDropped", function.name)
-            uncounted = replace(event, attempts=event.attempts - 1)
-            steps = (ReportEvent(uncounted, "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped"))
-        elif not steps and permits:
-            permit = permits.pop()
-        elif not steps and refusal is not None and refusal.reserved_zero:
-            steps = self.after([event], refusal)
-        elif not steps:
-            steps = (Release(event.receipt, now, give_back=True),)
-        return Attempt((event,), permit, steps, len(event.payload))
-
-    # --- functions that may not start ------------------------------------------------------------------------------
-
-    def _turn(self, name: str) -> None:
-        if name not in self._turns:
-            self._turns.append(name)
-            self._wake.set()
-
-    def _park(self, name: str) -> None:
-        if name not in self._parked:
-            self._parked[name] = self._loop.invoker.when_free(name, None, lambda: self._roomy(name))
-        self._watch_age(name)
-
-    def _unpark(self, name: str) -> None:
-        if name in self._parked:
-            self._parked.pop(name)()
-        if name in self._timers:
-            self._timers.pop(name).cancel()
-        self._overdue.discard(name)
-
-    def _roomy(self, name: str) -> None:
-        self._parked.pop(name, None)
-        self._turn(name)
-
-    def _watch_age(self, name: str) -> None:
-        """Look for expired events when the oldest one should be; or sooner, for a retry that came due may be older."""
-        now, limit = self._loop.world.clock.now(), self._functions[name].event_invoke.maximum_event_age_seconds
-        left = self._oldest.get(name, now) + limit - now
-        self._later(name, min(max(left, 0.0) + EXPIRY_SLACK_SECONDS, LOOK_SECONDS))
-
-    def _later(self, name: str, seconds: float) -> None:
-        if name in self._timers:
-            self._timers[name].cancel()
-        self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._look, name)
-
-    def _look(self, name: str) -> None:
-        del self._timers[name]
-        self._overdue.add(name)
-        self._turn(name)
-
-
-class MappingFeed:
-    """The batches of one queue mapping. `functions` is the live mapping of what this engine hosts.
-
-    A batch is open for at most the batching window, and never so long that the function's time limit no longer fits
-    into the visibility time-out of its first message.
-    """
-
-    def __init__(
-        self, mapping_id: str, mapping: QueueMapping, source: QueueSource, functions: Mapping[str, Function]
-    ) -> None:
-        self.subject = mapping_id
-        self.settle_many = source.settle_many
-        self.last_processing_result = NOTHING_YET
-        self._mapping = mapping
-        self._source = source
-        self._functions = functions
-        self._filters = compile_filters(mapping.filters)
-        self._batch: list[Message] = []
-        self._bytes = 0
-        self._surplus_bytes = 0  # of a message that no longer fitted
-        self._opened_at = 0.0
-        self._troubles = 0  # batches in a row that nothing could run
-
-    def bind(self, loop: QueueLoop[Message]) -> None:
-        self._loop = loop
-
-    def function(self, name: str) -> Function:
-        return self._functions[name]
-
-    async def listen(self) -> None:
-        await self._loop.pause(WAIT_SECONDS)  # `pull` hears by itself
-
-    async def pull(self, slots: int) -> Sequence[Attempt[Message]]:
-        if self._closes():
-            return [self._close()]
-        if not self._batch and not await self._may_start():
-            return ()
-        seconds = self._closes_at() - self._now() if self._batch else WAIT_SECONDS
-        limit = self._mapping.batch_size - len(self._batch)
-        received = await self._loop.wait(self._source.receive(limit, min(seconds, WAIT_SECONDS)))
-        attempts = self._sort(received) if received else []
-        if self._closes():
-            attempts.append(self._close())
-        return attempts
-
-    def invocation(self, items: Sequence[Message]) -> Invocation:
-        mapping = self._mapping
-        self._count("InvokedEventCount", len(items))
-        return Invocation(
-            request_id=self._loop.world.new_id(),
-            function=mapping.function,
-            payload=self._source.to_event(items, mapping.maximum_batching_window_seconds > 0),
-            qualifier=mapping.qualifier,
-            hops=max(message.hops for message in items) + 1,
-            items=items,
-            partial=mapping.report_batch_item_failures,
-        )
-
-    def after(self, items: Sequence[Message], outcome: Outcome) -> Sequence[EventStep]:
-        value = value_of(outcome) if isinstance(outcome, Succeeded) else None
-        now, partial = self._loop.world.clock.now(), self._mapping.report_batch_item_failures
-        steps = queue.after(items, outcome, value, partial, now)
-        self._count("FailedInvokeEventCount", len(items) - sum(isinstance(step, Delete) for step in steps))
-        self.last_processing_result = OK if isinstance(outcome, Succeeded) else PROBLEM
-        self._troubles = self._troubles + 1 if isinstance(outcome, Throttled | Unavailable) else 0
-        return steps
-
-    def settled(self, attempt: Attempt[Message], settlements: Sequence[Settlement]) -> None:
-        if attempt.ran:
-            self._count("DeletedEventCount", sum(isinstance(settlement, Delete) for settlement in settlements))
-
-    def ended(self, attempt: Attempt[Message]) -> None: ...
-
-    def close(self) -> None: ...
-
-    # --- collecting ------------------------------------------------------------------------------------------------
-
-    async def _may_start(self) -> bool:
-        """Wait until a batch might be admitted; False: look again."""
-        loop, invoker, mapping = self._loop, self._loop.invoker, self._mapping
-        if self._troubles:
-            await loop.pause(backoff.throttle(self._troubles - 1, loop.world.random()))
-        if mapping.function not in self._functions:
-            await loop.pause(LOOK_SECONDS)
-            return False
-        if invoker.room(mapping.function, self.subject) > 0:
-            return True
-        wake = asyncio.Event()
-        cancel = invoker.when_free(mapping.function, self.subject, wake.set)
-        try:
-            await loop.wait(wake.wait(), LOOK_SECONDS)
-        finally:
-            cancel()
-        return False
-
-    def _sort(self, received: Sequence[Message]) -> list[Attempt[Message]]:
-        """Into the batch, or out: what a filter misses is deleted, what no longer fits is given back."""
-        misses: list[Message] = []
-        surplus: list[Message] = []
-        dropped = 0
-        for message in received:
-            if recursion.refused(message.hops, self._functions[self._mapping.function]):
-                dropped += 1  # left alone: the queue's redrive policy takes it
-            elif not self._passes(message):
-                misses.append(message)
-            elif surplus or self._overflows(message):
-                surplus.append(message)
-            else:
-                if not self._batch:
-                    self._opened_at = self._now()
-                self._batch.append(message)
-                self._bytes += _size(message)
-        self._loop.claim([*misses, *surplus, *self._batch])
-        self._count("PolledEventCount", len(received))
-        self._count("FilteredOutEventCount", len(misses))
-        self._count("RecursiveInvocationsDropped", dropped, self._mapping.function)
-        return [
-            *([Attempt(misses, steps=[Delete(message.receipt) for message in misses])] if misses else []),
-            *([self._given_back(surplus)] if surplus else []),
-        ]
-
-    def _passes(self, message: Message) -> bool:
-        return not self._filters.patterns or self._filters.matches(self._source.view(message))

@@ -406,7 +406,7 @@ class StreamLoop:
 
     async def _settle(self, at_once: bool) -> None:
         """Start nothing new, and wait until what is in flight is settled, stored and handed back."""
-        self._stopping = True
+        self._stopping = self._ownership.leaving = True
         for owned in list(self._shards.values()):
             owned.consumer.drain(at_once)
             self._pump(owned)

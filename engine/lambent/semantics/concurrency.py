@@ -129,8 +129,9 @@ class Concurrency:
         self._first_block = 0 if shared else None
         self._account = Pool(ACCOUNT, account_limit, self._first_block)
         self._functions: dict[str, _Scaling] = {}
-        self._reserved: dict[str, Pool] = {}
         self._mappings: dict[str, Pool] = {}
+        self._pools = {ACCOUNT: self._account}  # by the names of `set_block`
+        self._reserved_total = 0
         self._blocks: dict[str, int] = {}
         self._served: dict[tuple[str, str | None], None] = {}  # called, and not admitted since
         self.free: dict[Pool, None] = {}  # pools with room and with waiters: call `wake`
@@ -143,8 +144,8 @@ class Concurrency:
         pool = state.pool
         if pool.in_use >= pool.capacity:
             return self._refuse(pool)
-        limit = None
-        if mapping is not None and (limit := self._mappings.get(mapping)) is not None and limit.in_use >= limit.capacity:
+        limit = None if mapping is None else self._mappings.get(mapping)
+        if limit is not None and limit.in_use >= limit.capacity:
             limit.refused += 1
             return UNRESERVED
         if state.in_use >= state.environments:
@@ -194,7 +195,8 @@ class Concurrency:
         """Set or remove (None) a function's reserved concurrency; what runs is not disturbed.
 
         Raises InvalidParameterValue, with AWS's words, if fewer than 100 would be left to the others."""
-        others = sum(pool.limit for name, pool in self._reserved.items() if name != function)
+        name = f"function:{function}"
+        others = self._reserved_total - (self._pools[name].limit if name in self._pools else 0)
         if amount and self._account_limit - others - amount < MINIMUM_UNRESERVED:
             raise InvalidParameterValue(
                 "Specified ReservedConcurrentExecutions for function decreases account's "
@@ -203,19 +205,20 @@ class Concurrency:
         state = self._functions.get(function) or self._known(function, now)
         before = state.pool
         if amount is None:
-            self._reserved.pop(function, None)
+            self._pools.pop(name, None)
             state.pool = self._account
         elif before is not self._account:
             before.limit = amount
         else:
-            state.pool = self._reserved[function] = self._pool(f"function:{function}", amount)
+            state.pool = self._pool(name, amount)
         if state.pool is not before:
             before.in_use -= state.in_use
             state.pool.in_use += state.in_use
             for waiter in [waiter for waiter in before.waiting if waiter.key[0] == function]:
                 before.waiting.pop(waiter)
                 self._enqueue(waiter, state.pool)
-        self._account.limit = self._account_limit - others - (amount or 0)
+        self._reserved_total = others + (amount or 0)
+        self._account.limit = self._account_limit - self._reserved_total
         self._look(self._account)
         self._look(state.pool)
 
@@ -228,22 +231,21 @@ class Concurrency:
             return
         pool.limit = maximum if maximum is not None else 1 << 31  # for those who wait here
         if maximum is None:
-            del self._mappings[mapping]
+            del self._mappings[mapping], self._pools[pool.name]
         self._look(pool)
 
     def set_block(self, resource: str, amount: int) -> None:
-        """How much of a limit the store grants to this engine. Below what runs, nothing new starts until enough ended."""
+        """How much of a limit the store grants to this engine; below what runs, nothing starts before enough ended."""
         self._blocks[resource] = amount
-        for pool in self._pools():
-            if pool.name == resource:
-                pool.block = amount
-                self._look(pool)
+        if (pool := self._pools.get(resource)) is not None:
+            pool.block = amount
+            self._look(pool)
 
     def demands(self) -> dict[str, Demand]:
         """What this engine wants of each limit that it uses, waits for, or holds a part of; refusals count since the
         last call."""
         found = {}
-        for pool in self._pools():
+        for pool in self._pools.values():
             wanted = min(pool.limit, pool.in_use + max(len(pool.waiting), pool.refused))
             pool.refused = 0
             if wanted or pool.in_use or pool.block:
@@ -296,10 +298,8 @@ class Concurrency:
         return state
 
     def _pool(self, name: str, limit: int) -> Pool:
-        return Pool(name, limit, self._blocks.get(name, self._first_block))
-
-    def _pools(self) -> list[Pool]:
-        return [self._account, *self._reserved.values(), *self._mappings.values()]
+        pool = self._pools[name] = Pool(name, limit, self._blocks.get(name, self._first_block))
+        return pool
 
     def _enqueue(self, waiter: Waiter, pool: Pool) -> None:
         waiter.pool = pool

@@ -19,7 +19,6 @@ from typing import Final
 from zlib import crc32
 
 from lambent.model import (
-    MAXIMUM_BATCH_BYTES,
     Checkpoint,
     Delivered,
     Delivery,
@@ -49,7 +48,7 @@ from lambent.semantics import backoff, batching, responses, windows
 MAXIMUM_FETCH_RECORDS: Final = 10_000
 MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
 MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
-_ROUGH_OVERHEAD_BYTES: Final = 2_500  # at most what a record's keys and names add to its data in an event
+_ROUGH_OVERHEAD_BYTES: Final = 4_000  # at most what a record's keys and names add to its data in an event
 
 
 class Watermark:
@@ -190,36 +189,32 @@ class ShardConsumer:
         """A step, a batch whose attempt must be recorded before it, a time to look again, or nothing."""
         if lane.handed_out:
             return None
-        if lane.report is not None:
-            if self._leave_reports:
-                return None
-            lane.handed_out = True
-            return lane.report
-        if not lane.batches:
-            look_again = None if self._draining else self._form(lane, now, epoch)
-            if lane.report is not None:
-                return self._lane_next(lane, now, epoch)
+        while lane.report is None:
             if not lane.batches:
-                return look_again
-        batch = lane.batches[0]
-        if batch.begun:
-            lane.handed_out = True
-            return Invoke(lane.index, batch.records, batch.attempts, self._window, batch.final)
-        if batch in self._beginning:
+                look_again = None if self._draining else self._form(lane, now, epoch)
+                if lane.report is None and not lane.batches:
+                    return look_again
+                continue
+            batch = lane.batches[0]
+            if batch.begun:
+                lane.handed_out = True
+                return Invoke(lane.index, batch.records, batch.attempts, self._window, batch.final)
+            if self._draining or batch in self._beginning:
+                return None
+            expires_at = batch.oldest + self._maximum_age
+            if epoch >= expires_at:
+                self._split_off_expired(lane, batch, epoch)
+            elif batch.retry_at > now:
+                return min(batch.retry_at, now + (expires_at - epoch))
+            elif batch.records:
+                return batch
+            else:  # the final invoke of a window: nothing that a checkpoint could name
+                batch.begun = True
+                batch.attempts += 1
+        if self._leave_reports:
             return None
-        expires_at = batch.oldest + self._maximum_age
-        if epoch >= expires_at:
-            self._split_off_expired(lane, batch, epoch)
-            return self._lane_next(lane, now, epoch)
-        if batch.retry_at > now:
-            return min(batch.retry_at, now + (expires_at - epoch))
-        if self._draining:
-            return None
-        if not batch.records:  # the final invoke of a window: nothing that a checkpoint could name
-            batch.begun = True
-            batch.attempts += 1
-            return self._lane_next(lane, now, epoch)
-        return batch
+        lane.handed_out = True
+        return lane.report
 
     def _form(self, lane: _Lane, now: float, epoch: float) -> float | None:
         """Make the lane's next batch out of what waits, or say when to look again."""
@@ -275,14 +270,14 @@ class ShardConsumer:
 
     def _cut_to_size(self, lane: _Lane, count: int) -> tuple[int, int]:
         """How many of the first `count` records fit into one event, and their bytes (at least one always goes)."""
-        rough = lane.bytes * 4 // 3 + len(lane.records) * _ROUGH_OVERHEAD_BYTES
-        if rough <= MAXIMUM_BATCH_BYTES:
+        rough = lane.bytes * 4 // 3 + count * _ROUGH_OVERHEAD_BYTES
+        if rough <= batching.MAXIMUM_RECORDS_BYTES:
             return count, rough
         size = 0
         for index in range(count):
             size += self._size_of(lane.records[index])
-            if size > MAXIMUM_BATCH_BYTES and index:
-                return index, MAXIMUM_BATCH_BYTES
+            if size > batching.MAXIMUM_RECORDS_BYTES and index:
+                return index, batching.MAXIMUM_RECORDS_BYTES
         return count, size
 
     # ---- taking up what a former owner left
@@ -294,8 +289,6 @@ class ShardConsumer:
             for index in range(1, count):
                 if lane.records[index].position in self._restored:
                     return index
-            if self._caught_up:
-                self._restored.clear()  # trimmed by the source: they will never be read
             return count
         for index in range(count):
             if lane.records[index].position == piece.last:
@@ -323,10 +316,15 @@ class ShardConsumer:
             self._settle_range(self._read_to, self._read_to, read.lost, "lost", "trimmed by the source")
         if read.ended and not read.records and self._idle():
             self._dirty = True
-        records = read.records
-        if not records:
-            return
-        self._read_to = records[-1].position
+        if read.records:
+            self._read_to = read.records[-1].position
+            self._hand_round(read.records, now)
+        if read.caught_up and self._restored:  # what is not there by now was trimmed by the source
+            waiting = {record.position for lane in self._lanes for record in lane.records}
+            self._restored = {first: piece for first, piece in self._restored.items() if first in waiting}
+
+    def _hand_round(self, records: Sequence[Record], now: float) -> None:
+        """To each lane the records of its keys, without those that the filter misses."""
         ordinals: Sequence[int] = self._watermark.read([record.position for record in records])
         if self._accepts is not None:
             records, ordinals = self._filter(records, ordinals, self._accepts)
@@ -406,6 +404,8 @@ class ShardConsumer:
             rest.retry_at = now + backoff.stream_retry(1, jitter)
             lane.batches.appendleft(rest)
             batch = _Batch(batch.records[:first_failed], batch.ordinals[:first_failed])
+        if self._window is not None and self._window.terminated_early:  # before what is left of a split
+            lane.batches.appendleft(_Batch((), (), final=True))
         self._settle(batch, "delivered")
 
     def _failed(self, lane: _Lane, batch: _Batch, outcome: Outcome | None, now: float, jitter: float) -> None:
@@ -432,10 +432,11 @@ class ShardConsumer:
         lane.batches.popleft()
         if young:
             rest = _Batch([batch.records[i] for i in young], [batch.ordinals[i] for i in young], batch.final)
-            rest.attempts, rest.retry_at, rest.deferrals = batch.attempts, batch.retry_at, batch.deferrals
+            rest.attempts, rest.retry_at = batch.attempts, batch.retry_at
+            rest.deferrals, rest.throttled = batch.deferrals, batch.throttled
             lane.batches.appendleft(rest)
         expired = _Batch([batch.records[i] for i in old], [batch.ordinals[i] for i in old], batch.final and not young)
-        expired.attempts = max(1, batch.attempts)
+        expired.attempts = batch.attempts
         lane.batches.appendleft(expired)
         self._dirty = True
         self._give_up(lane, expired, "RecordAgeExceeded", None)
@@ -444,7 +445,8 @@ class ShardConsumer:
         if self._config.on_failure is None:
             self._passed_over(lane, condition)
         else:
-            lane.report = ReportBatch(lane.index, batch.records, condition, batch.attempts, outcome)
+            attempts = max(1, batch.attempts)  # recorded: 1 also for what was never invoked
+            lane.report = ReportBatch(lane.index, batch.records, condition, attempts, outcome)
 
     def reported(self, step: ReportBatch, delivery: Delivery) -> None:
         """The destination has the report, or will never take it: the shard moves on."""
@@ -452,8 +454,8 @@ class ShardConsumer:
             return
         lane = self._lanes[step.lane]
         lane.handed_out, lane.report = False, None
-        refused = None if isinstance(delivery, Delivered) else delivery.reason
-        self._passed_over(lane, f"destination-failed: {refused}" if refused else step.condition)
+        taken = isinstance(delivery, Delivered)
+        self._passed_over(lane, step.condition if taken else f"destination-failed: {delivery.reason}")
 
     def _passed_over(self, lane: _Lane, reason: str) -> None:
         batch = lane.batches.popleft()
@@ -518,15 +520,13 @@ class ShardConsumer:
         return self._watermark.position
 
     def _fetch(self, now: float) -> Fetch | None:
-        """Read ahead one batch for each lane that moves; a blocked one stalls the others only at the span's limit."""
+        """Read ahead one batch for each lane; one that is blocked stalls the others only at the span's limits."""
         if self._fetching or self._source_ended or self._draining:
             return None
-        ahead, held = 0, 0
-        for lane in self._lanes:
-            blocked = lane.report is not None or (bool(lane.batches) and lane.batches[0].retry_at > now)
-            ahead += 0 if blocked else len(lane.records)
-            held += lane.bytes
-        wanted = self._config.batch_size * len(self._lanes)
+        size = self._config.batch_size
+        ahead = sum([min(len(lane.records), size) for lane in self._lanes])
+        held = self.buffered_bytes
+        wanted = size * len(self._lanes)
         span = self._watermark.next - self._watermark.low
         if ahead >= wanted or span >= MAXIMUM_SPAN_RECORDS or held >= MAXIMUM_SPAN_BYTES:
             return None

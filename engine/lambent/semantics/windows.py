@@ -32,18 +32,20 @@ def count_within(records: Sequence[Record], limit: int, end: float) -> int:
 
 def after(window: WindowState, value: object, final: bool) -> WindowState | Failed | None:
     """The window after a response: with its new state, ended early (the state is above 1 MB), over (None), or the
-    invocation failed (the response has no `state`)."""
-    state = value.get("state") if isinstance(value, Mapping) else None
+    invocation failed (the response has no `state`, or one that is not JSON). A final invoke's state is dropped, so
+    nothing is asked of it."""
     if final:
-        if not window.terminated_early:
-            return None
-        return replace(window, state={}, terminated_early=False)
+        return replace(window, state={}, terminated_early=False) if window.terminated_early else None
+    state = value.get("state") if isinstance(value, Mapping) else None
     if not isinstance(state, Mapping):
-        return Failed(
-            {
-                "errorMessage": "The function must return a state for a tumbling window: {'state': {…}}",
-                "errorType": "Function.InvalidWindowResponse",
-            }
-        )
-    too_large = len(json.dumps(state, separators=(",", ":"))) > MAXIMUM_STATE_BYTES
-    return replace(window, state=state, terminated_early=too_large)
+        return _invalid("The function must return a state for a tumbling window: {'state': {…}}")
+    try:
+        text = json.dumps(state, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:  # a value by reference may be anything
+        return _invalid(f"The state of a tumbling window must be JSON: {error}")
+    # What is kept is a copy: by reference, the function could still change its own.
+    return replace(window, state=json.loads(text), terminated_early=len(text) > MAXIMUM_STATE_BYTES)
+
+
+def _invalid(message: str) -> Failed:
+    return Failed({"errorMessage": message, "errorType": "Function.InvalidWindowResponse"})

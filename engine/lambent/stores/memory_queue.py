@@ -53,7 +53,7 @@ class Bell:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if seconds == float("inf") else seconds):
                 await future
         except TimeoutError:
             pass
@@ -71,6 +71,7 @@ class Item(Generic[T]):
     place: int = 0
     receipt: str = ""
     order: int = 0
+    born: float = 0.0  # on the monotonic clock
 
 
 class Line(Generic[T]):
@@ -161,7 +162,7 @@ class _FunctionLine:
 
 
 class EventLines:
-    """All events of a store, one line a function, shared by its connections. A function without events costs nothing."""
+    """All events of a store, one line a function, shared by its connections. A function without events has no line."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -347,7 +348,8 @@ class MemoryEvents:
 
     def close(self) -> None:
         """What it has claimed is due again at once; the attempt stays counted, as after a crash."""
-        self._lines.listeners.remove(self)
+        if self in self._lines.listeners:
+            self._lines.listeners.remove(self)
         self.bell.ring()
         for receipt in sorted(self._claimed):
             self._lines.expire(receipt)
@@ -404,7 +406,11 @@ class QueueState:
         self._dead_letters = dead_letters
         self._places = itertools.count(1)
         self._sequence = itertools.count(1)
+        self._sent: dict[str, tuple[float, str]] = {}  # deduplication id: until when, and which message
         self.purge()
+
+    def empty(self) -> bool:
+        return not self._groups
 
     def purge(self) -> None:
         """Forget every message, also those that are out. What was sent in the last five minutes stays deduplicated."""
@@ -414,7 +420,6 @@ class QueueState:
         self._out: dict[str, Item[Message]] = {}
         self._timers: Timers[Message] = Timers()
         self._ages: Timers[Message] = Timers(lambda _, item: item.place != 0)
-        self._sent: dict[str, tuple[float, str]] = getattr(self, "_sent", {})
 
     def check(self, send: Send) -> None:
         """Raise InvalidParameterValue for what SendMessage would refuse."""
@@ -469,7 +474,7 @@ class QueueState:
                     self._bury(item)
                 else:
                     given.append(self._give(item))
-            self._open.pop(name)
+            self._open.pop(name, None)  # it goes to the end
             self._offer(name)
         return given
 
@@ -509,8 +514,8 @@ class QueueState:
         """When the next message becomes visible by itself."""
         return self._timers.first()
 
-    def _add(self, message: Message, delay_seconds: float) -> None:
-        item = Item(message, order=next(self._sequence))
+    def _add(self, message: Message, delay_seconds: float, born: float | None = None) -> None:
+        item = Item(message, order=next(self._sequence), born=self._clock.monotonic() if born is None else born)
         if self.config.fifo:
             item.value = replace(message, sequence_number=f"{item.order:020d}")
         name = self._name(item)
@@ -521,8 +526,7 @@ class QueueState:
             self._hide(item, "delayed", delay_seconds)
         else:
             self._show(item)
-        age = self._clock.now() - message.sent_at
-        self._ages.push(self._clock.monotonic() + self.config.message_retention_period_seconds - age, item)
+        self._ages.push(item.born + self.config.message_retention_period_seconds, item)
 
     def _give(self, item: Item[Message]) -> Message:
         m, now = item.value, self._clock.now()
@@ -539,9 +543,11 @@ class QueueState:
     def _bury(self, item: Item[Message]) -> None:
         self._remove(item)
         target = self._dead_letters(self.config)
-        # the time of sending moves with the message in standard queues and starts anew in FIFO ones (SQS guide)
-        sent_at = self._clock.now() if target.config.fifo else item.value.sent_at
-        target._add(replace(item.value, receipt="", receive_count=0, first_received_at=0.0, sent_at=sent_at), 0)
+        message = replace(item.value, receipt="", receive_count=0, first_received_at=0.0)
+        if target.config.fifo:  # here its time begins anew; in a standard queue its age moves with it (SQS guide)
+            target._add(replace(message, sent_at=self._clock.now()), 0)
+        else:
+            target._add(message, 0, item.born)
 
     def _remove(self, item: Item[Message], aged: bool = False) -> None:
         name = self._name(item)
@@ -612,14 +618,14 @@ class MemoryQueue:
         self._state = state
         self._world = world
         self._clock = state._clock
-        self._arn = f"arn:aws:sqs:{world.region}:{world.account_id}:{state.config.name}"
+        self.arn = f"arn:aws:sqs:{world.region}:{world.account_id}:{state.config.name}"
 
     @property
-    def visibility_timeout_seconds(self) -> float:  # type: ignore[override]
+    def visibility_timeout_seconds(self) -> float:
         return self._state.config.visibility_timeout_seconds
 
     @property
-    def fifo(self) -> bool:  # type: ignore[override]
+    def fifo(self) -> bool:
         return self._state.config.fifo
 
     async def send_many(self, sends: Sequence[Send]) -> Sequence[str]:
@@ -645,7 +651,7 @@ class MemoryQueue:
         return sqs_view(message)
 
     def to_event(self, messages: Sequence[Message], windowed: bool) -> dict[str, object]:
-        return sqs_event(messages, self._arn, self._world.region, windowed)
+        return sqs_event(messages, self.arn, self._world.region, windowed)
 
     async def depth(self) -> Depth:
         """How many messages there are, as GetQueueAttributes counts them (but exact)."""

@@ -1,0 +1,199 @@
+"""What an engine is told: functions, queues, streams and mappings, in code.
+
+Decides how options are told apart, which callable is which function, and what stands for what (a function for its name,
+a name for a source). What is valid and fits together is decided in `model.py` and `control.py`. Nothing is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, TypeVar, overload
+
+from lambent.control import Control
+from lambent.errors import InvalidParameterValue, LambentError
+from lambent.model import EventInvokeConfig, Function, QueueMapping, StreamMapping
+from lambent.ports import BuiltinQueue, BuiltinStream
+from lambent.resources import Functions, MappingHandle, Mappings, QueueHandle, StreamHandle
+from lambent.sources import load_source
+from lambent.validation import unknown, validated
+
+F = TypeVar("F", bound=Callable[..., object])
+Source = QueueHandle | StreamHandle | str
+
+_FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {"event_invoke"}
+_EVENT_OPTIONS: Final = EventInvokeConfig.model_fields.keys()
+_MAPPING_OPTIONS: Final = (QueueMapping.model_fields.keys() | StreamMapping.model_fields.keys()) - {
+    "source", "function", "kind", "name",
+}  # fmt: skip
+_DESTINATIONS: Final = ("on_success", "on_failure", "dead_letter_queue")
+
+
+class Hosted:
+    """A function of this engine, for the path that every call takes."""
+
+    __slots__ = ("by_reference", "name")
+
+    def __init__(self, function: Function) -> None:
+        self.name = function.name
+        self.by_reference = function.boundary == "reference"
+
+
+class Opened(Protocol):
+    """A store's queues and streams, once there is one."""
+
+    def queue(self, name: str) -> BuiltinQueue: ...
+
+    def stream(self, name: str) -> BuiltinStream: ...
+
+
+class Declarations(Mappings):
+    """The declaring half of an engine; may be used before the start and after."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self._hosted: dict[object, Hosted] = {}  # by name and by handler
+        self._handlers: dict[str, Callable[..., object]] = {}
+        self._queues: dict[str, QueueHandle] = {}
+        self._streams: dict[str, StreamHandle] = {}
+
+    # --- declaring -------------------------------------------------------------------------------------------------
+
+    @overload
+    def function(self, handler: F, /) -> F: ...
+
+    @overload
+    def function(self, handler: None = None, /, **options: object) -> Callable[[F], F]: ...
+
+    def function(self, handler: F | None = None, /, **options: object) -> F | Callable[[F], F]:
+        """Make a callable a function of this engine; gives back the very callable.
+
+        The options are the fields of `Function` and of `EventInvokeConfig`; `name` is the callable's by default.
+        Raises InvalidParameterValue, ResourceConflict if the name is taken."""
+
+        def register(function: F) -> F:
+            self._register(function, options)
+            return function
+
+        return register if handler is None else register(handler)
+
+    def map(self, source: Source, function: Callable[..., object] | str, **options: object) -> MappingHandle:
+        """Feed a queue or stream to a function. The options are the fields of `QueueMapping` or `StreamMapping`.
+
+        source: an object of `queue` or `stream`, its name, or a URL of another source. function: a function of this
+        engine, or the name of one. Raises InvalidParameterValue, ResourceConflict if there is such a mapping."""
+        named = self._source(source)
+        name = function if isinstance(function, str) else self._name_of(function)
+        identity = self.control.declare_mapping(named, name, self._destinations(options))
+        return MappingHandle(identity, named, name, self)
+
+    def on(self, source: Source, **options: object) -> Callable[[F], F]:
+        """A function and its mapping in one. Options are told apart by name: what a mapping knows is the mapping's
+        (on_failure and maximum_retry_attempts of a stream), the rest the function's; `name` names the function."""
+        of_mapping = {name: value for name, value in options.items() if name in _MAPPING_OPTIONS}
+        of_function = {name: value for name, value in options.items() if name not in _MAPPING_OPTIONS}
+        self._check_function_options(of_function)
+
+        def register(function: F) -> F:
+            self._register(function, of_function)
+            try:
+                self.map(source, function, **of_mapping)
+            except LambentError:
+                self._forget(function)
+                raise
+            return function
+
+        return register
+
+    def queue(self, name: str, **options: object) -> QueueHandle:
+        """The queue of this name. The options are the fields of `Queue`; the first call with options declares it, one
+        without gives what is declared. Raises InvalidParameterValue if it is declared with other options."""
+        if "dead_letter_queue" in options:
+            dead = options["dead_letter_queue"]
+            options["dead_letter_queue"] = dead.name if isinstance(dead, QueueHandle) else dead
+        self.control.declare_queue(name, options)
+        if name not in self._queues:
+            self._queues[name] = QueueHandle(name, lambda: self.control.queues[name], lambda: self._open().queue(name))
+        return self._queues[name]
+
+    def stream(self, name: str, **options: object) -> StreamHandle:
+        """The stream of this name; as `queue`, with the fields of `Stream`."""
+        self.control.declare_stream(name, options)
+        if name not in self._streams:
+            self._streams[name] = StreamHandle(
+                name, lambda: self.control.streams[name], lambda: self._open().stream(name)
+            )
+        return self._streams[name]
+
+    def include(self, functions: Functions) -> None:
+        """Take over what a module without the engine declared."""
+        functions.declare_in(self)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> Opened:
+        """The store's side. Raises EngineStopped if there is none."""
+        raise NotImplementedError
+
+    def _host(self, function: Function, handler: Callable[..., object]) -> None:
+        """Serve this function from now on, if anything is served."""
+        raise NotImplementedError
+
+    def _register(self, handler: Callable[..., object], options: Mapping[str, object]) -> None:
+        self._check_function_options(options)
+        name = options.get("name", getattr(handler, "__name__", None))
+        if name is None:
+            raise InvalidParameterValue(f"name is missing: {handler!r} has none of its own")
+        options = self._destinations(options)
+        fields = {key: value for key, value in options.items() if key in _FUNCTION_OPTIONS}
+        events = {key: value for key, value in options.items() if key in _EVENT_OPTIONS}
+        event_invoke = validated(EventInvokeConfig, events, "a function")
+        function = validated(Function, {**fields, "name": name, "event_invoke": event_invoke}, "a function")
+        self.control.declare_function(function)
+        self._handlers[function.name] = handler
+        self._hosted[handler] = self._hosted[function.name] = Hosted(function)
+        self._host(function, handler)
+
+    def _forget(self, handler: Callable[..., object]) -> None:
+        hosted = self._hosted.pop(handler)
+        self._hosted.pop(hosted.name)
+        self._handlers.pop(hosted.name)
+        self.control.withdraw_function(hosted.name)
+
+    def _apply(self, function: Function) -> None:
+        """The function's configuration changed."""
+        handler = self._handlers[function.name]
+        self.control.functions[function.name] = function
+        self._hosted[handler] = self._hosted[function.name] = Hosted(function)
+        self._host(function, handler)
+
+    def _check_function_options(self, options: Mapping[str, object]) -> None:
+        known = _FUNCTION_OPTIONS | _EVENT_OPTIONS
+        for name in options:
+            if name not in known:
+                raise InvalidParameterValue(unknown(name, known, "a function"))
+
+    def _destinations(self, options: Mapping[str, object]) -> dict[str, object]:
+        """A function of this engine may stand where a destination is named."""
+        return {
+            name: f"function:{self._hosted[value].name}"
+            if name in _DESTINATIONS and callable(value) and value in self._hosted
+            else value
+            for name, value in options.items()
+        }
+
+    def _source(self, source: Source) -> str:
+        if not isinstance(source, str):
+            return source.destination
+        if "://" in source and source not in self.control.sources:
+            self.control.sources[source] = load_source(source).kind
+        return self.control.source_named(source)
+
+    def _named(self, function: Callable[..., object] | str) -> str:
+        return function if isinstance(function, str) else self._name_of(function)
+
+    def _name_of(self, function: Callable[..., object]) -> str:
+        hosted = self._hosted.get(function)
+        if hosted is None:
+            name = getattr(function, "__name__", repr(function))
+            raise InvalidParameterValue(f"{name} is not a function of this engine: decorate it with @engine.function")
+        return hosted.name

@@ -1,0 +1,367 @@
+"""One life of an engine, from start to end: its parts, put together, and the coroutines that run beside the calls.
+
+Decides which part gets which other, what runs for as long as the engine does, and what a reference to a queue, stream,
+function, file or endpoint is resolved to. When a life begins and in what order it ends is `engine.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from lambent.control import Control, MappingState, StoredMapping
+from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
+from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
+from lambent.model import Delivery, Function, Message, QueueMapping
+from lambent.polling.feeds import EventFeed, MappingFeed
+from lambent.polling.permits import Permits, SharingInvoker
+from lambent.polling.queue import QueueLoop
+from lambent.polling.stream import ReadAhead, StreamLoop
+from lambent.polling.supervisor import Loop, Supervisor, end
+from lambent.ports import (
+    BuiltinQueue,
+    BuiltinStream,
+    Connection,
+    Destination,
+    EventQueue,
+    QueueSource,
+    Store,
+    StreamSource,
+    World,
+)
+from lambent.runtimes.in_process import InProcess
+from lambent.semantics import backoff
+from lambent.semantics.concurrency import ACCOUNT, Concurrency
+from lambent.settings import EngineSettings
+from lambent.sources import load_source
+from lambent.telemetry import Level, Telemetry
+from lambent.watchdog import Watchdog
+
+RESOLVED_MAXIMUM: Final = 1000  # destinations kept open
+
+
+class Life:
+    """The parts of an engine that runs. `enqueue(function, payload, hops)` stores an event; `followed` hears of the
+    functions in the store whenever they change."""
+
+    connection: Connection
+    events: EventQueue
+    invoker: SharingInvoker
+    supervisor: Supervisor
+
+    def __init__(
+        self,
+        *,
+        control: Control,
+        settings: EngineSettings,
+        telemetry: Telemetry,
+        world: World,
+        executor: Callable[[Callable[[], None]], None] | None,
+        enqueue: Callable[[str, bytes, int], Awaitable[None]],
+        followed: Callable[[Mapping[str, Function]], None],
+    ) -> None:
+        self.stopping = asyncio.Event()
+        self._control = control
+        self._settings = settings
+        self._telemetry = telemetry
+        self._world = world
+        self._enqueue = enqueue
+        self._followed = followed
+        self._closing = AsyncExitStack()
+        self._declared = asyncio.Event()
+        self._served: set[asyncio.Task[None]] = set()  # end by themselves when `stopping` is set
+        self._beside: set[asyncio.Task[None]] = set()  # are ended last
+        self._queues: dict[str, BuiltinQueue] = {}
+        self._streams: dict[str, BuiltinStream] = {}
+        self._sources: dict[str, QueueSource | StreamSource] = {}
+        self._resolved: dict[str, Destination] = {}
+        self._limited: dict[str, int] = {}  # maximum concurrency of mappings, by id
+        self._read_ahead = ReadAhead()
+        self._runtime = InProcess(world=world, threads=settings.threads, executor=executor)
+        self._closing.push_async_callback(self._runtime.close)
+        self._concurrency = Concurrency(settings.account_concurrency, shared=True)
+
+    async def open(self, store: Store, handlers: Mapping[str, Callable[..., object]]) -> None:
+        """Connect, check and publish what is declared, and begin to serve. What fails is raised; `close` follows."""
+        control, telemetry, world = self._control, self._telemetry, self._world
+        for name, handler in handlers.items():
+            self._host(control.functions[name], handler)
+        self.connection = await store.connect(world)
+        self._closing.push_async_callback(self.connection.close)
+        self.events = self.connection.events
+        control.connect(self.connection.documents)
+        self._closing.callback(control.connect, None)
+        await control.publish()
+        self._permits = Permits(
+            concurrency=self._concurrency,
+            limits=self._limits,
+            leases=self.connection.leases,
+            lease_seconds=self._settings.lease_seconds,
+            telemetry=telemetry,
+            world=world,
+        )
+        self._closing.push_async_callback(self._permits.close)
+        self.invoker = SharingInvoker(
+            functions=control.functions,
+            runtime=self._runtime,
+            concurrency=self._concurrency,
+            telemetry=telemetry,
+            world=world,
+        )
+        self.invoker.share(self._permits)
+        await self._permits.renew()
+        self._destinations = Destinations(resolve=self._resolve, telemetry=telemetry, world=world)
+        self.supervisor = Supervisor(
+            documents=self.connection.documents,
+            wanted=self._wanted,
+            open_loop=self._open_loop,
+            telemetry=telemetry,
+            world=world,
+        )
+        control.on_declared = self._declared.set
+        if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
+            watchdog = Watchdog(telemetry, world.clock, self._settings.watchdog_seconds)
+            watchdog.start()
+            self._closing.callback(watchdog.stop)
+        self._begin(self._served, "events", self._serve_events)
+        self._begin(self._served, "supervisor", lambda: self.supervisor.run(self.stopping))
+        self._begin(self._beside, "permits", self._permits.run)
+        self._begin(self._beside, "declarations", self._publish_later)
+        self._begin(self._beside, "functions", self._follow_functions)
+
+    def host(self, function: Function, handler: Callable[..., object]) -> None:
+        """Serve a function that is new or was changed."""
+        self._host(function, handler)
+        self._permits.changed()
+        self.supervisor.look()
+
+    async def settled(self) -> None:
+        """Everything that was received is settled; to be awaited after `stopping` was set."""
+        await asyncio.wait(self._served)
+
+    async def close(self) -> None:
+        """Cancel what runs, hand back what is not settled, release every lease, close the store."""
+        self._control.on_declared = lambda: None
+        self.stopping.set()
+        await end(self._served)
+        await end(self._beside)
+        await self._closing.aclose()
+
+    # --- for the engine --------------------------------------------------------------------------------------------
+
+    async def more_permits(self) -> bool:
+        """Ask the other engines' store for more, if they could have what is missing; has anything come of it?"""
+        if not self._permits.short:
+            return False
+        await self._permits.renew()
+        return True
+
+    async def mapping_state(self, identity: str) -> MappingState:
+        try:
+            wanted = await self._control.get_mapping(identity)
+        except ResourceNotFound:
+            if self.supervisor.runs(identity):
+                return "Deleting"
+            if identity in self._control.mappings:
+                return "Creating"  # declared a moment ago
+            raise
+        if wanted.mapping.function not in self._control.functions:
+            return "Enabled" if wanted.mapping.enabled else "Disabled"  # runs in another engine, if anywhere
+        return self.supervisor.state(identity, wanted)
+
+    async def mapping_reaches(self, identity: str, state: MappingState) -> None:
+        listener = self.supervisor.listen()
+        try:
+            while await self.mapping_state(identity) != state:
+                await listener.wait()
+                listener.clear()
+        finally:
+            self.supervisor.unlisten(listener)
+
+    def queue(self, name: str) -> BuiltinQueue:
+        if name not in self._queues:
+            if name not in self._control.queues:
+                raise ResourceNotFound(f'There is no queue "{name}".')
+            self._queues[name] = self.connection.queue(self._control.queues[name])
+        return self._queues[name]
+
+    def stream(self, name: str) -> BuiltinStream:
+        if name not in self._streams:
+            if name not in self._control.streams:
+                raise ResourceNotFound(f'There is no stream "{name}".')
+            self._streams[name] = self.connection.stream(self._control.streams[name])
+        return self._streams[name]
+
+    # --- what runs -------------------------------------------------------------------------------------------------
+
+    def _begin(self, tasks: set[asyncio.Task[None]], name: str, run: Callable[[], Awaitable[None]]) -> None:
+        tasks.add(asyncio.create_task(self._keep(name, run), name=f"engine: {name}"))
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Whatever ends one of our coroutines is said aloud, and it begins again after a while."""
+        tries = 0
+        while True:
+            try:
+                return await run()
+            except Exception as error:  # noqa: BLE001  one broken part must not end the others
+                level: Level = "warning" if isinstance(error, StoreUnavailable) else "error"
+                self._telemetry.log(level, f"{name} ended and begins again", exc_info=error)
+            if self.stopping.is_set():
+                return None
+            await asyncio.sleep(backoff.throttle(tries, self._world.random()))
+            tries += 1
+
+    async def _serve_events(self) -> None:
+        feed = EventFeed(self.events, self._control.functions, self._settings.async_retry_delays_seconds)
+        loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
+        await loop.run(self.stopping)
+
+    async def _publish_later(self) -> None:
+        """What is declared after the start is written as soon as it is declared."""
+        while True:
+            await self._declared.wait()
+            self._declared.clear()
+            try:
+                await self._control.publish()
+            except StoreUnavailable:
+                self._declared.set()
+                raise
+            except LambentError as error:
+                self._telemetry.log("error", "what was declared is refused", error=error.message)
+            self.supervisor.look()
+
+    async def _follow_functions(self) -> None:
+        watching = self.connection.documents.watch("function")
+        async for _ in watching:
+            if not self._control.has_unpublished:
+                self._followed(await self._control.list_functions())
+                self.supervisor.look()
+
+    # --- mappings --------------------------------------------------------------------------------------------------
+
+    async def _wanted(self) -> Mapping[str, StoredMapping]:
+        stored = await self._control.list_mappings()
+        return {name: each for name, each in stored.items() if each.mapping.function in self._control.functions}
+
+    async def _open_loop(self, stored: StoredMapping) -> Loop:
+        mapping = stored.mapping
+        source = await self._open_source(mapping.source)
+        if isinstance(mapping, QueueMapping):
+            self._limit(stored.id, mapping.maximum_concurrency)
+            feed = MappingFeed(stored.id, mapping, _as_queue(source), self._control.functions)
+            loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
+            return _QueueMappingLoop(loop, feed)
+        if mapping.on_failure is not None:
+            await self._control.learn(mapping.on_failure)
+        return StreamLoop(
+            mapping_id=stored.id,
+            mapping=mapping,
+            source=_as_stream(source),
+            leases=self.connection.leases,
+            invoker=self.invoker,
+            destinations=self._destinations,
+            telemetry=self._telemetry,
+            world=self._world,
+            lease_seconds=self._settings.lease_seconds,
+            read_ahead=self._read_ahead,
+            seek=stored.seek,
+        )
+
+    async def _open_source(self, source: str) -> QueueSource | StreamSource:
+        await self._control.learn(source)
+        kind, _, name = source.partition(":")
+        if "://" not in source:
+            return self.queue(name) if kind == "queue" else self.stream(name)
+        if source not in self._sources:
+            opened = self._sources[source] = load_source(source)(source, self._world)
+            self._close_with_us(opened)
+        return self._sources[source]
+
+    # --- limits ----------------------------------------------------------------------------------------------------
+
+    def _host(self, function: Function, handler: Callable[..., object]) -> None:
+        self._runtime.register(function, handler)
+        self._concurrency.reserve(function.name, function.reserved_concurrency)
+
+    def _limit(self, identity: str, maximum: int | None) -> None:
+        self._concurrency.limit_mapping(identity, maximum)
+        if maximum is None:
+            self._limited.pop(identity, None)
+        elif self._limited.get(identity) != maximum:
+            self._limited[identity] = maximum
+            self._permits.changed()
+
+    def _limits(self) -> Mapping[str, int]:
+        reserved = {
+            f"function:{name}": function.reserved_concurrency
+            for name, function in self._control.functions.items()
+            if function.reserved_concurrency
+        }
+        return {
+            ACCOUNT: self._settings.account_concurrency - sum(reserved.values()),
+            **reserved,
+            **{f"mapping:{identity}": maximum for identity, maximum in self._limited.items()},
+        }
+
+    # --- destinations ----------------------------------------------------------------------------------------------
+
+    def _resolve(self, reference: str) -> Destination:
+        if reference not in self._resolved:
+            if len(self._resolved) >= RESOLVED_MAXIMUM:
+                self._resolved.clear()
+            self._resolved[reference] = self._destination(reference)
+        return self._resolved[reference]
+
+    def _destination(self, reference: str) -> Destination:
+        kind, _, name = reference.partition(":")
+        if kind == "queue":
+            return QueueDestination(self.queue(name))
+        if kind == "stream":
+            return StreamDestination(self.stream(name))
+        if kind == "function":
+            return FunctionDestination(partial(self._enqueue, name))
+        from lambent.outbound import FileDestination, HttpDestination  # not every engine has one
+
+        if kind == "file":
+            return FileDestination(Path(unquote(urlsplit(reference).path)), _in_thread)
+        if kind not in ("http", "https"):
+            raise InvalidParameterValue(f"{reference} is no destination")
+        endpoint = HttpDestination(reference)
+        self._closing.push_async_callback(endpoint.close)
+        return endpoint
+
+    def _close_with_us(self, opened: object) -> None:
+        close = getattr(opened, "close", None)
+        if close is not None:
+            self._closing.push_async_callback(close)
+
+
+class _QueueMappingLoop:
+    """A queue loop with what can be seen of its mapping."""
+
+    def __init__(self, loop: QueueLoop[Message], feed: MappingFeed) -> None:
+        self.run = loop.run
+        self._feed = feed
+
+    def state(self) -> dict[str, object]:
+        return {"last_processing_result": self._feed.state()}
+
+
+async def _in_thread(write: Callable[[], Delivery]) -> Delivery:
+    return await asyncio.to_thread(write)
+
+
+def _as_queue(source: QueueSource | StreamSource) -> QueueSource:
+    assert hasattr(source, "receive"), "a queue mapping needs a queue"
+    return source  # type: ignore[return-value]
+
+
+def _as_stream(source: QueueSource | StreamSource) -> StreamSource:
+    assert hasattr(source, "reader"), "a stream mapping needs a stream"
+    return source  # type: ignore[return-value]

@@ -1,0 +1,437 @@
+"""What a queue loop serves: the asynchronous events of an engine's functions, or the batches of one queue mapping.
+
+Decides when something is received and how much: only what may start. `EventFeed` goes round robin over the functions
+that have something due, at most `EVENTS_PER_TURN` a turn; a function that may not start is parked and costs nothing
+until room appears or its oldest event expires. `MappingFeed` collects a batch, and takes its permit when the batch
+closes. What follows an attempt is decided in `semantics/`; running and settling is the loop's (`queue.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from lambent.destinations import DESTINATION_RETRY_SECONDS
+from lambent.invoker import value_of
+from lambent.model import (
+    Delete,
+    Event,
+    EventStep,
+    Failed,
+    Function,
+    Invocation,
+    Message,
+    Outcome,
+    QueueMapping,
+    Release,
+    ReportEvent,
+    Settlement,
+    Succeeded,
+    Throttled,
+    Unavailable,
+)
+from lambent.polling.queue import Attempt, QueueLoop
+from lambent.ports import EventQueue, QueueSource
+from lambent.semantics import asynchronous, backoff, batching, queue, recursion
+from lambent.semantics.concurrency import Permit
+from lambent.semantics.filtering import compile_filters
+from lambent.telemetry import (
+    ASYNC_EVENT_AGE,
+    DELETED_EVENT_COUNT,
+    FAILED_INVOKE_EVENT_COUNT,
+    FILTERED_OUT_EVENT_COUNT,
+    INVOKED_EVENT_COUNT,
+    POLLED_EVENT_COUNT,
+    RECURSIVE_INVOCATIONS_DROPPED,
+)
+
+MAXIMUM_IN_FLIGHT_PER_FUNCTION: Final = 1_000  # so that one whose destination is away leaves room for the others
+EVENTS_PER_TURN: Final = 100  # of one function, before the next function has its turn
+WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
+LOOK_SECONDS: Final = 60.0  # what may not start is looked at so often, even if nobody says that there is room
+CLAIM_GRACE_SECONDS: Final = 120.0  # an event is claimed for its time limit, its report, and this
+EXPIRY_SLACK_SECONDS: Final = 0.01  # after the age limit, so that rounding cannot hide an expired event
+MESSAGE_OVERHEAD_BYTES: Final = 1_024  # of a message's JSON, without body, group and attributes
+RECURSIVE: Final = Failed(
+    {
+        "errorType": "RecursiveInvocationException",
+        "errorMessage": "The function called itself through others too often.",
+    }
+)
+NOTHING_YET, OK, PROBLEM = "No records processed", "OK", "PROBLEM: Function call failed"
+
+
+class EventFeed:
+    """The asynchronous events of every function in `functions`, a live mapping: who is added is served, who is removed
+    is left alone. `delays` are the seconds before each retry."""
+
+    subject = "events"
+
+    def __init__(
+        self,
+        events: EventQueue,
+        functions: Mapping[str, Function],
+        delays: Sequence[float] = backoff.ASYNC_RETRY_SECONDS,
+    ) -> None:
+        self.settle_many = events.settle_many
+        self._events = events
+        self._functions = functions
+        self._delays = delays
+        self._turns: OrderedDict[str, None] = OrderedDict()  # who is next
+        self._wake = asyncio.Event()
+        self._oldest: dict[str, float] = {}  # accepted_at, as told last
+        self._parked: dict[str, Callable[[], None]] = {}  # waits for room; how to stop that
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._overdue: set[str] = set()  # parked, and to be looked at for expired events
+        self._full: set[str] = set()  # at MAXIMUM_IN_FLIGHT_PER_FUNCTION
+        self._in_flight: Counter[str] = Counter()
+
+    def bind(self, loop: QueueLoop[Event]) -> None:
+        self._loop = loop
+
+    def function(self, name: str) -> Function:
+        return self._functions[name]
+
+    async def listen(self) -> None:
+        for name, oldest in await self._loop.wait(self._events.due(self._functions, WAIT_SECONDS)) or ():
+            self._oldest[name] = oldest
+            if name in self._parked:
+                self._watch_age(name)
+            else:
+                self._turn(name)
+
+    async def pull(self, slots: int) -> Sequence[Attempt[Event]]:
+        if not self._turns:
+            self._wake.clear()
+            await self._loop.wait(self._wake.wait())
+            return ()
+        name, _ = self._turns.popitem(last=False)
+        function = self._functions.get(name)
+        limit = min(slots, EVENTS_PER_TURN, MAXIMUM_IN_FLIGHT_PER_FUNCTION - self._in_flight[name])
+        if function is None:
+            self._later(name, LOOK_SECONDS)
+        elif limit <= 0:
+            self._full.add(name)
+        else:
+            return await self._receive(function, limit)
+        return ()
+
+    def invocation(self, items: Sequence[Event]) -> Invocation:
+        (event,) = items
+        age = self._loop.world.clock.now() - event.accepted_at
+        self._loop.telemetry.observe(ASYNC_EVENT_AGE, event.function, age)
+        return Invocation(
+            request_id=event.request_id,
+            function=event.function,
+            payload=event.payload,
+            qualifier=event.qualifier,
+            hops=event.hops + 1,
+            trace_id=event.trace_id,
+            client_context=event.client_context,
+        )
+
+    def after(self, items: Sequence[Event], outcome: Outcome) -> Sequence[EventStep]:
+        (event,) = items
+        world, config = self._loop.world, self._functions[event.function].event_invoke
+        return asynchronous.after(event, outcome, config, world.clock.now(), world.random(), self._delays)
+
+    def settled(self, attempt: Attempt[Event], settlements: Sequence[Settlement]) -> None: ...
+
+    def ended(self, attempt: Attempt[Event]) -> None:
+        for event in attempt.items:
+            self._in_flight[event.function] -= 1
+            if event.function in self._full:
+                self._full.discard(event.function)
+                self._turn(event.function)
+
+    def close(self) -> None:
+        for cancel in self._parked.values():
+            cancel()
+        for timer in self._timers.values():
+            timer.cancel()
+
+    async def _receive(self, function: Function, limit: int) -> Sequence[Attempt[Event]]:
+        """Claim as many events as have permits; without any, those that end without being run."""
+        name, invoker = function.name, self._loop.invoker
+        permits, refusal = self._permits(name, limit)
+        accepted_before = None
+        if permits:
+            limit = len(permits)
+            self._unpark(name)
+        elif refusal is not None and not refusal.reserved_zero:
+            if name not in self._overdue:
+                self._park(name)
+                return ()
+            accepted_before = self._loop.world.clock.now() - function.event_invoke.maximum_event_age_seconds
+        claim_seconds = function.timeout_seconds + DESTINATION_RETRY_SECONDS + CLAIM_GRACE_SECONDS
+        attempts: list[Attempt[Event]] = []
+        try:
+            events = await self._events.receive(name, limit, claim_seconds, accepted_before)
+            for event in events:
+                attempts.append(self._attempt(event, function, permits, refusal))
+        except BaseException:
+            permits += [attempt.permit for attempt in attempts if attempt.permit is not None]
+            self._turn(name)
+            raise
+        finally:
+            for permit in permits:
+                invoker.release(permit)
+        self._loop.claim(events)
+        self._in_flight[name] += len(attempts)
+        if len(events) == limit:
+            self._turn(name)
+        else:
+            self._overdue.discard(name)
+        return attempts
+
+    def _permits(self, name: str, limit: int) -> tuple[list[Permit], Throttled | None]:
+        permits: list[Permit] = []
+        for _ in range(min(limit, max(self._loop.invoker.room(name), 1))):  # one to hear why not
+            answer = self._loop.invoker.admit(name)
+            if isinstance(answer, Throttled):
+                return permits, None if permits else answer
+            permits.append(answer)
+        return permits, None
+
+    def _attempt(
+        self, event: Event, function: Function, permits: list[Permit], refusal: Throttled | None
+    ) -> Attempt[Event]:
+        now = self._loop.world.clock.now()
+        steps: Sequence[EventStep] = asynchronous.before(event, function.event_invoke, now)
+        permit = None
+        if not steps and recursion.refused(event.hops, function):
+            self._loop.telemetry.count(RECURSIVE_INVOCATIONS_DROPPED, function.name)
+            uncounted = replace(event, attempts=event.attempts - 1)
+            steps = (ReportEvent(uncounted, "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped"))
+        elif not steps and permits:
+            permit = permits.pop()
+        elif not steps and refusal is not None and refusal.reserved_zero:
+            steps = self.after([event], refusal)
+        elif not steps:
+            steps = (Release(event.receipt, now, give_back=True),)
+        return Attempt((event,), permit, steps, len(event.payload))
+
+    # --- functions that may not start ------------------------------------------------------------------------------
+
+    def _turn(self, name: str) -> None:
+        self._turns[name] = None
+        self._wake.set()
+
+    def _park(self, name: str) -> None:
+        if name not in self._parked:
+            self._parked[name] = self._loop.invoker.when_free(name, None, lambda: self._roomy(name))
+        self._watch_age(name)
+
+    def _unpark(self, name: str) -> None:
+        if name in self._parked:
+            self._parked.pop(name)()
+        if name in self._timers:
+            self._timers.pop(name).cancel()
+        self._overdue.discard(name)
+
+    def _roomy(self, name: str) -> None:
+        self._parked.pop(name, None)
+        self._turn(name)
+
+    def _watch_age(self, name: str) -> None:
+        """Look for expired events when the oldest one should be; or sooner, for a retry that came due may be older."""
+        now, limit = self._loop.world.clock.now(), self._functions[name].event_invoke.maximum_event_age_seconds
+        left = self._oldest.get(name, now) + limit - now
+        self._later(name, min(max(left, 0.0) + EXPIRY_SLACK_SECONDS, LOOK_SECONDS))
+
+    def _later(self, name: str, seconds: float) -> None:
+        if name in self._timers:
+            self._timers[name].cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._look, name)
+
+    def _look(self, name: str) -> None:
+        del self._timers[name]
+        self._overdue.add(name)
+        self._turn(name)
+
+
+class MappingFeed:
+    """The batches of one queue mapping. `functions` is the live mapping of what this engine hosts.
+
+    A batch is open for at most the batching window, and never so long that the function's time limit no longer fits
+    into the visibility time-out of its first message.
+    """
+
+    def __init__(
+        self, mapping_id: str, mapping: QueueMapping, source: QueueSource, functions: Mapping[str, Function]
+    ) -> None:
+        self.subject = mapping_id
+        self.settle_many = source.settle_many
+        self._result = NOTHING_YET
+        self._mapping = mapping
+        self._source = source
+        self._functions = functions
+        self._filters = compile_filters(mapping.filters)
+        self._batch: list[Message] = []
+        self._bytes = 0
+        self._surplus_bytes = 0  # of a message that no longer fitted
+        self._opened_at = 0.0
+        self._troubles = 0  # batches in a row that nothing could run
+
+    def bind(self, loop: QueueLoop[Message]) -> None:
+        self._loop = loop
+
+    def function(self, name: str) -> Function:
+        return self._functions[name]
+
+    def state(self) -> str:
+        """LastProcessingResult, in AWS's words."""
+        return self._result
+
+    async def listen(self) -> None:
+        await self._loop.wait(asyncio.Event().wait())  # `pull` hears by itself
+
+    async def pull(self, slots: int) -> Sequence[Attempt[Message]]:
+        if self._mapping.function not in self._functions:
+            await self._loop.pause(LOOK_SECONDS)
+            return [self._given_back(self._take())] if self._batch else ()
+        if self._closes():
+            return [self._close()]
+        if not self._batch and not await self._may_start():
+            return ()
+        left = self._opened_at + self._window_seconds() - self._now() if self._batch else WAIT_SECONDS
+        limit = self._mapping.batch_size - len(self._batch)
+        received = await self._loop.wait(self._source.receive(limit, min(left, WAIT_SECONDS)))
+        attempts = self._sort(received) if received else []
+        if self._closes():
+            attempts.append(self._close())
+        return attempts
+
+    def invocation(self, items: Sequence[Message]) -> Invocation:
+        mapping = self._mapping
+        self._count(INVOKED_EVENT_COUNT, len(items))
+        return Invocation(
+            request_id=self._loop.world.new_id(),
+            function=mapping.function,
+            payload=self._source.to_event(items, mapping.maximum_batching_window_seconds > 0),
+            qualifier=mapping.qualifier,
+            hops=max(message.hops for message in items) + 1,
+            items=items,
+            partial=mapping.report_batch_item_failures,
+        )
+
+    def after(self, items: Sequence[Message], outcome: Outcome) -> Sequence[EventStep]:
+        value = value_of(outcome) if isinstance(outcome, Succeeded) else None
+        now, partial = self._loop.world.clock.now(), self._mapping.report_batch_item_failures
+        steps = queue.after(items, outcome, value, partial, now)
+        self._count(FAILED_INVOKE_EVENT_COUNT, len(items) - sum(isinstance(step, Delete) for step in steps))
+        self._result = OK if isinstance(outcome, Succeeded) else PROBLEM
+        self._troubles = self._troubles + 1 if isinstance(outcome, Throttled | Unavailable) else 0
+        return steps
+
+    def settled(self, attempt: Attempt[Message], settlements: Sequence[Settlement]) -> None:
+        if attempt.ran:
+            self._count(DELETED_EVENT_COUNT, sum(isinstance(settlement, Delete) for settlement in settlements))
+
+    def ended(self, attempt: Attempt[Message]) -> None: ...
+
+    def close(self) -> None: ...
+
+    # --- collecting ------------------------------------------------------------------------------------------------
+
+    async def _may_start(self) -> bool:
+        """Wait until a batch might be admitted; False: look again."""
+        loop, invoker, mapping = self._loop, self._loop.invoker, self._mapping
+        if self._troubles:
+            await loop.pause(backoff.throttle(self._troubles - 1, loop.world.random()))
+        if invoker.room(mapping.function, self.subject) > 0:
+            return True
+        wake = asyncio.Event()
+        cancel = invoker.when_free(mapping.function, self.subject, wake.set)
+        try:
+            await loop.wait(wake.wait(), LOOK_SECONDS)
+        finally:
+            cancel()
+        return False
+
+    def _sort(self, received: Sequence[Message]) -> list[Attempt[Message]]:
+        """Into the batch, or out: what a filter misses is deleted, what no longer fits is given back."""
+        kept: list[Message] = []
+        misses: list[Message] = []
+        surplus: list[Message] = []
+        function = self._functions[self._mapping.function]
+        for message in received:
+            size_bytes = _size(message)
+            if recursion.refused(message.hops, function):
+                self._loop.telemetry.count(RECURSIVE_INVOCATIONS_DROPPED, function.name)
+                continue  # left alone: it is the queue's redrive policy that takes it
+            passes = self._passes(message)
+            if passes is False:
+                misses.append(message)
+            elif passes and (surplus or self._overflows(size_bytes)):
+                surplus.append(message)
+                self._surplus_bytes = size_bytes
+            elif passes:
+                self._opened_at = self._opened_at if self._batch else self._now()
+                self._batch.append(message)
+                self._bytes += size_bytes
+                kept.append(message)
+        self._loop.claim([*kept, *misses, *surplus])
+        self._count(POLLED_EVENT_COUNT, len(received))
+        self._count(FILTERED_OUT_EVENT_COUNT, len(misses))
+        deletes = [Delete(message.receipt) for message in misses]
+        return [Attempt(misses, steps=deletes)] * bool(misses) + [self._given_back(surplus)] * bool(surplus)
+
+    def _passes(self, message: Message) -> bool | None:
+        """None: its look cannot be had (a bug); then it is left alone, and the queue's redrive policy takes it."""
+        if not self._filters.patterns:
+            return True
+        try:
+            return self._filters.matches(self._source.view(message))
+        except Exception as error:  # noqa: BLE001  # one message must not hold up the others
+            self._loop.say("error", "a bug: a message cannot be filtered", error)
+            return None
+
+    def _overflows(self, size_bytes: int) -> bool:
+        return bool(self._batch) and self._bytes + size_bytes > batching.MAXIMUM_RECORDS_BYTES
+
+    def _closes(self) -> bool:
+        if not self._batch:
+            return False
+        size, window = self._mapping.batch_size, self._window_seconds()
+        return batching.closes(
+            len(self._batch), self._bytes, self._opened_at, self._now(), size, window, self._surplus_bytes
+        )
+
+    def _close(self) -> Attempt[Message]:
+        size_bytes, batch = self._bytes, self._take()
+        permit = self._loop.invoker.admit(self._mapping.function, self.subject)
+        return self._given_back(batch) if isinstance(permit, Throttled) else Attempt(batch, permit, (), size_bytes)
+
+    def _take(self) -> Sequence[Message]:
+        batch = self._batch
+        self._batch, self._bytes, self._surplus_bytes = [], 0, 0
+        return batch
+
+    def _given_back(self, messages: Sequence[Message]) -> Attempt[Message]:
+        now = self._loop.world.clock.now()
+        return Attempt(messages, steps=[Release(message.receipt, now, give_back=True) for message in messages])
+
+    def _window_seconds(self) -> float:
+        time_limit = self._functions[self._mapping.function].timeout_seconds
+        fits = self._source.visibility_timeout_seconds - time_limit
+        return min(self._mapping.maximum_batching_window_seconds, max(fits, 0.0))
+
+    def _now(self) -> float:
+        return self._loop.world.clock.monotonic()
+
+    def _count(self, metric: str, amount: int) -> None:
+        if amount:
+            self._loop.telemetry.count(metric, self.subject, amount)
+
+
+def _size(message: Message) -> int:
+    """At most so many bytes of JSON."""
+    attributes = {name: attribute.value for name, attribute in message.attributes.items()}
+    text = json.dumps([message.body, message.group, message.deduplication_id, attributes], ensure_ascii=False)
+    overhead = MESSAGE_OVERHEAD_BYTES * (1 + len(attributes) // 8) + len(message.receipt)
+    return len(text.encode("utf-8", "surrogatepass")) + overhead

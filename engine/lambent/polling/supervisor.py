@@ -1,0 +1,201 @@
+"""Mappings wanted against loops running.
+
+Decides which loop is started, stopped and started anew, so that what runs becomes what the documents want: one loop a
+mapping, at most one of them at a time, a new one only after the old has settled its last batch. What a loop does is its
+own; which mappings are this engine's is told by `wanted`.
+
+A loop that ends with an error is a bug or a store that is away: it is logged, and started again after a backoff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+from lambent.control import MappingState, StoredMapping, state_of
+from lambent.errors import LambentError, StoreUnavailable
+from lambent.ports import Documents, World
+from lambent.semantics import backoff
+from lambent.telemetry import Telemetry
+
+RE_CANCEL_SECONDS: Final = 1.0  # CPython 3.11 can lose a cancellation
+STEADY_SECONDS: Final = 60.0  # a loop that ran so long begins its backoff anew
+
+
+class Loop(Protocol):
+    """What serves one mapping."""
+
+    async def run(self, stopping: asyncio.Event) -> None: ...
+
+    def state(self) -> dict[str, object]: ...
+
+
+async def end(tasks: Mapping[asyncio.Task[None], object] | set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are done, however often it takes."""
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=RE_CANCEL_SECONDS)
+
+
+class _Running:
+    """One mapping's loop, and what it was started for."""
+
+    __slots__ = ("loop", "stopping", "stored", "task", "tries")
+
+    def __init__(self, stored: StoredMapping) -> None:
+        self.stored = stored
+        self.stopping = asyncio.Event()
+        self.loop: Loop | None = None
+        self.tries = 0
+        self.task: asyncio.Task[None]
+
+
+class Supervisor:
+    """`wanted` reads the mappings whose functions are here out of the documents; `open_loop` makes a mapping's loop."""
+
+    def __init__(
+        self,
+        *,
+        documents: Documents,
+        wanted: Callable[[], Awaitable[Mapping[str, StoredMapping]]],
+        open_loop: Callable[[StoredMapping], Awaitable[Loop]],
+        telemetry: Telemetry,
+        world: World,
+    ) -> None:
+        self._documents = documents
+        self._read_wanted = wanted
+        self._open_loop = open_loop
+        self._telemetry = telemetry
+        self._world = world
+        self._wanted: Mapping[str, StoredMapping] = {}
+        self._running: dict[str, _Running] = {}
+        self._changed = asyncio.Event()
+        self._stale = True
+        self._listeners: set[asyncio.Event] = set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set and every loop has settled. Cancelled: every loop is cancelled, and awaited."""
+        self._stale = True
+        watching = {
+            asyncio.create_task(self._watch(), name="supervisor: watch"),
+            asyncio.create_task(self._wake_at(stopping), name="supervisor: stopping"),
+        }
+        try:
+            while not stopping.is_set():
+                self._changed.clear()
+                await self._reconcile()
+                await self._changed.wait()
+            for running in self._running.values():
+                running.stopping.set()
+            while self._running:
+                await asyncio.wait([running.task for running in self._running.values()])
+                self._reap()
+        finally:
+            await end(watching | {running.task for running in self._running.values()})
+
+    def look(self) -> None:
+        """A function came or went: a mapping may have become this engine's."""
+        self._stale = True
+        self._changed.set()
+
+    def runs(self, identity: str) -> bool:
+        """Has it a loop here, or one that is about to end?"""
+        return identity in self._running
+
+    def state(self, identity: str, wanted: StoredMapping | None) -> MappingState:
+        """Where a mapping is on its way from what runs here to what is wanted."""
+        running = self._running.get(identity)
+        return state_of(wanted, running.stored if running is not None and running.loop is not None else None)
+
+    def details(self, identity: str) -> dict[str, object]:
+        """What its loop shows; nothing if none runs here."""
+        running = self._running.get(identity)
+        return running.loop.state() if running is not None and running.loop is not None else {}
+
+    def listen(self) -> asyncio.Event:
+        """An event that is set at each change of any state here; to be given back to `unlisten`."""
+        listener = asyncio.Event()
+        self._listeners.add(listener)
+        return listener
+
+    def unlisten(self, listener: asyncio.Event) -> None:
+        self._listeners.discard(listener)
+
+    # --- becoming what is wanted -----------------------------------------------------------------------------------
+
+    async def _reconcile(self) -> None:
+        self._reap()
+        if self._stale:
+            self._stale = False
+            try:
+                self._wanted = await self._read_wanted()
+            except StoreUnavailable as error:
+                self._stale = True
+                self._telemetry.log("warning", "mappings can't be read", error=error.message)
+                asyncio.get_running_loop().call_later(backoff.destination(1, self._world.random()), self._changed.set)
+                return
+        for identity, running in self._running.items():
+            if self._wanted.get(identity) != running.stored:
+                running.stopping.set()
+        for identity, stored in self._wanted.items():
+            if stored.mapping.enabled and identity not in self._running:
+                running = self._running[identity] = _Running(stored)
+                running.task = asyncio.create_task(self._keep(running), name=f"mapping {identity}")
+                running.task.add_done_callback(lambda _: self._tell())
+        self._tell_listeners()
+
+    def _reap(self) -> None:
+        for identity in [identity for identity, running in self._running.items() if running.task.done()]:
+            del self._running[identity]
+        self._tell_listeners()
+
+    async def _keep(self, running: _Running) -> None:
+        """Run the mapping's loop until it is stopped; after an error again, ever later."""
+        identity, clock = running.stored.id, self._world.clock
+        while not running.stopping.is_set():
+            began = clock.monotonic()
+            try:
+                running.loop = await self._open_loop(running.stored)
+                self._tell_listeners()
+                await running.loop.run(running.stopping)
+                continue
+            except StoreUnavailable as error:
+                self._telemetry.log(
+                    "warning", "mapping stopped: the store is away", mapping=identity, error=error.message
+                )
+            except LambentError as error:
+                self._telemetry.log("error", "mapping can't run", mapping=identity, error=error.message)
+            except Exception as error:  # noqa: BLE001  a bug in one mapping's loop must not end the others
+                self._telemetry.log("error", "a bug ended a mapping's loop", mapping=identity, exc_info=error)
+            running.tries = 1 if clock.monotonic() - began > STEADY_SECONDS else running.tries + 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.throttle(running.tries - 1, self._world.random())):
+                    await running.stopping.wait()
+
+    async def _watch(self) -> None:
+        tries = 0
+        while True:
+            try:
+                async for _ in self._documents.watch("mapping"):
+                    tries = 0
+                    self._stale = True
+                    self._changed.set()
+            except StoreUnavailable as error:
+                self._telemetry.log("warning", "mappings can't be watched", error=error.message)
+            tries += 1
+            await asyncio.sleep(backoff.destination(tries, self._world.random()))
+
+    async def _wake_at(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._changed.set()
+
+    def _tell(self) -> None:
+        self._changed.set()
+
+    def _tell_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.set()

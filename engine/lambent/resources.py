@@ -1,0 +1,257 @@
+"""What a user holds in his hands: queues, streams and mappings of an engine, and a collection of functions without one.
+
+Decides how a Python value becomes a message or a record, and how a chain of calls is counted through them. Everything
+else is passed on: to the store's queue or stream, to `control.py`. Handles exist before the engine starts; what they do
+needs it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeVar
+
+from lambent.context import current_invocation
+from lambent.control import MappingState, StoredMapping
+from lambent.errors import InvalidParameterValue, RequestTooLarge
+from lambent.model import MAXIMUM_RECORD_BYTES, Delete, Message, MessageAttribute, Put, Queue, Send, Stream
+from lambent.payload import encode_payload
+from lambent.ports import BuiltinQueue, BuiltinStream
+
+F = TypeVar("F", bound=Callable[..., object])
+MAXIMUM_KEY_CHARACTERS = 256  # Kinesis API: PutRecord, PartitionKey
+
+
+class QueueHandle:
+    """A built-in queue. As an option (`on_failure=queue`) it is a destination."""
+
+    def __init__(self, name: str, declared: Callable[[], Queue], opened: Callable[[], BuiltinQueue]) -> None:
+        self.name = name
+        self._declared = declared
+        self._opened = opened
+
+    @property
+    def destination(self) -> str:
+        return f"queue:{self.name}"
+
+    @property
+    def configuration(self) -> Queue:
+        return self._declared()
+
+    async def send(
+        self,
+        body: object,
+        *,
+        delay_seconds: float | None = None,
+        group: str | None = None,
+        deduplication_id: str | None = None,
+        attributes: Mapping[str, str | MessageAttribute] | None = None,
+    ) -> str:
+        """Store one message durably; gives its id. A text is sent as it is, anything else as JSON.
+
+        `group` and `deduplication_id` are for FIFO queues (SQS API: SendMessage). Raises EngineStopped, RequestTooLarge
+        above 1 MB, InvalidRequestContent if there is no JSON for it, StoreUnavailable."""
+        typed = {
+            name: value if isinstance(value, MessageAttribute) else MessageAttribute(value)
+            for name, value in (attributes or {}).items()
+        }
+        send = Send(_text(body), delay_seconds, group, deduplication_id, typed, _hops())
+        return (await self._opened().send_many([send]))[0]
+
+    async def send_many(self, bodies: Iterable[object]) -> Sequence[str]:
+        """Store many messages, all or none; gives their ids. An item may be a `Send` with options of its own."""
+        hops = _hops()
+        sends = [body if isinstance(body, Send) else Send(_text(body), hops=hops) for body in bodies]
+        return await self._opened().send_many(sends)
+
+    async def receive(self, limit: int = 10, wait_seconds: float = 0) -> Sequence[Message]:
+        """Up to `limit` messages, invisible to others for the visibility time-out; for queues that no mapping serves,
+        as dead-letter queues."""
+        return await self._opened().receive(limit, wait_seconds)
+
+    async def delete(self, messages: Iterable[Message]) -> None:
+        """Remove messages that were received; one that has been received again since stays."""
+        await self._opened().settle_many([Delete(message.receipt) for message in messages])
+
+    def __repr__(self) -> str:
+        return f"<queue {self.name}>"
+
+
+class StreamHandle:
+    """A built-in stream. As an option (`on_failure=stream`) it is a destination."""
+
+    def __init__(self, name: str, declared: Callable[[], Stream], opened: Callable[[], BuiltinStream]) -> None:
+        self.name = name
+        self._declared = declared
+        self._opened = opened
+
+    @property
+    def destination(self) -> str:
+        return f"stream:{self.name}"
+
+    @property
+    def configuration(self) -> Stream:
+        return self._declared()
+
+    async def put(self, data: object, *, key: str) -> str:
+        """Store one record durably; gives its sequence number. Records of one `key` (1 to 256 characters) keep their
+        order. Bytes and texts are put as they are, anything else as JSON. Raises as `QueueHandle.send` does."""
+        return (await self.put_many([(data, key)]))[0]
+
+    async def put_many(self, records: Iterable[tuple[object, str]]) -> Sequence[str]:
+        """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers."""
+        hops = _hops()
+        return await self._opened().put_many([Put(_bytes(data), _key(key), hops) for data, key in records])
+
+    def __repr__(self) -> str:
+        return f"<stream {self.name}>"
+
+
+class Mappings(Protocol):
+    """What a mapping's handle asks of its engine."""
+
+    async def update_mapping(self, identity: str, **changes: object) -> StoredMapping: ...
+
+    async def seek_mapping(
+        self, identity: str, starting_position: str, timestamp: float | None = None
+    ) -> StoredMapping: ...
+
+    async def delete_mapping(self, identity: str) -> None: ...
+
+    async def mapping_state(self, identity: str) -> MappingState: ...
+
+    async def mapping_reaches(self, identity: str, state: MappingState) -> None: ...
+
+    async def mapping_details(self, identity: str) -> dict[str, object]: ...
+
+
+@dataclass(frozen=True)
+class MappingHandle:
+    """A mapping: its desired state is written here and holds for all engines of the store; it applies after the batch
+    that is in flight. Every method raises EngineStopped before the start and ResourceNotFound once it is deleted."""
+
+    id: str
+    source: str
+    function: str
+    _engine: Mappings
+
+    async def pause(self) -> None:
+        """Deliver nothing more until `resume`. Give `wait_until("Disabled")` to know when the last batch has ended."""
+        await self._engine.update_mapping(self.id, enabled=False)
+
+    async def resume(self) -> None:
+        """Go on where it was paused."""
+        await self._engine.update_mapping(self.id, enabled=True)
+
+    async def update(self, **changes: object) -> None:
+        """Replace options; each is checked as when it was declared."""
+        await self._engine.update_mapping(self.id, **changes)
+
+    async def seek(self, to: Literal["TRIM_HORIZON", "LATEST"] | datetime | float) -> None:
+        """Read every shard anew: from its oldest record, only what comes from now on, or from a time (a datetime with a
+        zone, or epoch seconds). For stream mappings."""
+        if isinstance(to, str):
+            await self._engine.seek_mapping(self.id, to)
+            return
+        if isinstance(to, datetime) and to.tzinfo is None:
+            raise InvalidParameterValue("seek: a datetime needs a time zone, as in datetime.now(UTC)")
+        timestamp = to.timestamp() if isinstance(to, datetime) else to
+        await self._engine.seek_mapping(self.id, "AT_TIMESTAMP", timestamp)
+
+    async def delete(self) -> None:
+        """Forget the mapping. Its progress stays with the store, and is found again by a mapping of the same id."""
+        await self._engine.delete_mapping(self.id)
+
+    async def state(self) -> MappingState:
+        """Creating, Enabled, Disabling, Disabled, Updating or Deleting, as this engine sees it."""
+        return await self._engine.mapping_state(self.id)
+
+    async def wait_until(self, state: MappingState) -> None:
+        """Wait until it is in this state. Not from its own function: its last batch would wait for itself."""
+        await self._engine.mapping_reaches(self.id, state)
+
+    async def details(self) -> dict[str, object]:
+        """What its loop shows in this engine: shards with positions, last result."""
+        return await self._engine.mapping_details(self.id)
+
+
+class Functions:
+    """Functions and mappings of a module that cannot import the engine; `engine.include(functions)` takes them over.
+
+    Options are those of the engine's methods of the same name; sources and destinations are named by texts, as
+    'queue:orders'. They are checked when they are included."""
+
+    def __init__(self) -> None:
+        self._declarations: list[Callable[[Any], object]] = []
+
+    def function(self, handler: F | None = None, **options: object) -> Any:
+        """As `engine.function`, bare or with options."""
+
+        def register(function: F) -> F:
+            self._declarations.append(lambda engine: engine.function(**options)(function))
+            return function
+
+        return register if handler is None else register(handler)
+
+    def on(self, source: str, **options: object) -> Callable[[F], F]:
+        """As `engine.on`."""
+
+        def register(function: F) -> F:
+            self._declarations.append(lambda engine: engine.on(source, **options)(function))
+            return function
+
+        return register
+
+    def map(self, source: str, function: Callable[..., object] | str, **options: object) -> None:
+        """As `engine.map`."""
+        self._declarations.append(lambda engine: engine.map(source, function, **options))
+
+    def declare_in(self, engine: object) -> None:
+        for declare in self._declarations:
+            declare(engine)
+
+
+async def reached(state: Callable[[], MappingState], wanted: MappingState, changed: asyncio.Event) -> None:
+    """Wait for a state of something that sets `changed` at each change of it."""
+    while state() != wanted:
+        changed.clear()
+        await changed.wait()
+
+
+def _hops() -> int:
+    invocation = current_invocation()
+    return 0 if invocation is None else invocation.hops
+
+
+def _text(body: object) -> str:
+    if not isinstance(body, str):
+        return encode_payload(body, MAXIMUM_RECORD_BYTES).decode()
+    _check_size(len(body.encode("utf-8", "replace")))
+    return body
+
+
+def _bytes(data: object) -> bytes:
+    if isinstance(data, bytes | bytearray | memoryview):
+        encoded = bytes(data)
+    elif isinstance(data, str):
+        encoded = data.encode("utf-8", "replace")
+    else:
+        return encode_payload(data, MAXIMUM_RECORD_BYTES)
+    _check_size(len(encoded))
+    return encoded
+
+
+def _check_size(size: int) -> None:
+    if size > MAXIMUM_RECORD_BYTES:
+        raise RequestTooLarge(f"One item may have {MAXIMUM_RECORD_BYTES} bytes; this one has {size}.")
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str) or not 1 <= len(key) <= MAXIMUM_KEY_CHARACTERS:
+        shown = repr(key)[:100]
+        raise InvalidParameterValue(
+            f"key: {shown} is not allowed; it must be a string of 1 to {MAXIMUM_KEY_CHARACTERS} characters"
+        )
+    return key

@@ -1,0 +1,62 @@
+"""Sources and stores by URL: 'kafka://…' is found through the entry point group `lambent.sources`.
+
+Decides which installed package serves a scheme, and what to say if none does. What a source is, is decided in
+`ports.py`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Final, Literal, Protocol
+
+from lambent.errors import InvalidParameterValue
+from lambent.ports import QueueSource, Store, StreamSource, World
+from lambent.stores.memory import MemoryStore
+
+GROUP: Final = "lambent.sources"
+_EXTRAS: Final = {  # schemes that this project serves, by the extra that brings their client
+    "dynamodb-streams": "aws",
+    "kafka": "kafka",
+    "kinesis": "aws",
+    "redis": "redis",
+    "redis-queue": "redis",
+    "sqs": "aws",
+}
+
+
+class SourceFactory(Protocol):
+    """What an entry point of `lambent.sources` names: `kind` says which options a mapping of it has; called with the
+    URL and the engine's world it gives the source, and opens nothing before it is used."""
+
+    kind: Literal["queue", "stream"]
+
+    def __call__(self, url: str, world: World) -> QueueSource | StreamSource: ...
+
+
+def load_source(url: str) -> SourceFactory:
+    """The factory of a URL's scheme. Raises InvalidParameterValue that says what to install."""
+    scheme = url.partition("://")[0]
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if scheme in found:
+        try:
+            factory: SourceFactory = found[scheme].load()
+        except ImportError as error:
+            raise InvalidParameterValue(f'"{url}": {error}. {_advice(scheme)}') from error
+        return factory
+    known = f"Installed are: {', '.join(sorted(found))}." if found else "No source is installed."
+    raise InvalidParameterValue(f'"{url}": there is no source for {scheme}://. {_advice(scheme)} {known}')
+
+
+def load_store(store: str | Store | None) -> Store:
+    """The store that is meant: none or 'memory://' is a fresh one in memory."""
+    if store is None or store == "memory://":
+        return MemoryStore()
+    if isinstance(store, str):
+        raise InvalidParameterValue(f'store: "{store}" is not known; it must be "memory://" or an instance of a store')
+    return store
+
+
+def _advice(scheme: str) -> str:
+    if scheme in _EXTRAS:
+        return f"Install it with: pip install 'lambent[{_EXTRAS[scheme]}]'."
+    return f"Install a package that brings an entry point {scheme!r} of the group {GROUP!r}."

@@ -1,0 +1,319 @@
+"""The store in memory: documents, event queue, leases and permits, the built-in queues and streams of one process.
+
+Decides who holds what, and how a shared limit is divided between the engines that want it. Leaves to
+`polling/leases.py` who should take which lease, and to `semantics/concurrency.py` what may start under a granted block.
+A real store in all but one respect: it ends with its process. Several engines of one event loop may share it, each by
+its own connection; no call waits unless it is asked to, so each is one atomic step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from lambent.errors import InvalidParameterValue
+from lambent.model import Checkpoint, Lease, Queue, Stream
+from lambent.ports import Clock, Demand, Document, Holdings, World
+from lambent.stores.memory_queue import Bell, EventLines, MemoryEvents, MemoryQueue, QueueState
+from lambent.stores.memory_stream import MemoryStream, StreamState
+
+NOBODY: Final = ""
+
+
+class MemoryStore:
+    """Everything of one or several engines in this process's memory. Give the same one to each that shall share it."""
+
+    capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream", "shared"})
+
+    def __init__(self) -> None:
+        self._clock = _StoreClock()
+        self._documents = _DocumentState()
+        self._lines = EventLines(self._clock)
+        self._leases = _LeaseState(self._clock)
+        self._queues: dict[str, QueueState] = {}
+        self._streams: dict[str, StreamState] = {}
+
+    async def connect(self, world: World) -> Connection:
+        """The store's own time is from now on the clock of this world."""
+        self._clock.adopt(world.clock)
+        return Connection(self, world)
+
+    def queue_state(self, config: Queue) -> QueueState:
+        """The queue of that name, with this configuration from now on. Raises InvalidParameterValue if messages of a
+        FIFO queue are in it and it is declared a standard one, or the reverse."""
+        state = self._queues.get(config.name)
+        if state is not None and state.config.fifo != config.fifo:
+            if not state.empty():
+                raise InvalidParameterValue(f"fifo of queue {config.name} cannot change while messages are in it")
+            state = None
+        if state is None:
+            state = self._queues[config.name] = QueueState(config, self._clock, self._dead_letters)
+        state.config = config
+        return state
+
+    def stream_state(self, config: Stream) -> StreamState:
+        """The stream of that name. An existing one keeps its shards, whose number changes only by split and merge."""
+        state = self._streams.get(config.name)
+        if state is None:
+            state = self._streams[config.name] = StreamState(config, self._clock)
+        state.config = config
+        return state
+
+    def _dead_letters(self, config: Queue) -> QueueState:
+        name = config.dead_letter_queue
+        assert name is not None
+        return self._queues.get(name) or self.queue_state(Queue(name=name, fifo=config.fifo))
+
+
+class Connection:
+    """One engine's view of the store."""
+
+    def __init__(self, store: MemoryStore, world: World) -> None:
+        self.documents = MemoryDocuments(store._documents)
+        self.events = MemoryEvents(store._lines, world)
+        self.leases = MemoryLeases(store._leases, world.owner)
+        self._store = store
+        self._world = world
+
+    def queue(self, queue: Queue) -> MemoryQueue:
+        return MemoryQueue(self._store.queue_state(queue), self._world)
+
+    def stream(self, stream: Stream) -> MemoryStream:
+        return MemoryStream(self._store.stream_state(stream), self._world)
+
+    async def close(self) -> None:
+        """Its leases, memberships, permits and claims are free at once. Closing twice is allowed."""
+        self.documents.close()
+        self.events.close()
+        self.leases.close()
+
+
+class _StoreClock:
+    """The clock of the latest world, but its monotonic time goes on from where the former one's stood, so that what
+    waits in a store survives an event loop whose time begins anew."""
+
+    def __init__(self) -> None:
+        self._clock: Clock | None = None
+        self._ahead = 0.0
+
+    def adopt(self, clock: Clock) -> None:
+        if self._clock is not None and self._clock is not clock:
+            self._ahead = self.monotonic() - clock.monotonic()
+        self._clock = clock
+
+    def now(self) -> float:
+        assert self._clock is not None, "the store is used before an engine connected"
+        return self._clock.now()
+
+    def monotonic(self) -> float:
+        assert self._clock is not None, "the store is used before an engine connected"
+        return self._ahead + self._clock.monotonic()
+
+
+# --------------------------------------------------------------------------- documents
+
+
+class _DocumentState:
+    def __init__(self) -> None:
+        self.kinds: dict[str, dict[str, Document]] = {}
+        self.changes: Counter[str] = Counter()
+        self.revisions = itertools.count(1)
+        self.bell = Bell()
+
+    def changed(self, kind: str) -> None:
+        self.changes[kind] += 1
+        self.bell.ring()
+
+
+class MemoryDocuments:
+    """`Documents` in memory. Revisions come from one counter, so a recreated document never has an old one's."""
+
+    def __init__(self, state: _DocumentState) -> None:
+        self._state = state
+        self._closed = False
+
+    async def get(self, kind: str, name: str) -> Document | None:
+        return self._state.kinds.get(kind, {}).get(name)
+
+    async def list(self, kind: str) -> Sequence[Document]:
+        return tuple(self._state.kinds.get(kind, {}).values())
+
+    async def put(self, kind: str, name: str, body: str, revision: int | None = None) -> Document | None:
+        documents = self._state.kinds.setdefault(kind, {})
+        stored = documents.get(name)
+        if revision is not None and revision != (stored.revision if stored else 0):
+            return None
+        document = documents[name] = Document(kind, name, body, next(self._state.revisions))
+        self._state.changed(kind)
+        return document
+
+    async def delete(self, kind: str, name: str) -> bool:
+        if self._state.kinds.get(kind, {}).pop(name, None) is None:
+            return False
+        self._state.changed(kind)
+        return True
+
+    async def watch(self, kind: str) -> AsyncIterator[None]:
+        """Ends when the connection is closed."""
+        seen = -1
+        while not self._closed:
+            if seen != self._state.changes[kind]:
+                seen = self._state.changes[kind]
+                yield
+            else:
+                await self._state.bell.wait(float("inf"))
+
+    def close(self) -> None:
+        self._closed = True
+        self._state.bell.ring()
+
+
+# --------------------------------------------------------------------------- leases and permits
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    expires_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    """What an engine may use of a limit, what it said of itself at its last call, and its turn among those who want."""
+
+    demand: Demand
+    turn: int
+    expires_at: float
+    granted: int = 0
+
+
+class _LeaseState:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.members: dict[str, dict[str, float]] = {}
+        self.held: dict[tuple[str, str], _Held] = {}
+        self.fates: dict[str, Counter[str]] = {}
+        self.blocks: dict[str, dict[str, _Block]] = {}
+        self.turns = itertools.count(1)
+
+    def see(self, group: str, name: str) -> Lease:
+        held = self.held.get((group, name))
+        if held is None:
+            return Lease(group, name, NOBODY, 0, free=True)
+        if not held.lease.free and held.expires_at <= self.clock.monotonic():
+            held.lease = replace(held.lease, free=True)
+        return held.lease
+
+    def holder(self, lease: Lease) -> _Held | None:
+        """Where this lease is stored, if its owner and counter still hold."""
+        held = self.held.get((lease.group, lease.name))
+        same = held is not None and (held.lease.owner, held.lease.counter) == (lease.owner, lease.counter)
+        return held if same else None
+
+
+class MemoryLeases:
+    """`Leases` in memory. A lease that expired is free, and its owner must take it anew; until somebody does, its
+    progress can still be stored, so that finished work isn't done twice."""
+
+    def __init__(self, state: _LeaseState, owner: str) -> None:
+        self._state = state
+        self._owner = owner
+
+    async def heartbeat(self, group: str, names: Collection[str], valid_for_seconds: float) -> Holdings:
+        state, now = self._state, self._state.clock.monotonic()
+        members = state.members.setdefault(group, {})
+        members[self._owner] = now + valid_for_seconds
+        for gone in [member for member, expires_at in members.items() if expires_at <= now]:
+            del members[gone]
+        leases = {name: state.see(group, name) for name in names}
+        for name, lease in leases.items():
+            if lease.owner == self._owner and not lease.free:
+                state.held[group, name].expires_at = now + valid_for_seconds
+        return Holdings(len(members), leases, valid_for_seconds)
+
+    async def take_many(self, leases: Sequence[Lease], valid_for_seconds: float) -> Sequence[Lease]:
+        state, taken = self._state, []
+        for lease in leases:
+            seen = state.see(lease.group, lease.name)
+            if seen.free and seen.counter == lease.counter:
+                mine = replace(seen, owner=self._owner, counter=seen.counter + 1, free=False)
+                expires_at = state.clock.monotonic() + valid_for_seconds
+                state.held[lease.group, lease.name] = _Held(mine, expires_at)
+                taken.append(mine)
+        return taken
+
+    async def release_many(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if (held := self._mine(lease)) is not None:
+                held.lease = replace(held.lease, owner=NOBODY, free=True)
+
+    async def checkpoint_many(self, checkpoints: Sequence[tuple[Lease, Checkpoint]]) -> Sequence[bool]:
+        return [self._checkpoint(lease, checkpoint) for lease, checkpoint in checkpoints]
+
+    async def permits(self, demands: Mapping[str, Demand], valid_for_seconds: float) -> Mapping[str, int]:
+        """One engine alone gets the whole limit. Several get what they want as evenly as the limit allows, and an equal
+        part of what nobody wants; the odd permits go to those who have waited longest."""
+        expires_at = self._state.clock.monotonic() + valid_for_seconds
+        return {resource: self._grant(resource, demand, expires_at) for resource, demand in demands.items()}
+
+    async def audit(self, group: str) -> Mapping[str, int]:
+        """How many records of a group's shards found which fate, over all checkpoints that were stored."""
+        return dict(self._state.fates.get(group, {}))
+
+    def close(self) -> None:
+        state = self._state
+        for held in state.held.values():
+            if held.lease.owner == self._owner:
+                held.lease = replace(held.lease, owner=NOBODY, free=True)
+        for members in state.members.values():
+            members.pop(self._owner, None)
+        for blocks in state.blocks.values():
+            blocks.pop(self._owner, None)
+
+    def _mine(self, lease: Lease) -> _Held | None:
+        return self._state.holder(lease) if lease.owner == self._owner else None
+
+    def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> bool:
+        held = self._mine(lease)
+        if held is None:
+            return False
+        held.lease = replace(held.lease, progress=checkpoint.progress)
+        fates = self._state.fates.setdefault(lease.group, Counter())
+        for settled in checkpoint.settled:
+            fates[settled.fate] += settled.count
+        return True
+
+    def _grant(self, resource: str, demand: Demand, expires_at: float) -> int:
+        state, now = self._state, self._state.clock.monotonic()
+        blocks = state.blocks.setdefault(resource, {})
+        for gone in [owner for owner, block in blocks.items() if block.expires_at <= now]:
+            del blocks[gone]
+        mine = blocks.get(self._owner)
+        if mine is None:
+            mine = blocks[self._owner] = _Block(demand, next(state.turns), expires_at)
+        elif mine.demand.wanted == 0 or (mine.granted and demand.limit < len(blocks)):
+            mine.turn = next(state.turns)  # it begins to want, or had a permit that not all can have: to the end
+        mine.demand, mine.expires_at = demand, expires_at
+        # another may run what it was granted, or what it still runs of a larger block, until it calls again
+        taken = sum(max(block.granted, block.demand.in_use) for block in blocks.values() if block is not mine)
+        fair = _fair_part(mine, sorted(blocks.values(), key=lambda block: block.turn), demand.limit)
+        mine.granted = max(0, min(fair, demand.limit - taken))
+        return mine.granted
+
+
+def _fair_part(mine: _Block, blocks: Sequence[_Block], limit: int) -> int:
+    """What one of several engines should have of a limit; `blocks` stand in the order of their turns."""
+    wants = sum(block.demand.wanted for block in blocks)
+    if wants <= limit:
+        return mine.demand.wanted + (limit - wants) // len(blocks)
+    left, unserved = limit, list(blocks)
+    while modest := [block for block in unserved if block.demand.wanted <= left // len(unserved)]:
+        if mine in modest:
+            return mine.demand.wanted
+        left -= sum(block.demand.wanted for block in modest)
+        unserved = [block for block in unserved if block not in modest]
+    each, odd = divmod(left, len(unserved))
+    return each + (unserved.index(mine) < odd)

@@ -1,0 +1,281 @@
+"""The built-in stream in memory: shards by key hash, sequence numbers, retention, resharding, and its reader.
+
+Decides which shard a key belongs to, what a position means, and what was lost to retention. Leaves batches, order of
+processing and checkpoints to `semantics/stream.py`. A read is a slice of a list and costs no more a record than that;
+an idle shard, and a reader that waits for it, cost nothing: only a put to that very shard wakes it.
+
+A position is a sequence number: 56 decimal digits, shard first, then the record's place in it. It reads as "after".
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import md5
+from itertools import pairwise
+from operator import attrgetter
+from typing import Final
+
+from lambent.errors import InvalidParameterValue, ResourceNotFound
+from lambent.model import MAXIMUM_RECORD_BYTES, Put, Read, Record, Shard, Stream
+from lambent.ports import Clock, StreamReader, World
+from lambent.semantics.shapes import kinesis_event, kinesis_view
+from lambent.stores.memory_queue import Bell
+
+HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
+MAXIMUM_KEY_CHARACTERS: Final = 256  # Kinesis: PutRecord, PartitionKey
+PLACE_DIGITS: Final = 24
+TRIM_AT_LEAST: Final = 1024  # dropped records that are not worth moving the others for
+
+
+@dataclass(slots=True, eq=False)
+class _Shard:
+    """`records[gone:]` can be read; the first of `records` has the place `base + 1`."""
+
+    shard: Shard
+    first_hash: int
+    end_hash: int
+    prefix: str
+    records: list[Record] = field(default_factory=list)
+    sizes: array[int] = field(default_factory=lambda: array("Q"))  # bytes of the shard up to and with each record
+    base: int = 0
+    gone: int = 0
+    closed: bool = False
+    waiting: dict[MemoryReader, None] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        return self.base + len(self.records)
+
+    def position(self, place: int) -> str:
+        return f"{self.prefix}{place:0{PLACE_DIGITS}d}"
+
+    def place(self, position: str) -> int:
+        if not position.startswith(self.prefix) or not position[-PLACE_DIGITS:].isdecimal():
+            raise InvalidParameterValue(f"{position!r} is no position of {self.shard.id}")
+        return int(position[-PLACE_DIGITS:])
+
+    def trim(self, before: float) -> None:
+        while self.gone < len(self.records) and self.records[self.gone].arrived_at < before:
+            self.gone += 1
+        if self.gone > TRIM_AT_LEAST and 2 * self.gone > len(self.records):
+            del self.records[: self.gone], self.sizes[: self.gone]
+            self.base += self.gone
+            self.gone = 0
+
+    def read(self, position: str, maximum_records: int, maximum_bytes: int) -> Read:
+        asked = self.place(position) - self.base
+        start = max(asked, self.gone)
+        stop = min(start + maximum_records, len(self.records))
+        if stop > start:
+            before = self.sizes[start - 1] if start else self.sizes[0] - _size(self.records[0])
+            fits = bisect_right(self.sizes, before + maximum_bytes, start, stop)
+            stop = max(fits, start + 1)  # one is always given, or a large one would block the shard
+        tip = stop >= len(self.records)
+        ended = tip and self.closed
+        # a loss is told with the records after it: without any, the position would stay before it, to be told again
+        lost = start - asked if stop > start or ended else 0
+        return Read(self.shard.id, self.records[start:stop], tip, ended, lost)
+
+    def wake(self) -> None:
+        waiting, self.waiting = self.waiting, {}
+        for reader in waiting:
+            reader.answerable(self.shard.id)
+
+
+class StreamState:
+    """One built-in stream, shared by the store's connections."""
+
+    def __init__(self, config: Stream, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self.shards: dict[str, _Shard] = {}
+        self._open: list[_Shard] = []
+        self._starts: list[int] = []
+        edges = [HASH_KEYS * number // config.shards for number in range(config.shards + 1)]
+        for first, end in pairwise(edges):
+            self._add(first, end, ())
+
+    def put(self, puts: Sequence[Put]) -> list[str]:
+        for put in puts:
+            if len(put.data) > MAXIMUM_RECORD_BYTES:
+                raise InvalidParameterValue(f"data must be at most {MAXIMUM_RECORD_BYTES} bytes, not {len(put.data)}")
+            if not 1 <= len(put.key) <= MAXIMUM_KEY_CHARACTERS:
+                raise InvalidParameterValue(f"key must be 1 to {MAXIMUM_KEY_CHARACTERS} characters, not {len(put.key)}")
+        hashes = [_hash(put.key) for put in puts] if len(self._open) > 1 else [0] * len(puts)
+        now = self.clock.now()
+        oldest = now - self.config.retention_seconds
+        positions = []
+        touched: dict[str, _Shard] = {}
+        for put, hashed in zip(puts, hashes, strict=True):
+            shard = self._open[bisect_right(self._starts, hashed) - 1]
+            record = Record(shard.position(shard.last + 1), put.key, put.data, now, put.hops)
+            shard.sizes.append((shard.sizes[-1] if shard.sizes else 0) + _size(record))
+            shard.records.append(record)
+            touched[shard.shard.id] = shard
+            positions.append(record.position)
+        for shard in touched.values():
+            shard.trim(oldest)
+            shard.wake()
+        return positions
+
+    def get(self, shard: str) -> _Shard:
+        """The shard, without what its retention has ended."""
+        found = self.shards.get(shard)
+        if found is None:
+            raise ResourceNotFound(f"stream {self.config.name} has no shard {shard}")
+        if found.records:
+            found.trim(self.clock.now() - self.config.retention_seconds)
+        return found
+
+    def split(self, shard: str) -> Sequence[Shard]:
+        parent = self._parent(shard)
+        middle = (parent.first_hash + parent.end_hash) // 2
+        if middle == parent.first_hash:
+            raise InvalidParameterValue(f"{shard} holds one hash key and cannot be split")
+        self._close(parent)
+        edges = ((parent.first_hash, middle), (middle, parent.end_hash))
+        return [self._add(first, end, (shard,)).shard for first, end in edges]
+
+    def merge(self, one: str, other: str) -> Shard:
+        low, high = sorted((self._parent(one), self._parent(other)), key=attrgetter("first_hash"))
+        if low.end_hash != high.first_hash:
+            raise InvalidParameterValue(f"{one} and {other} are not neighbours: only these can be merged")
+        self._close(low)
+        self._close(high)
+        return self._add(low.first_hash, high.end_hash, (one, other)).shard
+
+    def _parent(self, shard: str) -> _Shard:
+        found = self.get(shard)
+        if found.closed:
+            raise InvalidParameterValue(f"{shard} is closed already")
+        return found
+
+    def _add(self, first: int, end: int, parents: tuple[str, ...]) -> _Shard:
+        number = len(self.shards)
+        shard = Shard(f"shardId-{number:012d}", parents)
+        added = _Shard(shard, first, end, f"49{number:030d}")
+        self.shards[shard.id] = added
+        self._arrange([*self._open, added])
+        return added
+
+    def _close(self, shard: _Shard) -> None:
+        shard.closed = True
+        self._arrange([other for other in self._open if other is not shard])
+        shard.wake()
+
+    def _arrange(self, shards: list[_Shard]) -> None:
+        self._open = sorted(shards, key=attrgetter("first_hash"))
+        self._starts = [shard.first_hash for shard in self._open]
+
+
+class MemoryReader:
+    """One reader of many shards. What can be answered is in a set; `ready` waits only while that is empty."""
+
+    def __init__(self, state: StreamState) -> None:
+        self._state = state
+        self._bell = Bell()
+        self._wanted: dict[str, tuple[str, int, int]] = {}
+        self._answerable: dict[str, None] = {}
+        self._said: set[str] = set()  # shards of which "caught up" was the last word
+
+    def want(self, shard: str, position: str, maximum_records: int, maximum_bytes: int) -> None:
+        found = self._state.get(shard)
+        place = found.place(position)
+        self._wanted[shard] = (position, maximum_records, maximum_bytes)
+        if max(place, found.base + found.gone) < found.last or found.closed or shard not in self._said:
+            self.answerable(shard)
+        else:
+            self._answerable.pop(shard, None)
+            found.waiting[self] = None
+
+    def drop(self, shard: str) -> None:
+        self._wanted.pop(shard, None)
+        self._answerable.pop(shard, None)
+        self._said.discard(shard)
+        if (found := self._state.shards.get(shard)) is not None:
+            found.waiting.pop(self, None)
+
+    async def ready(self) -> Sequence[Read]:
+        while not self._answerable:
+            await self._bell.wait(float("inf"))
+        shards, self._answerable = self._answerable, {}
+        return [self._answer(shard) for shard in shards]
+
+    async def close(self) -> None:
+        for shard in list(self._wanted):
+            self.drop(shard)
+
+    def answerable(self, shard: str) -> None:
+        """There is an answer now to what was asked of this shard."""
+        self._answerable[shard] = None
+        self._bell.ring()
+
+    def _answer(self, shard: str) -> Read:
+        read = self._state.get(shard).read(*self._wanted.pop(shard))
+        (self._said.add if read.caught_up else self._said.discard)(shard)
+        return read
+
+
+class MemoryStream:
+    """The built-in stream as one connection sees it."""
+
+    capabilities = frozenset({"AT_TIMESTAMP", "reshard", "retention", "shards"})
+
+    def __init__(self, state: StreamState, world: World) -> None:
+        self._state = state
+        self._world = world
+        self.arn = f"arn:aws:kinesis:{world.region}:{world.account_id}:stream/{state.config.name}"
+        self._role_arn = f"arn:aws:iam::{world.account_id}:role/lambent"
+
+    @property
+    def retention_seconds(self) -> float:
+        return self._state.config.retention_seconds
+
+    async def put_many(self, puts: Sequence[Put]) -> Sequence[str]:
+        """Raises InvalidParameterValue for what PutRecord would refuse; then none is stored."""
+        return self._state.put(puts)
+
+    async def shards(self) -> Sequence[Shard]:
+        """All, parents before their children; a closed one stays, so that whoever has not finished it can."""
+        return [found.shard for found in self._state.shards.values()]
+
+    async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
+        found = self._state.get(shard)
+        if starting_position == "LATEST":
+            return found.position(found.last)
+        start = found.gone
+        if starting_position == "AT_TIMESTAMP":
+            if timestamp is None:
+                raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
+            start = bisect_left(found.records, timestamp, found.gone, key=attrgetter("arrived_at"))
+        elif starting_position != "TRIM_HORIZON":
+            raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+        return found.position(found.base + start)
+
+    def reader(self) -> StreamReader:
+        return MemoryReader(self._state)
+
+    def view(self, record: Record) -> Mapping[str, object]:
+        return kinesis_view(record)
+
+    def to_event(self, shard: str, records: Sequence[Record]) -> dict[str, object]:
+        return kinesis_event(shard, records, self.arn, self._world.region, self._role_arn)
+
+    async def split(self, shard: str) -> Sequence[Shard]:
+        """Close it, and open two children, each with half of its hash keys (SplitShard)."""
+        return self._state.split(shard)
+
+    async def merge(self, one: str, other: str) -> Shard:
+        """Close both, which must be neighbours, and open one child (MergeShards)."""
+        return self._state.merge(one, other)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(md5(key.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest(), "big")
+
+
+def _size(record: Record) -> int:
+    return len(record.data) + len(record.key)

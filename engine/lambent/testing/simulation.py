@@ -1,0 +1,554 @@
+"""A simulated day of one to three engines over one store in memory, from one seed: the production code, on virtual time.
+
+Decides which engine is killed, cut off, paused, drained or restarted when, what may fail meanwhile (`faults.py` does
+it), when all must have come to an end, and what is audited then. What comes in is `workload.py`'s, what was seen
+`witness.py`'s, and whether it was allowed `history.py`'s. The store is the world outside of all engines: it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, cast
+
+from structlog.testing import capture_logs
+
+from lambent.engine import Engine
+from lambent.errors import EngineStopped, FunctionError, LambentError, StoreUnavailable, TooManyRequests
+from lambent.model import Delete, Message, Put, Queue, Send, Stream
+from lambent.ports import World
+from lambent.stores.memory import Connection, MemoryStore
+from lambent.testing.faults import CLEAR, Fault, FaultyConnection, Faults, FaultyStore, Rates
+from lambent.testing.history import History, check
+from lambent.testing.loop import PROCESS, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
+from lambent.testing.witness import Witness, stream_items
+from lambent.testing.workload import HORIZON_SECONDS, Operation, Workload, workload
+
+__all__ = ["Result", "Simulation"]
+
+DRAIN_SECONDS: Final = 7200.0
+"""Virtual seconds without faults after which everything must have ended: longer than any claim, retry or outage."""
+
+LAST_STEPS: Final = 60
+"""Steps that a failure's report shows."""
+
+WEATHERS: Final = (
+    Rates(),
+    Rates(slow=0.2, slow_seconds=2.0, reorder=0.2),
+    Rates(slow=0.1, unavailable=0.02, unknown=0.01, reorder=0.2),
+    Rates(slow=0.05, unavailable=0.02, unknown=0.02, crash=0.0005, twice=0.01, reorder=0.2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a simulated day went. `problems` are broken promises, each a sentence; none is a pass."""
+
+    seed: int
+    problems: Sequence[str]
+    steps: int
+    virtual_seconds: float
+    runs: int  # of handlers
+    faults: Mapping[str, int]
+    points: Sequence[str]  # every call of a store by the engines, in order
+    trace: str = ""
+    last_steps: Sequence[str] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Host:
+    """A machine: one engine at a time, each with a process of its own."""
+
+    number: int
+    lives: int = 0
+    engine: Engine | None = None
+    leaving: asyncio.Future[str] | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def process(self) -> str:
+        return f"engine-{self.number}/{self.lives}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Blow:
+    """Something that befalls an engine, a store or a clock."""
+
+    at: float
+    what: Literal["kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock"]
+    host: int = 0
+    seconds: float = 0.0
+    where: str = ""
+
+
+@dataclass(slots=True)
+class Simulation:
+    """One seed. `calm`: no faults but those of `strikes` (by number of the engines' store calls) and `kills` (by step
+    of the loop: which engine, from 0). `engines`: 1 to 3, by default the seed's choice."""
+
+    seed: int
+    engines: int | None = None
+    calm: bool = False
+    strikes: Mapping[int, Fault] = field(default_factory=dict)
+    kills: Mapping[int, int] = field(default_factory=dict)
+    size: float = 1.0
+    day: Workload | None = None
+
+    def run(self, *, trace: bool = False, steps: bool = False) -> Result:
+        """Live through the day. `trace`: hash it. `steps`: keep the last ones."""
+        return _Run(self, trace, steps).result()
+
+    def explained(self, command: str = "python tests/simulation/campaign.py") -> str:
+        """A failure as a text: the seed, what broke, the last steps, and how to see it again."""
+        result = self.run(steps=True)
+        lines = [f"SEED={self.seed}", *result.problems, "last steps:", *result.last_steps]
+        return "\n".join([*lines, f"replay it: {command} --seed {self.seed}"])
+
+
+class _Run:
+    def __init__(self, plan: Simulation, trace: bool, steps: bool) -> None:
+        self._plan = plan
+        self._day = plan.day or workload(plan.seed, plan.size)
+        self._chance = random.Random(f"nemesis {plan.seed}")
+        self._trace = TraceHash() if trace else None
+        self._last: deque[str] | None = deque(maxlen=LAST_STEPS) if steps else None
+        self._problems: list[str] = []
+        self._hosts = [_Host(number) for number in range(1, (plan.engines or self._chance.choice((1, 1, 2, 3))) + 1)]
+        self._connections: dict[str | None, Connection] = {}
+        self._operating: dict[asyncio.Task[None], str | None] = {}
+        self._tries: dict[tuple[str, int], int] = {}
+        self._blows = [] if plan.calm else self._weather()
+        self._clocks_jump = any(blow.what == "clock" for blow in self._blows)
+        self._healing = False
+
+    def result(self) -> Result:
+        with capture_logs() as logs:
+            run(self._main(), seed=self._plan.seed, on_step=self._hook())
+        for entry in logs:
+            if entry["log_level"] in ("error", "critical"):
+                self._problems.append(f"logged: {entry}")
+        return Result(
+            self._plan.seed,
+            self._problems,
+            self._steps,
+            self._ended_at,
+            len(self._history.runs),
+            {**self._faults.struck, **{f"{blow.what}": 1 for blow in self._blows}},
+            self._faults.points,
+            self._trace.hexdigest() if self._trace else "",
+            list(self._last or ()),
+        )
+
+    # --- the day ---------------------------------------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        loop = self._loop = cast(VirtualLoop, asyncio.get_running_loop())
+        loop.set_exception_handler(self._unhandled)
+        self._clock = VirtualClock(loop)
+        self._history = History(loop.time)
+        self._witness = Witness(self._history, self._day, loop.time, self._buried)
+        self._faults = Faults(
+            self._plan.seed,
+            CLEAR if self._plan.calm else self._chance.choice(WEATHERS),
+            witness=self._witness,
+            crash=self._kill,
+            faulted=self._history.faulted,
+            expired=self._witness.expired,
+        )
+        self._faults.strikes.update(self._plan.strikes)
+        self._store = MemoryStore()
+        world = World("world", self._clock, self._chance.random, self._new_id)
+        calm = Faults(self._plan.seed, witness=self._witness)
+        self._outside = FaultyConnection(await self._store.connect(world), world, calm)
+        self._raw = cast(Connection, self._outside.inner)
+        self._queues = {name: Queue(name=name, **options) for name, options in self._day.queues.items()}
+        self._streams = {name: Stream(name=name, **options) for name, options in self._day.streams.items()}
+        for host in self._hosts:
+            self._boot(host)
+        working = asyncio.create_task(self._work())
+        suffering = asyncio.create_task(self._suffer())
+        await asyncio.gather(working, suffering)
+        await self._heal()
+        await self._drained()
+        await self._leave()
+        self._audit_end()
+        self._ended_at, self._steps = loop.time(), loop.steps
+
+    async def _work(self) -> None:
+        for operation in self._day.operations:
+            await asyncio.sleep(max(0.0, operation.at - self._loop.time()))
+            if operation.directly or operation.what in ("split", "merge"):
+                await self._operate(None, operation)
+                continue
+            while not (there := [host for host in self._hosts if host.engine is not None]):
+                await asyncio.sleep(0.1)
+            host = self._chance.choice(there)
+            with with_process(host.process):
+                task = asyncio.create_task(self._operate(host.engine, operation), name=operation.what)
+            self._operating[task] = host.process
+            task.add_done_callback(self._operating.pop, context=Context())
+
+    async def _operate(self, engine: Engine | None, operation: Operation) -> None:
+        day, where = self._day, operation.where
+        try:
+            match operation.what:
+                case "event":
+                    assert engine is not None
+                    request_id = await engine.invoke_async(where, day.body(operation.numbers[0]))
+                    if request_id not in self._history.born:
+                        self._problem(f"{request_id} was answered as accepted, but is not stored")
+                case "invoke":
+                    assert engine is not None
+                    (number,) = operation.numbers
+                    answer = await engine.invoke(where, {**day.body(number), "sync": True})
+                    if answer != {"n": number}:
+                        self._problem(f"the call of {where} with {number} was answered {answer}")
+                case "put":
+                    stream = self._outside.stream(self._streams[where]) if engine is None else engine.stream(where)
+                    bodies = [(json.dumps(day.body(number)), key) for number, key in _pairs(operation)]
+                    if engine is None:
+                        await self._outside.stream(self._streams[where]).put_many(
+                            [Put(body.encode(), key) for body, key in bodies]
+                        )
+                    else:
+                        await engine.stream(where).put_many(bodies)
+                case "send":
+                    sends = [
+                        Send(json.dumps(day.body(number)), operation.delay_seconds, key or None, str(number) if key else None)
+                        for number, key in _pairs(operation)
+                    ]
+                    if engine is None:
+                        await self._outside.queue(self._queues[where]).send_many(sends)
+                    else:
+                        await engine.queue(where).send_many(sends)
+                case "split" | "merge":
+                    self._reshard(operation)
+        except (StoreUnavailable, EngineStopped, TooManyRequests, FunctionError):
+            pass
+        except LambentError as error:
+            self._problem(f"{operation.what} of {where} raised {error!r}")
+
+    def _reshard(self, operation: Operation) -> None:
+        stream = self._raw.stream(self._streams[operation.where])
+        shards = [each for each in _at_once(stream.shards())]
+        closed = {parent for shard in shards for parent in shard.parents}
+        leaves = [shard.id for shard in shards if shard.id not in closed]
+        if operation.what == "split":
+            _at_once(stream.split(leaves[operation.numbers[0] % len(leaves) if operation.numbers else 0]))
+        elif len(leaves) > 1:
+            first = self._store.stream_state(self._streams[operation.where])._open
+            _at_once(stream.merge(first[0].shard.id, first[1].shard.id))
+
+    # --- handlers --------------------------------------------------------------------------------------------------
+
+    def _handler(self, function: str) -> Callable[[Any, Any], Coroutine[Any, Any, object]]:
+        async def handle(event: Any, context: Any) -> object:
+            return await self._handle(function, event, context)
+
+        return handle
+
+    async def _handle(self, function: str, event: Any, context: Any) -> object:
+        mapped = self._day.mapping_of(function)
+        if mapped is None:
+            number = event.get("n", 0)
+            ids = [] if event.get("sync") else [context.aws_request_id]
+            await self._try(function, [number], ids, context, 0)
+            return {"n": number}
+        if mapped.source.startswith("stream"):
+            numbers, names = [list(each) for each in zip(*stream_items(event), strict=True)] or [[], []]
+            ids, attempt = [f"r{number}" for number in numbers], 0
+        else:
+            numbers = [json.loads(record["body"])["n"] for record in event["Records"]]
+            names = ids = [record["messageId"] for record in event["Records"]]
+            attempt = max(int(record["attributes"]["ApproximateReceiveCount"]) for record in event["Records"])
+        partial = mapped.options["report_batch_item_failures"]
+        failed = await self._try(function, numbers, ids, context, attempt, partial, mapped.source.startswith("stream"))
+        answer: dict[str, object] = {}
+        if "window" in event:
+            answer["state"] = {"numbers": [*event["state"].get("numbers", ()), *numbers]}
+        if partial:
+            failures = [name for name, number in zip(names, numbers, strict=True) if number in failed]
+            answer["batchItemFailures"] = [{"itemIdentifier": name} for name in failures]
+        return answer
+
+    async def _try(
+        self,
+        function: str,
+        numbers: Sequence[int],
+        ids: Sequence[str],
+        context: Any,
+        attempt: int,
+        partial: bool = False,
+        in_order: bool = False,
+    ) -> set[int]:
+        """Behave as the seed wants towards these items; gives the numbers that failed."""
+        engine = PROCESS.get() or "world"
+        began, limit = self._loop.time(), self._day.functions[function]["timeout_seconds"]
+        row = self._history.started(context.aws_request_id, attempt, function, ids, engine)
+        seconds, failed, hangs = 0.0, set[int](), False
+        for number in numbers:
+            behaviour = self._day.behave(function, number)
+            tries = self._tries[function, number] = self._tries.get((function, number), 0) + 1
+            seconds = max(seconds, behaviour.seconds)
+            if tries <= behaviour.failures:
+                failed.add(number)
+                hangs = hangs or behaviour.hangs
+        done: Sequence[str] = ids
+        if failed:
+            first = next(index for index, number in enumerate(numbers) if number in failed)
+            names = list(zip(ids, numbers, strict=False))
+            done = [id for id, number in (names[:first] if in_order else names) if number not in failed]
+        try:
+            await asyncio.sleep(limit * 10.0 if hangs else seconds)
+        except asyncio.CancelledError:
+            over = self._loop.time() >= began + limit - 1e-6
+            self._witness.failed(function, ids if over else ())
+            self._history.ended(row, "timed out" if over else "interrupted")
+            raise
+        self._witness.failed(function, [id for id in ids if id not in done] if partial else ids if failed else ())
+        if failed and (not partial or not done):
+            self._history.ended(row, "failed")
+            if partial:
+                return set(numbers)
+            raise ValueError(f"{function} does not like {sorted(failed)}")
+        self._history.ended(row, "ok", done)
+        return failed
+
+    # --- engines ---------------------------------------------------------------------------------------------------
+
+    def _boot(self, host: _Host) -> None:
+        host.lives += 1
+        host.leaving = self._loop.create_future()
+        with with_process(host.process):
+            host.task = asyncio.create_task(self._live(host, host.leaving), name=host.process)
+
+    async def _live(self, host: _Host, leaving: asyncio.Future[str]) -> None:
+        process = host.process
+        while True:
+            engine = self._build(process)
+            try:
+                await engine.start()
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(1.0)
+        host.engine = engine
+        how = await leaving
+        host.engine = None
+        await (engine.stop() if how == "stop" else engine.drain())
+
+    def _build(self, process: str) -> Engine:
+        day = self._day
+        store = _Remembered(self._store, self._faults, self._connections)
+        chance = random.Random(f"{self._plan.seed} {process}")
+        engine = Engine(store, clock=self._clock, random=chance, **day.settings)
+        for name, options in day.queues.items():
+            engine.queue(name, **options)
+        for name, options in day.streams.items():
+            engine.stream(name, **options)
+        for name, options in day.functions.items():
+            engine.function(name=name, **options)(self._handler(name))
+        for name, mapped in day.mappings.items():
+            handle = engine.map(mapped.source, mapped.function, **mapped.options)
+            self._witness.mappings[handle.id] = name
+        return engine
+
+    def _kill(self, process: str) -> None:
+        host = next((host for host in self._hosts if host.process == process), None)
+        if host is None or self._loop.dead(process):
+            return
+        host.engine = None
+        self._history.killed(process)
+        self._loop.kill(process)
+        connection = self._connections.pop(process, None)
+        if connection is not None and self._chance.random() < 0.5:  # the store notices, or time must tell
+            self._witness.disconnected(process)
+            self._loop.call_soon(lambda: _at_once(connection.close()), context=Context())
+        self._loop.call_later(self._chance.choice((0.0, 0.5, 5.0, 20.0)), self._boot, host, context=Context())
+
+    # --- what goes wrong -------------------------------------------------------------------------------------------
+
+    def _weather(self) -> list[_Blow]:
+        chance, blows = self._chance, []
+        for _ in range(chance.choice((0, 1, 2, 4))):
+            what = chance.choice(("kill", "kill", "kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock"))
+            host = chance.randrange(len(self._hosts))
+            seconds = {
+                "pause": chance.choice((1.0, 5.0, 60.0)),
+                "cut off": chance.choice((2.0, 15.0, 60.0)),
+                "outage": chance.choice((1.0, 15.0)),
+                "destination": chance.choice((5.0, 60.0, 400.0)),
+                "clock": chance.choice((-3600.0, -30.0, 30.0, 3600.0, 86400.0)),
+            }.get(what, 0.0)
+            where = chance.choice(("queue dead.", "stream graves.", "queue done."))
+            blows.append(_Blow(chance.uniform(0, HORIZON_SECONDS + 20), cast(Any, what), host, seconds, where))
+        return sorted(blows, key=lambda blow: blow.at)
+
+    async def _suffer(self) -> None:
+        until = HORIZON_SECONDS
+        for blow in self._blows:
+            await asyncio.sleep(max(0.0, blow.at - self._loop.time()))
+            self._befall(blow, self._hosts[blow.host])
+            until = max(until, blow.at + (0 if blow.what == "clock" else blow.seconds))
+        await asyncio.sleep(max(0.0, until - self._loop.time()))
+
+    def _befall(self, blow: _Blow, host: _Host) -> None:
+        until = self._loop.time() + blow.seconds
+        match blow.what:
+            case "kill":
+                self._kill(host.process)
+            case "drain" | "stop":
+                if host.leaving is not None and not host.leaving.done() and host.engine is not None:
+                    assert host.task is not None
+                    host.leaving.set_result(blow.what)
+                    host.task.add_done_callback(lambda _: self._again(host), context=Context())
+            case "pause":
+                if not self._loop.dead(host.process):
+                    self._history.paused(host.process, blow.seconds)
+                    self._loop.pause(host.process, blow.seconds)
+            case "cut off":
+                self._faults.away[f"{host.process}:"] = until
+            case "outage":
+                self._faults.away[""] = until
+            case "destination":
+                self._faults.away[blow.where] = until
+            case "clock":
+                self._clock.shift(blow.seconds)
+
+    def _again(self, host: _Host) -> None:
+        if not self._loop.dead(host.process):
+            self._boot(host)
+
+    def _hook(self) -> Callable[[int, asyncio.Handle], None] | None:
+        trace, last, kills = self._trace, self._last, self._plan.kills
+        if trace is None and last is None and not kills:
+            return None
+
+        def on_step(step: int, handle: asyncio.Handle) -> None:
+            if trace is not None:
+                trace(step, handle)
+            if last is not None:
+                last.append(f"  {step} at {self._loop.time():g} s  {describe(handle)}")
+            if step in kills:
+                self._kill(self._hosts[kills[step]].process)
+
+        return on_step
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def _heal(self) -> None:
+        self._faults.rates = CLEAR
+        self._faults.away.clear()
+        self._faults.strikes.clear()
+
+    async def _drained(self) -> None:
+        deadline = self._loop.time() + DRAIN_SECONDS
+        wait = 0.5
+        while left := await self._left():
+            if self._loop.time() > deadline:
+                self._problem(f"after {DRAIN_SECONDS:g} s without faults there is still work: {left}")
+                return
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.2, 15.0)
+
+    async def _left(self) -> str:
+        if any(host.engine is None for host in self._hosts):
+            return "an engine has not started"
+        if any(not self._loop.dead(process or "") for process in self._operating.values()):
+            return "a call is unanswered"
+        if pending := await self._raw.events.pending():
+            return f"events {dict(pending)}"
+        for mapped in self._day.mappings.values():
+            kind, _, name = mapped.source.partition(":")
+            if kind == "queue":
+                self._witness.redriven(name)
+                depth = await self._raw.queue(self._queues[name]).depth()
+                if depth.visible or depth.in_flight or depth.delayed:
+                    return f"queue {name} {depth}"
+        return next(iter(self._witness.unread()), "")
+
+    async def _leave(self) -> None:
+        leaving = [host for host in self._hosts if host.engine is not None]
+        for host in leaving:
+            assert host.leaving is not None
+            host.leaving.set_result(self._chance.choice(("drain", "drain", "stop")))
+        tasks = [host.task for host in leaving if host.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=300.0)
+        for host in leaving:
+            if host.task is not None and not host.task.done():
+                self._problem(f"{host.process} did not end within 300 s")
+            elif host.task is not None and (error := host.task.exception()) is not None:
+                self._problem(f"{host.process} ended with {error!r}")
+        await asyncio.sleep(1.0)
+
+    def _audit_end(self) -> None:
+        names = self._witness.mappings
+        ids = {name: id for id, name in names.items()}
+        expectations = self._day.expectations(ids, clocks_jump=self._clocks_jump)
+        self._problems += [str(violation) for violation in check(self._history, expectations)]
+        self._problems += self._witness.findings
+        self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"))
+        for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
+            self._problem(f"a task is left: {task.get_name()}")
+        for id, mapped in ((ids[name], mapped) for name, mapped in self._day.mappings.items() if name in ids):
+            kind, _, name = mapped.source.partition(":")
+            if kind == "stream":
+                shards = [shard.id for shard in _at_once(self._raw.stream(self._streams[name]).shards())]
+                for shard, lease in _at_once(self._raw.leases.heartbeat(id, shards, 1.0)).leases.items():
+                    if not lease.free:
+                        self._problem(f"the lease of {shard} was not released by {lease.owner}")
+
+    # --- small things ----------------------------------------------------------------------------------------------
+
+    def _buried(self, queue: str) -> list[Message]:
+        name = self._queues[queue].dead_letter_queue
+        assert name is not None
+        dead, found = self._raw.queue(self._queues[name]), list[Message]()
+        while messages := _at_once(dead.receive(100, 0)):
+            found += messages
+            _at_once(dead.settle_many([Delete(message.receipt) for message in messages]))
+        return found
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._problem(f"unhandled: {context.get('message')}: {context.get('exception')!r}")
+
+    def _problem(self, text: str) -> None:
+        self._problems.append(text)
+
+    def _new_id(self) -> str:
+        return f"{self._chance.getrandbits(128):032x}"
+
+
+class _Remembered(FaultyStore):
+    """Keeps each process's connection, so that the store can notice its death."""
+
+    def __init__(self, store: MemoryStore, faults: Faults, connections: dict[str | None, Connection]) -> None:
+        super().__init__(store, faults)
+        self._connections = connections
+
+    async def connect(self, world: World) -> FaultyConnection:
+        connection = await super().connect(world)
+        self._connections[PROCESS.get()] = cast(Connection, connection.inner)
+        return connection
+
+
+def _pairs(operation: Operation) -> list[tuple[int, str]]:
+    keys = operation.keys or [""] * len(operation.numbers)
+    return list(zip(operation.numbers, keys, strict=True))
+
+
+def _at_once(call: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine gives that does not wait."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits")
+
+
+_ = replace

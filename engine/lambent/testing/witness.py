@@ -1,0 +1,290 @@
+"""Who watches the store: turns what passes through its ports into rows of a `History`.
+
+Decides what a call of a port means for an item: accepted, put, sent, claimed, settled, checkpointed, reported. It trusts
+a store's answers but not its promises: a claim that is given to somebody else too early is a finding of its own, and so
+is a checkpoint which gives up what nobody ever tried. Leaves to `history.py` whether all that was allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from lambent.model import Checkpoint, Delete, Event, Lease, Message, Put, Release, Send, Settled, Settlement
+from lambent.ports import Demand
+from lambent.testing.history import History
+from lambent.testing.loop import PROCESS
+from lambent.testing.workload import Workload
+
+__all__ = ["Witness"]
+
+PLACE_DIGITS: Final = 24  # of the built-in stream's positions
+
+
+class Witness:
+    """`Faults` calls it in the very step in which the store did something. `drained`: receives all that a redrive moved
+    into the dead-letter queue of a queue, at once. `mappings` names each mapping by its id."""
+
+    def __init__(
+        self,
+        history: History,
+        workload: Workload,
+        clock: Callable[[], float],
+        buried: Callable[[str], Sequence[Message]] = lambda queue: (),
+    ) -> None:
+        self.mappings: dict[str, str] = {}
+        self.findings: list[str] = []
+        self.terminal: Counter[str] = Counter()
+        self.settled: dict[tuple[str, str], int] = defaultdict(int)  # (mapping, fate): records
+        self._history = history
+        self._workload = workload
+        self._clock = clock
+        self._buried = buried
+        self._numbers: dict[str, int] = {}  # of items, by id
+        self._claims: dict[str, tuple[str, float]] = {}  # by id: receipt, until
+        self._claimants: dict[str, str] = {}  # by id: the process
+        self._progress: dict[tuple[str, str], int] = defaultdict(lambda: -1)  # (mapping id, shard): place
+        self._owners: dict[tuple[str, str], int] = defaultdict(int)  # (mapping id, shard): how many there were
+        self._ids: dict[str, str] = {}  # by receipt
+        self._places: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # (stream, shard): ids by place
+        self._grants: dict[str, tuple[float, bool]] = {}  # by process: until, told
+        self._failed: set[tuple[str, str]] = set()  # (function, id) that a handler failed
+
+    def __call__(self, point: str, arguments: Sequence[Any], answer: Any) -> None:
+        port, _, method = point.rpartition(".")
+        kind, _, name = port.partition(" ")
+        match kind, method:
+            case "events", "put_many":
+                self._accepted(arguments[0])
+            case "events", "receive":
+                for event in answer:
+                    self._claimed(event.request_id, event.receipt, arguments[2])
+            case "events", "settle_many":
+                self._events_settled(arguments[0], answer)
+            case "queue", "send_many":
+                self._sent(name, arguments[0], answer)
+            case "queue", "receive":
+                self._received(name, answer)
+            case "queue", "settle_many":
+                self._messages_settled(name, arguments[0], answer)
+            case "stream", "put_many":
+                self._put(name, arguments[0], answer)
+            case "leases", "take_many":
+                for lease in answer:
+                    self._owners[lease.group, lease.name] += 1
+                    self._history.leased(lease.group, lease.name, _engine(), lease.counter)
+            case "leases", "checkpoint_many":
+                for (lease, checkpoint), stored in zip(arguments[0], answer, strict=True):
+                    if stored:
+                        self._checkpointed(lease, checkpoint)
+            case "leases", "permits":
+                self._granted(arguments[0], arguments[1])
+
+    # --- what the simulation tells
+
+    def failed(self, function: str, ids: Sequence[str]) -> None:
+        """A handler did not finish these."""
+        self._failed.update((function, id) for id in ids)
+
+    def expired(self, ids: Sequence[str]) -> None:
+        """The store was made to forget these claims."""
+        for id in ids:
+            self._claims.pop(id, None)
+        self._history.expired(ids)
+
+    def disconnected(self, process: str) -> None:
+        """The store noticed that this engine is gone: its claims of events are void."""
+        for id, (_, _) in list(self._claims.items()):
+            born = self._history.born.get(id)
+            if born is not None and born.kind == "event" and self._claimants.get(id) == process:
+                del self._claims[id]
+
+    # --- events
+
+    def _accepted(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.request_id in self._history.born:
+                continue
+            self._history.accepted(event.request_id, event.function)
+            if event.function == "audit":
+                self._reported("function:audit", event.payload)
+
+    def _events_settled(self, settlements: Sequence[Settlement], answers: Sequence[bool]) -> None:
+        for settlement, done in zip(settlements, answers, strict=True):
+            if not done:
+                continue
+            id = self._ids[settlement.receipt]
+            self._claims.pop(id, None)
+            if isinstance(settlement, Delete):
+                self.terminal[id] += 1
+                self._history.terminal(id, settlement.state)
+
+    # --- claims
+
+    def _claimed(self, id: str, receipt: str, seconds: float) -> None:
+        now = self._clock()
+        before = self._claims.get(id)
+        if before is not None:
+            if now < before[1]:
+                self.findings.append(f"{id} was claimed again at {now:g} s, before {before[1]:g} s")
+            self._history.expired([id])
+        self._claims[id] = receipt, now + seconds
+        self._ids[receipt] = id
+        self._claimants[id] = _engine()
+
+    # --- queues
+
+    def _sent(self, queue: str, sends: Sequence[Send], ids: Sequence[str]) -> None:
+        if queue not in self._sources:
+            for send in sends:
+                attribute = send.attributes.get("RequestID")
+                if attribute is not None:
+                    function = self._history.born[attribute.value].source
+                    self._history.reported(f"queue:{queue} as dead letter", [attribute.value], "failed", function)
+                else:
+                    self._reported(f"queue:{queue}", send.body)
+            return
+        for send, id in zip(sends, ids, strict=True):
+            if id not in self._history.born:
+                self._history.sent(queue, id, send.group)
+                self._filter([(id, json.loads(send.body)["n"])], f"queue:{queue}")
+
+    def _received(self, queue: str, messages: Sequence[Message]) -> None:
+        if queue not in self._sources:
+            return
+        self.redriven(queue)
+        seconds = self._workload.queues[queue]["visibility_timeout_seconds"]
+        for message in messages:
+            self._claimed(message.id, message.receipt, seconds)
+
+    def redriven(self, queue: str) -> None:
+        """Whatever the queue's redrive policy moved has found its fate."""
+        for message in self._buried(queue):
+            if message.id not in self._history.born:
+                self.findings.append(f"{message.id} is in the dead-letter queue of {queue}, and nobody sent it")
+                continue
+            (mapped,) = [each for each in self._workload.mappings.values() if each.source == f"queue:{queue}"]
+            self._claims.pop(message.id, None)
+            self._history.reported(f"dead-letter queue of {queue}", [message.id], "redriven", mapped.function)
+
+    def _messages_settled(self, queue: str, settlements: Sequence[Settlement], answers: Sequence[bool]) -> None:
+        for settlement, done in zip(settlements, answers, strict=True):
+            if queue not in self._sources or not done:
+                continue
+            id = self._ids[settlement.receipt]
+            if isinstance(settlement, Delete):
+                self._claims.pop(id, None)
+                self._history.deleted(queue, id)
+            elif isinstance(settlement, Release) and id in self._claims:
+                self._claims[id] = settlement.receipt, self._clock()
+
+    # --- streams
+
+    def _put(self, stream: str, puts: Sequence[Put], positions: Sequence[str]) -> None:
+        for put, position in zip(puts, positions, strict=True):
+            if stream not in self._sources:
+                self._reported(f"stream:{stream}", put.data)
+                continue
+            number = json.loads(put.data)["n"]
+            id, shard, place = f"r{number}", shard_of(position), place_of(position)
+            self._history.put(stream, shard, put.key, place, id)
+            self._places[stream, shard][place] = id
+            self._filter([(id, number)], f"stream:{stream}")
+
+    def _checkpointed(self, lease: Lease, checkpoint: Checkpoint) -> None:
+        mapped = self._workload.mappings[self.mappings[lease.group]]
+        for settled in checkpoint.settled:
+            self.settled[lease.group, settled.fate] += settled.count
+            if settled.fate == "failed" and settled.reason.startswith("destination-failed"):
+                self._given_up(mapped.source.partition(":")[2], lease.name, mapped.function, settled)
+        place = place_of(checkpoint.progress.position)
+        self._progress[lease.group, lease.name] = place
+        self._history.checkpointed(lease.group, lease.name, place, _engine(), lease.counter)
+
+    def unread(self) -> Iterator[str]:
+        """Shards of which something is not yet done."""
+        for id, name in self.mappings.items():
+            stream = self._workload.mappings[name].source.partition(":")[2]
+            for (where, shard), places in self._places.items():
+                if where == stream and self._progress[id, shard] < max(places):
+                    yield f"{name}, {shard}: {self._progress[id, shard]} of {max(places)}"
+
+    def audit(self, *, exact: bool) -> Iterator[str]:
+        """What the stores' own books do not balance. `exact`: no answer of a checkpoint was lost, so that each record
+        was settled once, where no second owner began above what the first had reached."""
+        for id, born in self._history.born.items():
+            if born.kind == "event" and self.terminal[id] != 1:
+                yield f"event {id} of {born.source} has {self.terminal[id]} terminal records"
+        for id, name in self.mappings.items():
+            stream = self._workload.mappings[name].source.partition(":")[2]
+            came = sum(len(places) for (where, _), places in self._places.items() if where == stream)
+            fates = {fate: count for (mapping, fate), count in self.settled.items() if mapping == id}
+            moved = any(owners > 1 for (mapping, _), owners in self._owners.items() if mapping == id)
+            lanes = self._workload.mappings[name].options.get("parallelization_factor", 1)
+            settled = sum(fates.values())
+            if settled < came or (settled != came and exact and not (moved and lanes > 1)):
+                yield f"mapping {name} settled {fates}, but {came} records came"
+
+    def _given_up(self, stream: str, shard: str, function: str, settled: Settled) -> None:
+        """The destination never took the report: a fate all the same, if there was anything to report."""
+        places = self._places[stream, shard]
+        between = [places[place] for place in range(place_of(settled.first), place_of(settled.last) + 1)]
+        tried = [id for id in between if (function, id) in self._failed]
+        if len(tried) < settled.count and "RecordAgeExceeded" not in settled.reason:
+            tried = between if len(between) == settled.count else tried
+        self._history.filtered(tried, function)
+
+    # --- fates
+
+    def _filter(self, items: Sequence[tuple[str, int]], source: str) -> None:
+        for id, number in items:
+            for mapped in self._workload.mappings.values():
+                if mapped.source == source and mapped.options.get("filters") and not self._workload.passes(number):
+                    self._history.filtered([id], mapped.function)
+
+    def _reported(self, destination: str, record: bytes | str) -> None:
+        told = json.loads(record)
+        context = told["requestContext"]
+        function = context["functionArn"].split(":")[6]
+        if "KinesisBatchInfo" in told:
+            event = json.loads(told["payload"])
+            ids = [f"r{number}" for number, _ in stream_items(event)]
+        else:
+            ids = [context["requestId"]]
+        self._history.reported(destination, ids, context["condition"], function)
+
+    def _granted(self, demands: Mapping[str, Demand], seconds: float) -> None:
+        """An engine whose grant ran out while it could not ask may go on with what runs, but not begin anything."""
+        now = self._clock()
+        for process, (until, told) in list(self._grants.items()):
+            if until <= now and not told and process != _engine():
+                self._history.paused(process, 0.0)
+                self._grants[process] = until, True
+        if demands:
+            self._grants[_engine()] = now + seconds, False
+
+    @property
+    def _sources(self) -> set[str]:
+        return {mapped.source.partition(":")[2] for mapped in self._workload.mappings.values()}
+
+
+def stream_items(event: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Number and sequence number of each record in an event of a stream."""
+    for record in event["Records"]:
+        yield json.loads(b64decode(record["kinesis"]["data"]))["n"], record["kinesis"]["sequenceNumber"]
+
+
+def shard_of(position: str) -> str:
+    return f"shardId-{int(position[2:-PLACE_DIGITS]):012d}"
+
+
+def place_of(position: str) -> int:
+    """0 for the first record of a shard, -1 for what comes before it."""
+    return int(position[-PLACE_DIGITS:]) - 1
+
+
+def _engine() -> str:
+    return PROCESS.get() or "world"

@@ -1,0 +1,33 @@
+"""The README keeps its word: its quick start runs, and the places it names exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_quick_start_runs() -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    command = [sys.executable, "-W", "error", "-c", program]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, "Hello Ada\n"), ran.stderr
+
+
+def test_where_it_is_decided_names_places_that_exist() -> None:
+    table = README.partition("## Where is it decided?")[2].partition("\n## ")[0]
+    for line in table.splitlines():
+        for path in re.findall(r"`([\w/]+\.py)`", line):
+            text = (ROOT / "engine/lambent" / path).read_text("utf-8")
+            for name in re.findall(r"· `([\w.]+)`", line):
+                assert re.search(rf"(def|class) {name.rpartition('.')[2]}\b", text), f"{path} has no {name}"
+
+
+def test_every_link_into_the_repository_leads_somewhere() -> None:
+    for document in (ROOT / "README.md", ROOT / "docs/architecture.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
