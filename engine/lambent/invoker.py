@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextvars import Context
+from contextvars import copy_context
 
 from lambent.context import current_invocation
 from lambent.errors import ResourceNotFound
@@ -47,6 +47,7 @@ class Invoker:
         self._invocations = telemetry.counter(INVOCATIONS)
         self._durations: dict[str, Callable[[float], None]] = {}
         self._pumping = False
+        self._context = copy_context()  # the engine's: a waiter is not called in the name of a handler
         telemetry.gauge(CONCURRENT_EXECUTIONS, concurrency.running)
 
     # ----------------------------------------------------------------------- running
@@ -124,7 +125,7 @@ class Invoker:
     def _pump(self) -> None:
         if not self._pumping:
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._wake, context=Context())
+            asyncio.get_running_loop().call_soon(self._wake, context=self._context)
 
     def _wake(self) -> None:
         """Call as many as there is room for; when they had time to take it, see what is left for the next ones."""
@@ -134,7 +135,7 @@ class Invoker:
         finally:
             loop = asyncio.get_running_loop()
             if self._concurrency.free:
-                loop.call_soon(loop.call_soon, self._wake, context=Context())
+                loop.call_soon(loop.call_soon, self._wake, context=self._context)
             else:
                 self._pumping = False
 

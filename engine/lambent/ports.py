@@ -28,6 +28,7 @@ from lambent.model import (
     Shard,
     Stream,
 )
+from lambent.semantics.concurrency import Demand
 
 T = TypeVar("T")
 
@@ -128,15 +129,6 @@ class Holdings:
     members: int
     leases: Mapping[str, Lease]
     valid_for_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What an engine wants of a limit shared by all engines: `in_use` run now, `wanted` could run (in_use included)."""
-
-    limit: int
-    in_use: int
-    wanted: int
 
 
 class Leases(Protocol):

@@ -74,7 +74,7 @@ def _progress(console: Console) -> Progress:
 
 def _fates(played: Played) -> Table:
     names = ("", "input", "delivered", "filtered", "failed", "duplicates", "failed attempts")
-    table = Table(*names, title="What became of everything")
+    table = Table(*names, title="What became of every departure, rebooking, alert and query")
     for column in table.columns[1:]:
         column.justify = "right"
     for line in lines(played):

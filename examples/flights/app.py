@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from examples.flights.data import LONG_DELAY_MINUTES, Flight
-from lambent import Engine
+from lambent import Engine, MappingHandle, StreamHandle
 
 WINDOW_SECONDS = 1
 BATCH_SIZE = 32
@@ -52,7 +52,7 @@ class Board:
     windows: Counter[tuple[str, str]] = field(default_factory=Counter)  # (shard, start): closed
     failed_attempts: Counter[str] = field(default_factory=Counter)  # by function; an item that was tried in vain
     isolated: int = 0  # poison that stood alone in its batch
-    iterator_age: float = 0.0  # seconds
+    iterator_age: float = 0.0  # seconds; the oldest of any shard since somebody looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Flights:
     """The engine with everything declared on it, not yet started."""
 
     engine: Engine
-    departures: Any
-    mapping: Any
+    departures: StreamHandle
+    mapping: MappingHandle
     board: Board
 
 
@@ -92,7 +92,8 @@ def flights(seed: int = 2013) -> Flights:
                 await engine.invoke_async("alert", flight)
         board.covered.extend(flight["id"] for flight in batch)
         if batch:
-            board.iterator_age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"]
+            age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"]
+            board.iterator_age = max(board.iterator_age, age)
         if event["isFinalInvokeForWindow"]:
             board.windows[event["shardId"], event["window"]["start"]] += 1
             merge(board.total, figures)

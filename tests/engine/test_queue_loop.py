@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lambent.context import current_invocation
+from lambent.errors import StoreUnavailable
 from lambent.model import (
     Delete,
     EventInvokeConfig,
@@ -420,3 +421,57 @@ async def test_a_hard_stop_does_not_wait_for_a_store_that_is_silent(bench: Bench
     await asyncio.wait([task])
     assert now() < 15
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_retry_that_comes_due_while_its_function_is_parked_expires_within_a_minute_of_its_time(
+    bench: Bench,
+) -> None:
+    calls = 0
+
+    async def handler(event: Any, context: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("so that it is due again after 60 s")
+        await asyncio.sleep(800)
+
+    config = EventInvokeConfig(maximum_event_age_seconds=90)
+    bench.add(handler, reserved_concurrency=1, timeout_seconds=900, event_invoke=config)
+    await bench.put("f")
+    async with running(bench.events_loop()):
+        await asyncio.sleep(1)
+        await bench.put("f")  # this one holds the permit
+        await asyncio.sleep(49)
+        await bench.put("f")  # this one is the oldest that is due when the function is parked
+        await asyncio.sleep(65)
+        assert bench.ended() == {"expired": 1}
+        await asyncio.sleep(30)
+        assert bench.ended() == {"expired": 2}
+
+
+async def test_a_function_whose_destination_is_away_leaves_room_for_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambent.polling.feeds.MAXIMUM_IN_FLIGHT_PER_FUNCTION", 5)
+    monkeypatch.setattr("lambent.polling.queue.MAXIMUM_IN_FLIGHT", 10)
+    ran: Counter[str] = Counter()
+
+    async def handler(event: Any, context: Any) -> None:
+        ran[context.function_name] += 1
+
+    bench.add(handler, "stuck", event_invoke=EventInvokeConfig(on_success="queue:away"))
+    bench.add(handler, "free")
+    away = Watched(bench.queue("away"))
+
+    async def send_many(sends: Sequence[Send]) -> None:
+        if now() < 200:
+            raise StoreUnavailable("away")
+
+    away.send_many = send_many
+    bench.queues["away"] = away
+    await bench.put(*["stuck"] * 20, *["free"] * 20)
+    async with running(bench.events_loop()):
+        await asyncio.sleep(1)
+        assert ran == {"stuck": 5, "free": 20}
+        await asyncio.sleep(1000)
+    assert bench.ended() == {"succeeded": 40}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lambent.errors import InvalidParameterValue
 from lambent.model import Checkpoint, Delete, Event, Progress, Queue, Send, Settled, Stream
-from lambent.ports import Demand, Store, World
+from lambent.ports import Store, World
+from lambent.semantics.concurrency import Demand
 from lambent.stores.memory import MemoryStore
 from lambent.stores.memory_queue import SWEEP_AT_LEAST, TERMINAL_RECORDS, MemoryQueue
 from lambent.stores.memory_stream import MemoryStream

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lambent.model import Delete, Message, Queue, Release, Send
 from lambent.ports import World
@@ -21,7 +21,7 @@ from lambent.stores.memory import MemoryStore
 from lambent.stores.memory_queue import MemoryQueue
 
 T = TypeVar("T")
-VISIBILITY, RETENTION, MAXIMUM_RECEIVES = 10, 60, 2
+VISIBILITY, RETENTION, MAXIMUM_RECEIVES = 10, 60, 1
 
 
 class ManualClock:
@@ -109,6 +109,9 @@ class QueueMachine(RuleBasedStateMachine):
         locked = {message.group for message in self.messages if message.out} if self.fifo else set()
         return [message for message in self.messages if message.until <= self.now and message.group not in locked]
 
+    def receipt(self, back: int) -> str:
+        return self.receipts[-1 - back] if back < len(self.receipts) else "nobody's"
+
     def owner(self, receipt: str) -> Modelled | None:
         return next((message for message in self.messages if message.receipt == receipt), None)
 
@@ -123,6 +126,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.messages.append(Modelled(message_id, body, group, self.now + (delay or 0), self.now + RETENTION))
 
     @rule(limit=st.integers(1, 4))
+    def receive_some(self, limit: int) -> None:
+        self.receive(limit)
+
     def receive(self, limit: int) -> None:
         self.age()
         visible = self.visible()
@@ -134,8 +140,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.check_given(message, fresh)
         if len(given) < limit:  # everything was looked at
             assert len(given) == len(fresh)
-        moved = {message.id for message in spent} - {item.value.id for item in self.items()}
-        assert len(given) == limit or len(moved) == len(spent)
+        moved = {entry[2].value.id for entry in self.dead._state._ages._heap if entry[2].place}
+        assert len(given) == limit or moved >= {message.id for message in spent}
         for modelled in [message for message in spent if message.id in moved]:
             self.messages.remove(modelled)
             self.buried.append(modelled)
@@ -154,25 +160,24 @@ class QueueMachine(RuleBasedStateMachine):
         assert (message.body, message.receive_count) == (modelled.body, modelled.receives)
         self.receipts.append(message.receipt)
 
-    def items(self) -> list[Any]:
-        state = self.connection.queue(self.queue._state.config)._state
-        return [entry[2] for entry in state._ages._heap if entry[2].place]
+    @rule(seconds=st.sampled_from([3, VISIBILITY]))
+    def wait_and_receive(self, seconds: float) -> None:
+        self.clock.seconds += seconds
+        self.receive(4)
 
-    @precondition(lambda self: self.receipts)
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
+    @rule(back=st.integers(0, 7))
+    def delete(self, back: int) -> None:
         self.age()
-        receipt = data.draw(st.sampled_from(self.receipts))
+        receipt = self.receipt(back)
         message = self.owner(receipt)
         assert done(self.queue.settle_many([Delete(receipt)])) == [message is not None]
         if message is not None:
             self.messages.remove(message)
 
-    @precondition(lambda self: self.receipts)
-    @rule(data=st.data(), delay=st.sampled_from([0, 3, 20]), give_back=st.booleans())
-    def release(self, data: st.DataObject, delay: float, give_back: bool) -> None:
+    @rule(back=st.integers(0, 7), delay=st.sampled_from([0, 3, 20]), give_back=st.booleans())
+    def release(self, back: int, delay: float, give_back: bool) -> None:
         self.age()
-        receipt = data.draw(st.sampled_from(self.receipts))
+        receipt = self.receipt(back)
         message = self.owner(receipt)
         taken = message is not None and message.out
         assert done(self.queue.settle_many([Release(receipt, self.clock.now() + delay, give_back)])) == [taken]
@@ -215,7 +220,7 @@ class FifoMachine(QueueMachine):
     fifo = True
 
 
-SIZE = settings(max_examples=60, stateful_step_count=40, deadline=None)
+SIZE = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestStandardQueueAgainstTheModel = QueueMachine.TestCase
 TestFifoQueueAgainstTheModel = FifoMachine.TestCase
 TestStandardQueueAgainstTheModel.settings = SIZE

@@ -14,8 +14,8 @@ from typing import Final
 
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker
-from lambent.ports import Demand, Leases, World
-from lambent.semantics.concurrency import Concurrency
+from lambent.ports import Leases, World
+from lambent.semantics.concurrency import Concurrency, Demand
 from lambent.telemetry import Telemetry
 
 ASK_SECONDS: Final = 1.0
@@ -87,8 +87,7 @@ class Permits:
     async def _ask(self) -> None:
         before = self._world.clock.monotonic()
         demands = {name: Demand(limit, 0, 0) for name, limit in self._limits().items()}
-        for name, demand in self._concurrency.demands().items():
-            demands[name] = Demand(demand.limit, demand.in_use, demand.wanted)
+        demands.update(self._concurrency.demands())
         try:
             granted = await self._leases.permits(demands, self._lease_seconds)
         except StoreUnavailable as error:

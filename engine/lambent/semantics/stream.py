@@ -192,7 +192,7 @@ class ShardConsumer:
         while lane.report is None:
             if not lane.batches:
                 look_again = None if self._draining else self._form(lane, now, epoch)
-                if lane.report is None and not lane.batches:
+                if not lane.batches:
                     return look_again
                 continue
             batch = lane.batches[0]
@@ -454,8 +454,8 @@ class ShardConsumer:
             return
         lane = self._lanes[step.lane]
         lane.handed_out, lane.report = False, None
-        taken = isinstance(delivery, Delivered)
-        self._passed_over(lane, step.condition if taken else f"destination-failed: {delivery.reason}")
+        reason = step.condition if isinstance(delivery, Delivered) else f"destination-failed: {delivery.reason}"
+        self._passed_over(lane, reason)
 
     def _passed_over(self, lane: _Lane, reason: str) -> None:
         batch = lane.batches.popleft()
@@ -505,9 +505,7 @@ class ShardConsumer:
     @property
     def drained(self) -> bool:
         """After `drain`: nothing is in flight and everything known is stored."""
-        busy = any(
-            not self._leave_reports if lane.report is not None else lane.handed_out for lane in self._lanes
-        )
+        busy = any(not self._leave_reports if lane.report is not None else lane.handed_out for lane in self._lanes)
         return self._void or (self._draining and not (busy or self._dirty or self._under_way is not None))
 
     @property

@@ -16,7 +16,8 @@ from typing import Final
 
 from lambent.errors import InvalidParameterValue
 from lambent.model import Checkpoint, Lease, Queue, Stream
-from lambent.ports import Clock, Demand, Document, Holdings, World
+from lambent.ports import Clock, Document, Holdings, World
+from lambent.semantics.concurrency import Demand
 from lambent.stores.memory_queue import Bell, EventLines, MemoryEvents, MemoryQueue, QueueState
 from lambent.stores.memory_stream import MemoryStream, StreamState
 

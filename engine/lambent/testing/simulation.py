@@ -25,7 +25,7 @@ from lambent.ports import World
 from lambent.stores.memory import Connection, MemoryStore
 from lambent.testing.faults import CLEAR, Fault, FaultyConnection, Faults, FaultyStore, Rates
 from lambent.testing.history import History, check
-from lambent.testing.loop import PROCESS, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
+from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
 from lambent.testing.witness import Witness, stream_items
 from lambent.testing.workload import HORIZON_SECONDS, Operation, Workload, workload
 
@@ -33,6 +33,9 @@ __all__ = ["Result", "Simulation"]
 
 DRAIN_SECONDS: Final = 7200.0
 """Virtual seconds without faults after which everything must have ended: longer than any claim, retry or outage."""
+
+MAXIMUM_STEPS: Final = 1_000_000
+"""Steps of the loop after which something must go round in circles."""
 
 LAST_STEPS: Final = 60
 """Steps that a failure's report shows."""
@@ -128,15 +131,18 @@ class _Run:
 
     def result(self) -> Result:
         with capture_logs() as logs:
-            run(self._main(), seed=self._plan.seed, on_step=self._hook())
+            try:
+                run(self._main(), seed=self._plan.seed, on_step=self._hook())
+            except (_Circles, Deadlock) as error:
+                self._problem(str(error))
         for entry in logs:
             if entry["log_level"] in ("error", "critical"):
                 self._problems.append(f"logged: {entry}")
         return Result(
             self._plan.seed,
             self._problems,
-            self._steps,
-            self._ended_at,
+            self._loop.steps,
+            self._loop.time(),
             len(self._history.runs),
             {**self._faults.struck, **{f"{blow.what}": 1 for blow in self._blows}},
             self._faults.points,
@@ -177,7 +183,6 @@ class _Run:
         await self._drained()
         await self._leave()
         self._audit_end()
-        self._ended_at, self._steps = loop.time(), loop.steps
 
     async def _work(self) -> None:
         for operation in self._day.operations:
@@ -423,12 +428,12 @@ class _Run:
         if not self._loop.dead(host.process):
             self._boot(host)
 
-    def _hook(self) -> Callable[[int, asyncio.Handle], None] | None:
+    def _hook(self) -> Callable[[int, asyncio.Handle], None]:
         trace, last, kills = self._trace, self._last, self._plan.kills
-        if trace is None and last is None and not kills:
-            return None
 
         def on_step(step: int, handle: asyncio.Handle) -> None:
+            if step > MAXIMUM_STEPS:
+                raise _Circles(f"still busy after {step} steps, at {self._loop.time():g} s")
             if trace is not None:
                 trace(step, handle)
             if last is not None:
@@ -522,6 +527,10 @@ class _Run:
 
     def _new_id(self) -> str:
         return f"{self._chance.getrandbits(128):032x}"
+
+
+class _Circles(Exception):
+    """The day does not end."""
 
 
 class _Remembered(FaultyStore):

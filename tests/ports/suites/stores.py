@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping
 
 from lambent.model import Checkpoint, Delete, Event, Lease, Progress, Release, Settled
-from lambent.ports import Connection, Demand, Documents, EventQueue, Leases, Store
+from lambent.ports import Connection, Documents, EventQueue, Leases, Store
+from lambent.semantics.concurrency import Demand
 
 from . import Suite, needs
 

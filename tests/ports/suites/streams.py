@@ -125,6 +125,7 @@ class StreamSuite(Suite):
         stream = await self.stream()
         shard, position = await self.start(stream)
         reader = stream.reader()
+        await self.read(reader, shard, position)
         reader.want(shard, position, 100, LARGE)
         reader.drop(shard)
         waiting = asyncio.ensure_future(reader.ready())
@@ -189,6 +190,9 @@ class StreamSuite(Suite):
             position = await stream.position(shard, "AT_TIMESTAMP", timestamp)
             read = await self.read(stream.reader(), shard, position)
             assert [record.data for record in read.records] == expected
+        last = (await self.read_all(stream, shard))[-1]
+        position = await stream.position(shard, "AT_TIMESTAMP", last.arrived_at)
+        assert (await self.read(stream.reader(), shard, position)).records == [last]
 
     @needs("shards")
     async def test_a_key_stays_in_its_shard_and_keys_spread(self) -> None:
