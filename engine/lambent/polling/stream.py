@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from lambent.destinations import Destinations
@@ -76,16 +77,17 @@ class ReadAhead:
                 when_free()
 
 
+@dataclass(slots=True, eq=False)
 class _OwnedShard:
-    __slots__ = ("buffered", "cancel_waiting", "consumer", "handed_back", "lease", "shard", "timer", "wakes_at")
-
-    def __init__(self, lease: Lease, shard: Shard, consumer: ShardConsumer) -> None:
-        self.lease, self.shard, self.consumer = lease, shard, consumer
-        self.timer: asyncio.TimerHandle | None = None
-        self.wakes_at = 0.0
-        self.buffered = 0
-        self.handed_back = False
-        self.cancel_waiting: Callable[[], None] | None = None  # for the function's capacity
+    lease: Lease
+    shard: Shard
+    consumer: ShardConsumer
+    wanted: Fetch | None = None  # asked of the reader and not answered
+    buffered: int = 0  # bytes, as last told to ReadAhead
+    timer: asyncio.TimerHandle | None = None
+    wakes_at: float = 0.0
+    cancel_waiting: Callable[[], None] | None = None  # for the function's capacity
+    handed_back: bool = False
 
 
 class StreamLoop:
@@ -276,12 +278,14 @@ class StreamLoop:
         owned.timer = asyncio.get_running_loop().call_later(max(0.0, until - now), wake)
 
     def _fetch(self, owned: _OwnedShard, step: Fetch) -> None:
-        def want() -> None:
-            if self._shards.get(owned.shard.id) is owned:
-                self._reader.want(owned.shard.id, step.position, step.maximum_records, step.maximum_bytes)
+        owned.wanted = step
+        if self._read_ahead.may_read(lambda: self._want(owned)):
+            self._want(owned)
 
-        if self._read_ahead.may_read(want):
-            want()
+    def _want(self, owned: _OwnedShard) -> None:
+        step = owned.wanted
+        if step is not None and self._shards.get(owned.shard.id) is owned:
+            self._reader.want(owned.shard.id, step.position, step.maximum_records, step.maximum_bytes)
 
     # ---- steps that take time
 
@@ -361,15 +365,18 @@ class StreamLoop:
                 tries += 1
                 self._telemetry.log("warning", "read failed", mapping=self._id, error=error.message)
                 await asyncio.sleep(backoff.destination(tries, self._world.random()))
+                for owned in list(self._shards.values()):
+                    self._want(owned)  # its answer may be what was lost
                 continue
             now = self._world.clock.monotonic()
             for read in reads:
-                owned = self._shards.get(read.shard)
-                if owned is None:
-                    continue
+                asker = self._shards.get(read.shard)
+                if asker is None or asker.wanted is None:
+                    continue  # no longer ours, or answered twice
                 self._telemetry.count("PolledEventCount", self._id, len(read.records))
-                owned.consumer.fetched(read, now)
-                self._pump(owned)
+                asker.wanted = None
+                asker.consumer.fetched(read, now)
+                self._pump(asker)
 
     async def _store(self) -> None:
         """Write checkpoints, all that are due in one call; while one is under way the next ones gather."""

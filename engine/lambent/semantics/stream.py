@@ -435,7 +435,7 @@ class ShardConsumer:
             rest.attempts, rest.retry_at = batch.attempts, batch.retry_at
             rest.deferrals, rest.throttled = batch.deferrals, batch.throttled
             lane.batches.appendleft(rest)
-        expired = _Batch([batch.records[i] for i in old], [batch.ordinals[i] for i in old], batch.final and not young)
+        expired = _Batch([batch.records[i] for i in old], [batch.ordinals[i] for i in old])
         expired.attempts = batch.attempts
         lane.batches.appendleft(expired)
         self._dirty = True
@@ -458,10 +458,8 @@ class ShardConsumer:
         self._passed_over(lane, reason)
 
     def _passed_over(self, lane: _Lane, reason: str) -> None:
-        batch = lane.batches.popleft()
-        self._settle(batch, "failed", reason)
-        if batch.final:
-            lane.batches.appendleft(_Batch((), (), final=True))
+        """If the batch was the last of its window, the window is still open: an empty final invoke is formed next."""
+        self._settle(lane.batches.popleft(), "failed", reason)
 
     def checkpointed(self, stored: bool) -> None:
         """The Checkpoint is durable; False: the lease is gone."""

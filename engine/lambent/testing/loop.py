@@ -332,7 +332,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         while self._scheduled and self._scheduled[0].when() <= end:  # not `<`: after a year, now + resolution == now
             timer = heapq.heappop(self._scheduled)
             self._forget(timer)
-            self._ready.append(timer)
+            if not timer.cancelled():
+                self._now = max(self._now, timer.when())  # or who looks at the clock would wait for the rest, for ever
+                self._ready.append(timer)
 
     def _forget(self, timer: asyncio.TimerHandle) -> None:
         timer._scheduled = False  # type: ignore[attr-defined]

@@ -130,14 +130,11 @@ class _Run:
         self._healing = False
 
     def result(self) -> Result:
-        with capture_logs() as logs:
+        with capture_logs() as self._logs:
             try:
                 run(self._main(), seed=self._plan.seed, on_step=self._hook())
             except (_Circles, Deadlock) as error:
                 self._problem(str(error))
-        for entry in logs:
-            if entry["log_level"] in ("error", "critical"):
-                self._problems.append(f"logged: {entry}")
         return Result(
             self._plan.seed,
             self._problems,
@@ -437,7 +434,7 @@ class _Run:
             if trace is not None:
                 trace(step, handle)
             if last is not None:
-                last.append(f"  {step} at {self._loop.time():g} s  {describe(handle)}")
+                last.append(f"  {step} at {asyncio.get_running_loop().time():g} s  {describe(handle)}")
             if step in kills:
                 self._kill(self._hosts[kills[step]].process)
 
@@ -497,6 +494,7 @@ class _Run:
         expectations = self._day.expectations(ids, clocks_jump=self._clocks_jump)
         self._problems += [str(violation) for violation in check(self._history, expectations)]
         self._problems += self._witness.findings
+        self._problems += [f"logged: {entry}" for entry in self._logs if entry["log_level"] in ("error", "critical")]
         self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"))
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")

@@ -19,6 +19,9 @@ __all__ = ["Behaviour", "Mapped", "Operation", "Workload", "behaviour", "workloa
 HORIZON_SECONDS: Final = 40.0
 """Virtual seconds in which everything comes in."""
 
+ROUNDING: Final = 1e-5
+"""Seconds by which a sum of wall-clock times may be off."""
+
 DESTINATIONS: Final = ("queue:dead", "stream:graves", "function:audit")
 
 
@@ -91,7 +94,7 @@ class Workload:
         if mapped is None:
             return Function(
                 options["maximum_retry_attempts"],
-                () if clocks_jump else self.settings["async_retry_delays_seconds"],
+                () if clocks_jump else tuple(delay - ROUNDING for delay in self.settings["async_retry_delays_seconds"]),
                 None if clocks_jump else options["maximum_event_age_seconds"],
                 reserved,
             )
