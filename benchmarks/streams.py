@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from benchmarks.table import ROUNDS, Row, median, ratio, show
-from lambent import Engine
+from lambent import Engine, MemoryStore
 from lambent.model import Record
 from lambent.payload import decode_payload, encode_event
 from lambent.semantics.shapes import kinesis_event
@@ -38,7 +38,7 @@ class Stopwatch:
 
 async def through_engine(boundary: str, shards: int = 1) -> tuple[float, float]:
     """All records are there when the mapping is resumed; until the last one was handed over."""
-    engine = Engine()
+    engine = Engine(MemoryStore())
     flights = engine.stream("flights", shards=shards)
     seen = 0
     done = asyncio.Event()

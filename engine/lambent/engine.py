@@ -113,7 +113,6 @@ class Engine(Declarations):
         self._life: Life | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = True  # to calls from outside
-        self._calls = 0  # from outside or from handlers, not through mappings and events
 
     # --- calling ---------------------------------------------------------------------------------------------------
 
@@ -133,9 +132,11 @@ class Engine(Declarations):
         if hosted is None or qualifier is not None:
             hosted = self._find(function, qualifier)
         invocation = self._invocation(hosted, payload, qualifier, client_context)
-        outcome = await self._run(invocation)
+        outcome = await self._invoker.invoke(invocation)
+        if type(outcome) is Throttled:
+            outcome = await self._run(invocation)
         if type(outcome) is Succeeded:
-            return outcome.payload if outcome.by_reference else decode_payload(cast(bytes, outcome.payload))
+            return outcome.payload if outcome.by_reference else decode_payload(outcome.payload)  # type: ignore[arg-type]
         raise self._error(outcome, invocation)
 
     async def invoke_response(
@@ -206,16 +207,10 @@ class Engine(Declarations):
         return event.request_id
 
     async def _run(self, invocation: Invocation) -> Outcome:
-        self._calls += 1
-        try:
+        outcome = await self._invoker.invoke(invocation)
+        if isinstance(outcome, Throttled) and self._life is not None and await self._life.more_permits():
             outcome = await self._invoker.invoke(invocation)
-            if type(outcome) is Throttled and self._life is not None and await self._life.more_permits():
-                outcome = await self._invoker.invoke(invocation)
-            return outcome
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._quiet.set()
+        return outcome
 
     def _invocation(
         self, hosted: Hosted, payload: object, qualifier: str | None, client_context: Mapping[str, object] | None
@@ -342,7 +337,6 @@ class Engine(Declarations):
         if self._in_memory_by_default:
             self.telemetry.log("info", "the store is in memory: what it holds ends with this process")
         self._new_id = _ids(self._chance)
-        self._quiet = asyncio.Event()
         self._hurry = asyncio.Event()
         world = World(
             owner=self._new_id(),
@@ -404,7 +398,7 @@ class Engine(Declarations):
     async def _finish(self, life: Life) -> None:
         self._closed = True
         life.stopping.set()
-        settling = asyncio.create_task(self._settled(life), name="engine: settle")
+        settling = asyncio.create_task(life.settled(), name="engine: settle")
         hurrying = asyncio.create_task(self._hurry.wait(), name="engine: hurry")
         try:
             await asyncio.wait(
@@ -416,12 +410,6 @@ class Engine(Declarations):
             await asyncio.wait({settling, hurrying})
             await life.close()
             self._life = None
-
-    async def _settled(self, life: Life) -> None:
-        await life.settled()
-        while self._calls:
-            self._quiet.clear()
-            await self._quiet.wait()
 
     async def __aenter__(self) -> Engine:
         await self.start()

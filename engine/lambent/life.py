@@ -43,6 +43,7 @@ from lambent.sources import load_source
 from lambent.telemetry import Level, Telemetry
 from lambent.watchdog import Watchdog
 
+LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
 RESOLVED_MAXIMUM: Final = 1000  # destinations kept open
 
 
@@ -142,8 +143,11 @@ class Life:
         self.supervisor.look()
 
     async def settled(self) -> None:
-        """Everything that was received is settled; to be awaited after `stopping` was set."""
+        """Everything that was received is settled, and every call from outside has ended; to be awaited after
+        `stopping` was set."""
         await asyncio.wait(self._served)
+        while self._concurrency.running():
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
         """Cancel what runs, hand back what is not settled, release every lease, close the store."""

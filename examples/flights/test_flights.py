@@ -29,7 +29,7 @@ def test_the_audit_notices_a_lost_a_doubled_and_a_miscounted_departure() -> None
     wrong = "\n".join(audit(Played(board, put={0, 1, 2, 3}), said))
     assert "neither delivered nor failed: 2 flights, such as [1, 3]" in wrong
     assert "stream: duplicates: 1" in wrong
-    assert "departures of UA: 1, but the file says 2" in wrong
+    assert "departures of UA: 1, expected 2" in wrong
     assert "poison in the on-failure destination: 1 flights, such as [2]" in wrong
 
 

@@ -14,7 +14,9 @@ from lambent.model import Checkpoint, Delete, Event, Progress, Queue, Send, Sett
 from lambent.ports import Store, World
 from lambent.semantics.concurrency import Demand
 from lambent.stores.memory import MemoryStore
-from lambent.stores.memory_queue import SWEEP_AT_LEAST, TERMINAL_RECORDS, MemoryQueue
+from lambent.stores.memory_events import TERMINAL_RECORDS
+from lambent.stores.memory_lines import SWEEP_AT_LEAST
+from lambent.stores.memory_queue import MemoryQueue
 from lambent.stores.memory_stream import MemoryStream
 from lambent.testing.loop import VirtualClock, run
 

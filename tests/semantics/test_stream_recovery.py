@@ -23,7 +23,7 @@ from lambent.model import (
     Wait,
 )
 from lambent.model import Refused as RefusedForGood
-from lambent.semantics import backoff
+from lambent.semantics import backoff, stream
 from tests.semantics.driver import (
     ERROR,
     THROTTLED,
@@ -200,6 +200,22 @@ def test_a_batch_is_formed_again_as_it_was() -> None:
         ([1, 2, 3], 2),
         ([4, 5, 6, 7, 8, 9, 10], 1),
     ]
+
+
+def test_a_batch_that_was_begun_waits_until_it_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAXIMUM_FETCH_RECORDS", 2)
+    play = driver(batch_size=10, progress=Progress(position(0), (Piece(position(1), position(3), 1),))).put(5).run()
+    assert [(call.records, call.attempt) for call in play.calls] == [([1, 2, 3], 2), ([4], 1), ([5], 1)]
+
+
+def test_a_count_that_was_not_taken_up_yet_stays_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAXIMUM_FETCH_RECORDS", 1)
+    first, second = Piece(position(1), position(1), 1), Piece(position(2), position(2), 4)
+    play = driver(batch_size=1, parallelization_factor=2, progress=Progress(position(0), (first, second)))
+    play.put(2, [key_of_lane(0, 2), key_of_lane(1, 2)])
+    assert set(play.until(Checkpoint).progress.pieces) == {Piece(position(1), position(1), 2), second}
+    play.crash().run()
+    assert {tuple(call.records): call.attempt for call in play.calls} == {(1,): 2, (2,): 5}
 
 
 def test_every_lane_takes_up_its_own_count() -> None:

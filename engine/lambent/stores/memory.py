@@ -18,7 +18,9 @@ from lambent.errors import InvalidParameterValue
 from lambent.model import Checkpoint, Lease, Queue, Stream
 from lambent.ports import Clock, Document, Holdings, World
 from lambent.semantics.concurrency import Demand
-from lambent.stores.memory_queue import Bell, EventLines, MemoryEvents, MemoryQueue, QueueState
+from lambent.stores.memory_events import EventLines, MemoryEvents
+from lambent.stores.memory_lines import Bell
+from lambent.stores.memory_queue import MemoryQueue, QueueState
 from lambent.stores.memory_stream import MemoryStream, StreamState
 
 NOBODY: Final = ""

@@ -33,6 +33,9 @@ Witness = Callable[[str, Sequence[Any], Any], None]
 WAITING: Final = frozenset({"receive", "due", "ready", "watch"})
 """Methods that wait for something: their answer is not delayed, for whoever cancels them must lose nothing."""
 
+TOLD_ONCE: Final = frozenset({"due", "ready"})
+"""Methods whose answer an adapter does not repeat: it keeps what it has told, so it cannot be lost on the way."""
+
 EARLY: Final = 0.3
 """Of the calls that are neither slow nor at once: a delay of some loop steps, to change the order of what competes."""
 
@@ -91,6 +94,8 @@ class Faults:
         self.points.append(point)
         fault = self.strikes.get(len(self.points)) or self._fault()
         waiting = point.rpartition(".")[2] in WAITING
+        if fault == "unknown" and point.rpartition(".")[2] in TOLD_ONCE:
+            fault = "unavailable"
         await self._take_time()
         if fault == "crash before":
             await self._die(fault)

@@ -34,6 +34,9 @@ __all__ = ["Result", "Simulation"]
 DRAIN_SECONDS: Final = 7200.0
 """Virtual seconds without faults after which everything must have ended: longer than any claim, retry or outage."""
 
+JUST_BEFORE: Final = 1e-6
+"""Seconds before its deadline at which a handler that hangs counts as ended: it is cancelled only after that."""
+
 MAXIMUM_STEPS: Final = 1_000_000
 """Steps of the loop after which something must go round in circles."""
 
@@ -163,6 +166,8 @@ class _Run:
             faulted=self._history.faulted,
             expired=self._witness.expired,
         )
+        gentle = all(blow.what in ("drain", "stop", "destination", "clock") for blow in self._blows)
+        self._witness.strict = self._faults.rates == CLEAR and gentle and not (self._plan.kills or self._plan.strikes)
         self._faults.strikes.update(self._plan.strikes)
         self._store = MemoryStore()
         world = World("world", self._clock, self._chance.random, self._new_id)
@@ -306,12 +311,16 @@ class _Run:
             names = list(zip(ids, numbers, strict=False))
             done = [id for id, number in (names[:first] if in_order else names) if number not in failed]
         try:
-            await asyncio.sleep(limit * 10.0 if hangs else seconds)
+            await asyncio.sleep(limit - JUST_BEFORE if hangs else seconds)
         except asyncio.CancelledError:
-            over = self._loop.time() >= began + limit - 1e-6
+            over = self._loop.time() >= began + limit - JUST_BEFORE
             self._witness.failed(function, ids if over else ())
             self._history.ended(row, "timed out" if over else "interrupted")
             raise
+        if hangs:
+            self._witness.failed(function, ids)
+            self._history.ended(row, "timed out")
+            await asyncio.sleep(limit * 10.0)
         self._witness.failed(function, [id for id in ids if id not in done] if partial else ids if failed else ())
         if failed and (not partial or not done):
             self._history.ended(row, "failed")
@@ -498,13 +507,12 @@ class _Run:
         self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"))
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")
-        for id, mapped in ((ids[name], mapped) for name, mapped in self._day.mappings.items() if name in ids):
-            kind, _, name = mapped.source.partition(":")
-            if kind == "stream":
-                shards = [shard.id for shard in _at_once(self._raw.stream(self._streams[name]).shards())]
-                for shard, lease in _at_once(self._raw.leases.heartbeat(id, shards, 1.0)).leases.items():
-                    if not lease.free:
-                        self._problem(f"the lease of {shard} was not released by {lease.owner}")
+        leases = {id: [shard for group, shard in self._witness.holders if group == id] for id in names}
+        for id, shards in leases.items():
+            for shard, lease in _at_once(self._raw.leases.heartbeat(id, shards, 1.0)).leases.items():
+                process, _ = self._witness.holders[id, shard]
+                if not lease.free and not self._loop.dead(process):
+                    self._problem(f"the lease of {shard} was not released by {process}")
 
     # --- small things ----------------------------------------------------------------------------------------------
 

@@ -37,6 +37,10 @@ class Witness:
     ) -> None:
         self.mappings: dict[str, str] = {}
         self.findings: list[str] = []
+        self.strict = False
+        """Nothing happens that takes a lease away from an engine that still works under it."""
+        self.holders: dict[tuple[str, str], tuple[str, int]] = {}
+        """Who has each lease that nobody released, by (mapping id, shard): process and counter."""
         self.terminal: Counter[str] = Counter()
         self.settled: dict[tuple[str, str], int] = defaultdict(int)  # (mapping, fate): records
         self._history = history
@@ -75,7 +79,14 @@ class Witness:
             case "leases", "take_many":
                 for lease in answer:
                     self._owners[lease.group, lease.name] += 1
+                    if not self.strict and self._owners[lease.group, lease.name] > 1:
+                        self._history.faulted(_engine(), "another lease")
+                    self.holders[lease.group, lease.name] = _engine(), lease.counter
                     self._history.leased(lease.group, lease.name, _engine(), lease.counter)
+            case "leases", "release_many":
+                for lease in arguments[0]:
+                    if self.holders.get((lease.group, lease.name)) == (_engine(), lease.counter):
+                        del self.holders[lease.group, lease.name]
             case "leases", "checkpoint_many":
                 for (lease, checkpoint), stored in zip(arguments[0], answer, strict=True):
                     if stored:

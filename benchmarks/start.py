@@ -1,0 +1,55 @@
+"""How long a new process takes until its first function has answered, interpreter and imports included.
+
+Decides the bound that `make bench` holds. Beside it stands what the bare interpreter takes, and what it takes with the
+libraries that any such program imports. Each figure is the median of five fresh processes, interleaved.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from benchmarks.table import ROUNDS, Row, median, show
+
+MOST_SECONDS = 0.3
+FIRST_INVOKE = """
+import asyncio
+from lambent import Engine
+
+engine = Engine()
+
+@engine.function
+async def hello(event, context):
+    return {"hello": event["name"]}
+
+async def main():
+    async with engine:
+        assert await engine.invoke(hello, {"name": "JFK"}) == {"hello": "JFK"}
+
+asyncio.run(main())
+"""
+KINDS = {
+    "import and first invoke": FIRST_INVOKE,
+    "  python -c ''": "",
+    "  python -c 'import asyncio, pydantic, structlog'": "import asyncio, pydantic, structlog",
+}
+
+
+def rows() -> list[Row]:
+    seconds: dict[str, list[float]] = {name: [] for name in KINDS}
+    for round_number in range(ROUNDS + 1):
+        for name, program in KINDS.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+            if round_number:  # the first one compiles and warms the disk's cache
+                seconds[name].append(time.perf_counter() - began)
+    first, *others = KINDS
+    return [
+        Row(first, median(seconds[first]), "s", most=MOST_SECONDS),
+        *(Row(name, median(seconds[name]), "s") for name in others),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(show(rows()))

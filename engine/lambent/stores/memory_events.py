@@ -1,0 +1,254 @@
+"""The queue of asynchronous events in memory: one line a function, and what each connection was told of it.
+
+Decides which event is claimed next, until when, and which receipt still counts. Leaves to `semantics/asynchronous.py`
+what a failure means, and to the dispatcher which function may run now. A million events of one function cost the
+others nothing, and a function without events has no line.
+
+Time is the store's monotonic clock: a release `at` a wall-clock time is taken as a delay from now, so a wall clock that
+is set neither hides nor reveals an event. A receipt counts until its event is claimed again, released or deleted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from lambent.model import Delete, Event, Settlement
+from lambent.ports import Clock, World
+from lambent.stores.memory_lines import Bell, Item, Line, Timers
+
+TERMINAL_RECORDS: Final = 10_000  # how many ended events can still be asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """How an event ended: `state` as its Delete said; `ended_at` in epoch seconds."""
+
+    request_id: str
+    function: str
+    state: str
+    attempts: int
+    ended_at: float
+
+
+@dataclass(slots=True)
+class _FunctionLine:
+    waiting: Line[Event] = field(default_factory=Line)
+    count: int = 0
+
+
+class EventLines:
+    """All events of a store, one line a function, shared by its connections. A function without events has no line."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.lines: dict[str, _FunctionLine] = {}
+        self.timers: Timers[Event] = Timers()
+        self.listeners: list[MemoryEvents] = []
+        self.ended: dict[str, Terminal] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._items: dict[str, Item[Event]] = {}
+        self._claims: dict[str, Item[Event]] = {}
+        self._places = itertools.count(1)
+
+    def put(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.request_id not in self._items:
+                item = self._items[event.request_id] = Item(event)
+                line = self.lines.get(event.function)
+                if line is None:
+                    line = self.lines[event.function] = _FunctionLine()
+                line.count += 1
+                self._show(item)
+
+    def surface(self) -> None:
+        """What fell due (a release's time, an expired claim) waits again."""
+        for item in self.timers.due(self.clock.monotonic()):
+            self._show(item)
+
+    def oldest(self, function: str) -> Event | None:
+        line = self.lines.get(function)
+        item = line.waiting.peek() if line else None
+        return item.value if item else None
+
+    def claim(self, function: str, claim_seconds: float) -> Event | None:
+        line = self.lines.get(function)
+        item = line.waiting.pop() if line else None
+        if item is None:
+            return None
+        e = item.value
+        self._claims.pop(item.receipt, None)
+        item.place = next(self._places)
+        item.receipt = f"{e.request_id}#{item.place}"
+        item.state = "in_flight"
+        item.value = Event(
+            e.request_id, e.function, e.payload, e.accepted_at, e.qualifier, e.attempts + 1, e.deferrals, e.hops,
+            e.trace_id, e.client_context, item.receipt,
+        )  # fmt: skip
+        self._claims[item.receipt] = item
+        self._time(item, claim_seconds)
+        return item.value
+
+    def delete(self, receipt: str, state: str) -> bool:
+        item = self._claims.pop(receipt, None)
+        if item is None:
+            return False
+        event = item.value
+        if item.state != "visible":
+            self.timers.abandon()
+        item.place = 0
+        del self._items[event.request_id]
+        line = self.lines[event.function]
+        line.count -= 1
+        if not line.count:
+            del self.lines[event.function]
+        self.counts[event.function, state] += 1
+        self.ended[event.request_id] = Terminal(
+            event.request_id, event.function, state, event.attempts, self.clock.now()
+        )
+        if len(self.ended) > TERMINAL_RECORDS:
+            del self.ended[next(iter(self.ended))]
+        return True
+
+    def release(self, receipt: str, delay_seconds: float, give_back: bool) -> bool:
+        item = self._claims.get(receipt)
+        if item is None or item.state != "in_flight":
+            return False
+        event = item.value
+        del self._claims[receipt]
+        self.timers.abandon()
+        item.value = replace(
+            event,
+            receipt="",
+            attempts=event.attempts - give_back,
+            deferrals=event.deferrals + 1 if give_back else 0,
+        )
+        item.receipt = ""
+        if delay_seconds > 0:
+            item.state = "delayed"
+            item.place = next(self._places)
+            self._time(item, delay_seconds)
+        else:
+            self._show(item)
+        return True
+
+    def expire(self, receipt: str) -> None:
+        """As if the claim's time were over."""
+        item = self._claims.get(receipt)
+        if item is not None and item.state == "in_flight":
+            self.timers.abandon()
+            self._show(item)
+
+    def _show(self, item: Item[Event]) -> None:
+        item.state = "visible"
+        item.place = next(self._places)
+        event = item.value
+        self.lines[event.function].waiting.push(event.accepted_at, item)
+        for listener in self.listeners:
+            listener.announce(event.function)
+
+    def _time(self, item: Item[Event], delay_seconds: float) -> None:
+        if self.timers.push(self.clock.monotonic() + delay_seconds, item):
+            for listener in self.listeners:
+                listener.bell.ring()  # they sleep until what was first before
+
+
+class MemoryEvents:
+    """The `EventQueue` of one connection: whom it told what, and what it has claimed."""
+
+    def __init__(self, lines: EventLines, world: World) -> None:
+        self.bell = Bell()
+        self._lines = lines
+        self._world = world
+        self._fresh: dict[str, None] = dict.fromkeys(lines.lines)
+        self._elsewhere: dict[str, None] = {}  # not hosted when we looked
+        self._told: set[str] = set()
+        self._claimed: set[str] = set()
+        lines.listeners.append(self)
+
+    def announce(self, function: str) -> None:
+        """There is something to run for it."""
+        if function not in self._told:
+            self._fresh[function] = None
+            self.bell.ring()
+
+    async def put_many(self, events: Sequence[Event]) -> None:
+        self._lines.put(events)
+
+    async def due(self, hosted: Collection[str], wait_seconds: float) -> Sequence[tuple[str, float]]:
+        clock = self._lines.clock
+        deadline = clock.monotonic() + wait_seconds
+        while True:
+            self._lines.surface()
+            found = list(self._tell(hosted))
+            if not found and self._elsewhere:
+                self._fresh, self._elsewhere = self._elsewhere, {}
+                found = list(self._tell(hosted))
+            now = clock.monotonic()
+            if found or now >= deadline:
+                return found
+            await self.bell.wait(min(deadline, self._lines.timers.first()) - now)
+
+    async def receive(
+        self, function: str, limit: int, claim_seconds: float, accepted_before: float | None = None
+    ) -> Sequence[Event]:
+        lines = self._lines
+        lines.surface()
+        self._told.discard(function)
+        events: list[Event] = []
+        while (oldest := lines.oldest(function)) is not None:
+            if len(events) >= limit or (accepted_before is not None and oldest.accepted_at >= accepted_before):
+                self.announce(function)
+                break
+            event = lines.claim(function, claim_seconds)
+            assert event is not None
+            self._claimed.discard(oldest.receipt)
+            self._claimed.add(event.receipt)
+            events.append(event)
+        return events
+
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        self._lines.surface()
+        return [self._settle(settlement) for settlement in settlements]
+
+    async def pending(self) -> Mapping[str, int]:
+        return {function: line.count for function, line in self._lines.lines.items()}
+
+    def terminal(self, request_id: str) -> Terminal | None:
+        """How an event ended, of the last 10,000 that did."""
+        return self._lines.ended.get(request_id)
+
+    def ended(self) -> Mapping[tuple[str, str], int]:
+        """How many events ended, by (function, state)."""
+        return dict(self._lines.counts)
+
+    def close(self) -> None:
+        """What it has claimed is due again at once; the attempt stays counted, as after a crash."""
+        if self in self._lines.listeners:
+            self._lines.listeners.remove(self)
+        self.bell.ring()
+        for receipt in sorted(self._claimed):
+            self._lines.expire(receipt)
+        self._claimed.clear()
+
+    def _tell(self, hosted: Collection[str]) -> Iterator[tuple[str, float]]:
+        fresh, self._fresh = self._fresh, {}
+        for function in fresh:
+            oldest = self._lines.oldest(function)
+            if oldest is None:
+                continue
+            if function in hosted:
+                self._told.add(function)
+                yield function, oldest.accepted_at
+            else:
+                self._elsewhere[function] = None
+
+    def _settle(self, settlement: Settlement) -> bool:
+        self._claimed.discard(settlement.receipt)
+        if isinstance(settlement, Delete):
+            return self._lines.delete(settlement.receipt, settlement.state)
+        delay_seconds = settlement.at - self._world.clock.now()
+        return self._lines.release(settlement.receipt, delay_seconds, settlement.give_back)
