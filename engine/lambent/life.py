@@ -146,7 +146,7 @@ class Life:
         """Everything that was received is settled, and every call from outside has ended; to be awaited after
         `stopping` was set."""
         await asyncio.wait(self._served)
-        while self._concurrency.running():
+        while self._concurrency.running():  # noqa: ASYNC110  else every call would pay for telling us
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from lambent.errors import StoreUnavailable
@@ -41,7 +42,7 @@ class Permits:
         self._telemetry = telemetry
         self._world = world
         self._granted: Mapping[str, int] = {}
-        self._valid_until = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._wake: Callable[[], None] = lambda: None
@@ -80,25 +81,45 @@ class Permits:
 
     async def close(self) -> None:
         """End a renewal that is under way."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self._asking is not None and not self._asking.done():
             self._asking.cancel()
             await asyncio.wait({self._asking})
 
     async def _ask(self) -> None:
+        if await self._exchange():
+            await self._exchange()  # only now may others have what we have lost
+
+    async def _exchange(self) -> bool:
+        """One question and its answer; True: something is less than before.
+
+        What is said to be in use is what may run until the answer is here: all of what was granted."""
         before = self._world.clock.monotonic()
         demands = {name: Demand(limit, 0, 0) for name, limit in self._limits().items()}
         demands.update(self._concurrency.demands())
+        for name, held in self._granted.items():
+            if name in demands and held > demands[name].in_use:
+                demands[name] = replace(demands[name], in_use=held)
         try:
             granted = await self._leases.permits(demands, self._lease_seconds)
         except StoreUnavailable as error:
             self._telemetry.log("warning", "permits can't be renewed", error=error.message)
-            if before >= self._valid_until:
-                self._grant(dict.fromkeys(self._granted, 0))
-            return
-        self._valid_until = before + self._lease_seconds
+            return False
         self.short = any(granted.get(name, 0) < demand.limit for name, demand in demands.items())
         self._waiting = any(granted.get(name, 0) < demand.wanted for name, demand in demands.items())
+        less = any(granted.get(name, 0) < held for name, held in self._granted.items())
+        seconds = before + self._lease_seconds - self._world.clock.monotonic()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(max(0.0, seconds), self._expired)
         self._grant(granted)
+        return less
+
+    def _expired(self) -> None:
+        """Not renewed in time: others may have it."""
+        self.short = True
+        self._grant(dict.fromkeys(self._granted, 0))
 
     def _grant(self, granted: Mapping[str, int]) -> None:
         for name, amount in granted.items():

@@ -494,6 +494,8 @@ def _attempts(case: _Case) -> _Found:
             if tries > 1 + limit:
                 what = ", ".join(unit)
                 yield "too-many-attempts", f"{run} is try {tries} of {what}; {run.function} allows {1 + limit}"
+            if set(unit) <= set(run.done):
+                counts[run.function, unit] = 0  # tries are counted until one succeeds; another delivery begins anew
 
 
 def _early(case: _Case) -> _Found:
