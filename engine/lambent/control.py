@@ -118,24 +118,31 @@ class Control:
         del self.functions[name]
         self._unpublished.discard(("function", name))
 
-    def declare_queue(self, name: str, options: Mapping[str, object]) -> Queue:
-        """A name without options is a lookup, or mentions a queue that may yet be declared with options."""
-        if options and name.endswith(".fifo"):
-            options = {"fifo": True, **options}
-        queue = self._declare(Queue, self.queues, name, options)
+    def declare_queue(self, name: str, options: Mapping[str, object], *, fifo: bool = False) -> Queue:
+        """A name without options is a lookup, or mentions a queue that may yet be declared with options. A name that
+        ends in '.fifo' is a FIFO queue's."""
+        implied = {"fifo": True} if fifo or name.endswith(".fifo") else {}
+        queue = self._declare(Queue, self.queues, name, options, implied)
         if queue.dead_letter_queue is not None and queue.dead_letter_queue not in self.queues:
-            self.declare_queue(queue.dead_letter_queue, {})
+            self.declare_queue(queue.dead_letter_queue, {}, fifo=queue.fifo)
         return queue
 
     def declare_stream(self, name: str, options: Mapping[str, object]) -> Stream:
         return self._declare(Stream, self.streams, name, options)
 
-    def _declare(self, model: type[C], declared: dict[str, C], name: str, options: Mapping[str, object]) -> C:
+    def _declare(
+        self,
+        model: type[C],
+        declared: dict[str, C],
+        name: str,
+        options: Mapping[str, object],
+        implied: Mapping[str, object] | None = None,
+    ) -> C:
         kind = model.__name__.lower()
         known = declared.get(name)
         if known is not None and not options:
             return known
-        resource = validated(model, {"name": name, **options}, f"a {kind}")
+        resource = validated(model, {**(implied or {}), **options, "name": name}, f"a {kind}")
         if known is not None and known != resource and f"{kind}:{name}" not in self._mentioned:
             differing = ", ".join(
                 f"{option} is {getattr(known, option)!r}" for option in model.model_fields

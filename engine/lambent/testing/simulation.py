@@ -40,6 +40,9 @@ JUST_BEFORE: Final = 1e-6
 MAXIMUM_STEPS: Final = 1_000_000
 """Steps of the loop after which something must go round in circles."""
 
+GIVEN_UP: Final = "a result was not delivered"
+"""The one error that an engine may log: a destination was away for too long."""
+
 LAST_STEPS: Final = 60
 """Steps that a failure's report shows."""
 
@@ -503,7 +506,11 @@ class _Run:
         expectations = self._day.expectations(ids, clocks_jump=self._clocks_jump)
         self._problems += [str(violation) for violation in check(self._history, expectations)]
         self._problems += self._witness.findings
-        self._problems += [f"logged: {entry}" for entry in self._logs if entry["log_level"] in ("error", "critical")]
+        self._problems += [
+            f"logged: {entry}"
+            for entry in self._logs
+            if entry["log_level"] in ("error", "critical") and entry["event"] != GIVEN_UP
+        ]
         self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"))
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")

@@ -178,7 +178,8 @@ class Witness:
                 self.findings.append(f"{message.id} is in the dead-letter queue of {queue}, and nobody sent it")
                 continue
             (mapped,) = [each for each in self._workload.mappings.values() if each.source == f"queue:{queue}"]
-            self._claims.pop(message.id, None)
+            if self._claims.pop(message.id, None) is not None:
+                self._history.expired([message.id])
             self._history.reported(f"dead-letter queue of {queue}", [message.id], "redriven", mapped.function)
 
     def _messages_settled(self, queue: str, settlements: Sequence[Settlement], answers: Sequence[bool]) -> None:
@@ -234,9 +235,10 @@ class Witness:
             came = sum(len(places) for (where, _), places in self._places.items() if where == stream)
             fates = {fate: count for (mapping, fate), count in self.settled.items() if mapping == id}
             moved = any(owners > 1 for (mapping, _), owners in self._owners.items() if mapping == id)
-            lanes = self._workload.mappings[name].options.get("parallelization_factor", 1)
+            options = self._workload.mappings[name].options
+            ahead = options.get("parallelization_factor", 1) > 1 or options.get("filters")
             settled = sum(fates.values())
-            if settled < came or (settled != came and exact and not (moved and lanes > 1)):
+            if settled < came or (settled != came and exact and not (moved and ahead)):
                 yield f"mapping {name} settled {fates}, but {came} records came"
 
     def _given_up(self, stream: str, shard: str, function: str, settled: Settled) -> None:
