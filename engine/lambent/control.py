@@ -516,7 +516,8 @@ def _check_queue_mapping(mapping: QueueMapping, queue: Queue, function: Function
             f"maximum_batching_window_seconds: {mapping.maximum_batching_window_seconds} is not allowed; "
             "it must be 0 for a FIFO queue"
         )
-    if function is not None and queue.visibility_timeout_seconds < function.timeout_seconds:
+    said = function is not None and "timeout_seconds" in function.model_fields_set  # a default is not held against it
+    if function is not None and said and queue.visibility_timeout_seconds < function.timeout_seconds:
         raise InvalidParameterValue(
             f"Queue visibility timeout: {queue.visibility_timeout_seconds:g} seconds is less than Function timeout: "
             f"{function.timeout_seconds} seconds (visibility_timeout_seconds of {queue.name}, timeout_seconds of "

@@ -238,14 +238,16 @@ class Life:
                 raise
             except LambentError as error:
                 self._telemetry.log("error", "what was declared is refused", error=error.message)
-            self.supervisor.look()
+            await self._follow()
 
     async def _follow_functions(self) -> None:
-        watching = self.connection.documents.watch("function")
-        async for _ in watching:
-            if not self._control.has_unpublished:
-                self._followed(await self._control.list_functions())
-                self.supervisor.look()
+        async for _ in self.connection.documents.watch("function"):
+            await self._follow()
+
+    async def _follow(self) -> None:
+        if not self._control.has_unpublished:  # what is not yet in the store was not removed from it
+            self._followed(await self._control.list_functions())
+            self.supervisor.look()
 
     # --- mappings --------------------------------------------------------------------------------------------------
 

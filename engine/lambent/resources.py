@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from lambent.context import current_invocation
 from lambent.control import MappingState, StoredMapping
@@ -186,7 +186,13 @@ class Functions:
     def __init__(self) -> None:
         self._declarations: list[Callable[[Any], object]] = []
 
-    def function(self, handler: F | None = None, **options: object) -> Any:
+    @overload
+    def function(self, handler: F, /) -> F: ...
+
+    @overload
+    def function(self, handler: None = None, /, **options: object) -> Callable[[F], F]: ...
+
+    def function(self, handler: F | None = None, /, **options: object) -> F | Callable[[F], F]:
         """As `engine.function`, bare or with options."""
 
         def register(function: F) -> F:

@@ -326,7 +326,7 @@ async def test_a_function_that_calls_itself_on_and_on_is_cut_off_after_16_hops(e
         await engine.invoke_async(again, 1)
         await asyncio.sleep(3600)
         records = await bodies(dead)
-    assert calls.events == list(range(1, 41 if allowed else MAXIMUM_HOPS + 1))
+    assert calls.events == list(range(1, 41 if allowed else MAXIMUM_HOPS + 2))
     assert bool(records) is not allowed
 
 
@@ -343,7 +343,8 @@ async def test_a_loop_through_a_queue_is_cut_off_too(engine: Engine) -> None:
     async with engine:
         await queue.send("1")
         await asyncio.sleep(3600)
-    assert seen == list(range(1, MAXIMUM_HOPS + 1))
+        assert await bodies(dead) == [MAXIMUM_HOPS + 2]
+    assert seen == list(range(1, MAXIMUM_HOPS + 2))
 
 
 async def test_a_loop_through_its_own_failure_destination_is_cut_off(engine: Engine) -> None:
@@ -354,4 +355,5 @@ async def test_a_loop_through_its_own_failure_destination_is_cut_off(engine: Eng
     async with engine:
         await engine.invoke_async("one")
         await asyncio.sleep(3600)
-    assert len(calls.events) + len(other.events) == MAXIMUM_HOPS
+    assert len(calls.events) + len(other.events) == MAXIMUM_HOPS + 1
+    assert engine.telemetry.snapshot()["AsyncEventsReceived"] == {"one": 9, "two": 8}  # and no report on and on

@@ -15,6 +15,4 @@ def inline(call: Callable[[], None]) -> None:
 
 
 def virtual(store: Any = "memory://", **options: Any) -> Engine:
-    return Engine(
-        store, clock=VirtualClock(asyncio.get_running_loop()), executor=inline, **{"seed": 1, **options}
-    )
+    return Engine(store, clock=VirtualClock(asyncio.get_running_loop()), executor=inline, **{"seed": 1, **options})

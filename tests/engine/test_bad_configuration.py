@@ -91,9 +91,7 @@ def test_a_number_is_no_text_no_boolean_and_not_nan_or_infinite(model: type[Conf
 
 
 @pytest.mark.parametrize(("model", "name"), FIELDS)
-def test_a_value_of_a_wrong_type_is_refused_by_name_with_what_is_allowed(
-    model: type[Configuration], name: str
-) -> None:
+def test_a_value_of_a_wrong_type_is_refused_by_name_with_what_is_allowed(model: type[Configuration], name: str) -> None:
     message = refused(model, name, Alien())
     assert "is not allowed" in message
     assert allowed(model, name) in message or "destination is" in message

@@ -101,7 +101,7 @@ async def test_the_key_of_a_record_is_a_short_text(key: Any) -> None:
     engine = virtual()
     stream = engine.stream("s")
     async with engine:
-        with pytest.raises(InvalidParameterValue, match="key: .* 1 to 256 characters"):
+        with pytest.raises(InvalidParameterValue, match="1 to 256 characters"):
             await stream.put({}, key=key)
 
 
@@ -163,9 +163,13 @@ async def test_a_destination_must_exist_and_not_be_fifo(target: str, said: str) 
     engine = virtual()
     store = engine.store
     engine.queue("ordered", fifo=True)
-    with pytest.raises(InvalidParameterValue, match=f"on_failure: {said}"):
+
+    async def declare_and_start() -> None:
         engine.function(on_failure=target)(other)
         await engine.start()
+
+    with pytest.raises(InvalidParameterValue, match=f"on_failure: {said}"):
+        await declare_and_start()
     clean = virtual(store)
     async with clean:
         assert not await clean.list_functions()  # nothing is half-stored
@@ -214,8 +218,8 @@ def test_the_same_source_and_function_are_mapped_once(engine: Engine) -> None:
     with pytest.raises(ResourceConflict) as caught:
         engine.map(stream, handler, name="other name")
     assert caught.value.message == (
-        'The event source arn (" arn:aws:kinesis:us-east-1:000000000000:stream/s ") and function (" handler ") provided '
-        f"mapping already exists. Please update or delete the existing mapping with UUID {second.id}"
+        'The event source arn (" arn:aws:kinesis:us-east-1:000000000000:stream/s ") and function (" handler ") '
+        f"provided mapping already exists. Please update or delete the existing mapping with UUID {second.id}"
     )
     engine.function(other)
     engine.map(queue, other)  # another function of the same queue
@@ -234,7 +238,7 @@ def test_a_fifo_queue_takes_batches_of_ten_without_a_window(engine: Engine) -> N
     message = refused(lambda: engine.map(queue, handler, batch_size=11, maximum_batching_window_seconds=1))
     assert message == "batch_size: 11 is not allowed; it must be 1 to 10 (int) for a FIFO queue"
     message = refused(lambda: engine.map(queue, handler, maximum_batching_window_seconds=1))
-    assert message == "maximum_batching_window_seconds: 1 is not allowed; it must be 0 for a FIFO queue"
+    assert message == "maximum_batching_window_seconds: 1.0 is not allowed; it must be 0 for a FIFO queue"
     engine.map(queue, handler, batch_size=10)
 
 
@@ -310,7 +314,9 @@ def test_an_installed_package_brings_its_source(tmp_path: Path, monkeypatch: pyt
     package = tmp_path / "drum-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: drum\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[lambent.sources]\ndrum = drum_source:Drum\nflute = flute_source:Flute\n")
+    (package / "entry_points.txt").write_text(
+        "[lambent.sources]\ndrum = drum_source:Drum\nflute = flute_source:Flute\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     engine = Engine("memory://")
     engine.function(handler)
@@ -378,7 +384,7 @@ async def test_a_mapping_is_created_updated_and_deleted_while_the_engine_runs() 
                 await mapping.update(**change)
         await mapping.wait_until("Enabled")
         await mapping.delete()
-        with pytest.raises(ResourceNotFound, match="The resource you requested does not exist."):
+        with pytest.raises(ResourceNotFound, match="The resource you requested does not exist"):
             await mapping.wait_until("Enabled")
         with pytest.raises(ResourceNotFound):
             await mapping.pause()

@@ -190,7 +190,7 @@ async def test_a_batch_that_may_not_start_when_it_closes_is_given_back_uncounted
         await queue.send_many(sends("x"))
         await asyncio.sleep(2)
         await bench.put("f")
-        await asyncio.sleep(10)
+        await asyncio.sleep(30)  # 5 of the window, 20 of waiting
         assert (await queue.depth()).visible == 1
         await asyncio.sleep(100)
     assert counts == ["1"]

@@ -1,4 +1,4 @@
-"""The shard loop as a shell: ending, losing, limits on what is read ahead. What it decides is tested in `semantics/`."""
+"""The shard loop as a shell: ending, losing, limits on reading ahead. What it decides is tested in `semantics/`."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ class Audit:
         assert all(n in self.done for n in range(1, at + 1)), "a checkpoint passed an unfinished record"
         for piece in step.progress.pieces:
             assert int(piece.first) > at
-            assert 1 <= piece.attempts <= self.scenario.retries + 1
+            assert 0 <= piece.attempts <= self.scenario.retries + 1
             self.begun.update(self.range(piece.first, piece.last))
 
     def range(self, first: str, last: str) -> list[int]:

@@ -52,6 +52,7 @@ from lambent.telemetry import (
 MAXIMUM_IN_FLIGHT_PER_FUNCTION: Final = 1_000  # so that one whose destination is away leaves room for the others
 EVENTS_PER_TURN: Final = 100  # of one function, before the next function has its turn
 WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
+PERMIT_SECONDS: Final = 5.0  # of the time for which a batch is ours, kept for waiting for a permit
 LOOK_SECONDS: Final = 60.0  # what may not start is looked at so often, even if nobody says that there is room
 CLAIM_GRACE_SECONDS: Final = 120.0  # an event is claimed for its time limit, its report, and this
 EXPIRY_SLACK_SECONDS: Final = 0.01  # after the age limit, so that rounding cannot hide an expired event
@@ -295,16 +296,13 @@ class MappingFeed:
             await self._loop.pause(LOOK_SECONDS)
             return [self._given_back(self._take())] if self._batch else ()
         if self._closes():
-            return [self._close()]
+            return await self._close()
         if not self._batch and not await self._may_start():
             return ()
         left = self._opened_at + self._window_seconds() - self._now() if self._batch else WAIT_SECONDS
         limit = self._mapping.batch_size - len(self._batch)
         received = await self._loop.wait(self._source.receive(limit, min(left, WAIT_SECONDS)))
-        attempts = self._sort(received) if received else []
-        if self._closes():
-            attempts.append(self._close())
-        return attempts
+        return self._sort(received) if received else ()
 
     def invocation(self, items: Sequence[Message]) -> Invocation:
         mapping = self._mapping
@@ -345,13 +343,17 @@ class MappingFeed:
             await loop.pause(backoff.throttle(self._troubles - 1, loop.world.random()))
         if invoker.room(mapping.function, self.subject) > 0:
             return True
+        await self._room(LOOK_SECONDS)
+        return False
+
+    async def _room(self, seconds: float) -> None:
+        """Wait until there may be room, at most so long."""
         wake = asyncio.Event()
-        cancel = invoker.when_free(mapping.function, self.subject, wake.set)
+        cancel = self._loop.invoker.when_free(self._mapping.function, self.subject, wake.set)
         try:
-            await loop.wait(wake.wait(), LOOK_SECONDS)
+            await self._loop.wait(wake.wait(), seconds)
         finally:
             cancel()
-        return False
 
     def _sort(self, received: Sequence[Message]) -> list[Attempt[Message]]:
         """Into the batch, or out: what a filter misses is deleted, what no longer fits is given back."""
@@ -402,10 +404,18 @@ class MappingFeed:
             len(self._batch), self._bytes, self._opened_at, self._now(), size, window, self._surplus_bytes
         )
 
-    def _close(self) -> Attempt[Message]:
-        size_bytes, batch = self._bytes, self._take()
+    async def _close(self) -> Sequence[Attempt[Message]]:
+        """Run the batch, or wait for a permit as long as its messages are surely ours: given back at once they would
+        go round between engines, each of which has the permit only while it has no batch."""
         permit = self._loop.invoker.admit(self._mapping.function, self.subject)
-        return self._given_back(batch) if isinstance(permit, Throttled) else Attempt(batch, permit, (), size_bytes)
+        if not isinstance(permit, Throttled):
+            size_bytes, batch = self._bytes, self._take()
+            return [Attempt(batch, permit, (), size_bytes)]
+        left = self._opened_at + min(self._spare_seconds(), self._window_seconds() + WAIT_SECONDS) - self._now()
+        if permit.reserved_zero or left <= 0:
+            return [self._given_back(self._take())]
+        await self._room(left)
+        return ()
 
     def _take(self) -> Sequence[Message]:
         batch = self._batch
@@ -417,9 +427,14 @@ class MappingFeed:
         return Attempt(messages, steps=[Release(message.receipt, now, give_back=True) for message in messages])
 
     def _window_seconds(self) -> float:
+        spare = self._spare_seconds()
+        return min(self._mapping.maximum_batching_window_seconds, spare - min(spare / 2, PERMIT_SECONDS))
+
+    def _spare_seconds(self) -> float:
+        """How long a batch may be held, so that the function's time limit still fits before its first message is
+        visible to others."""
         time_limit = self._functions[self._mapping.function].timeout_seconds
-        fits = self._source.visibility_timeout_seconds - time_limit
-        return min(self._mapping.maximum_batching_window_seconds, max(fits, 0.0))
+        return max(self._source.visibility_timeout_seconds - time_limit, 0.0)
 
     def _now(self) -> float:
         return self._loop.world.clock.monotonic()

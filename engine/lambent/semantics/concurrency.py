@@ -243,10 +243,17 @@ class Concurrency:
 
     def demands(self) -> dict[str, Demand]:
         """What this engine wants of each limit that it uses, waits for, or holds a part of; refusals count since the
-        last call."""
+        last call. Who waits wants all that it needs, or engines would take turns in holding half of it."""
+        waiting: dict[Pool, int] = {}
+        for pool in self._pools.values():
+            for waiter in pool.waiting:
+                function, mapping = waiter.key
+                for needed in (self._functions[function].pool, self._mappings.get(mapping or "")):
+                    if needed is not None:
+                        waiting[needed] = waiting.get(needed, 0) + 1
         found = {}
         for pool in self._pools.values():
-            wanted = min(pool.limit, pool.in_use + max(len(pool.waiting), pool.refused))
+            wanted = min(pool.limit, pool.in_use + max(waiting.get(pool, 0), pool.refused))
             pool.refused = 0
             if wanted or pool.in_use or pool.block:
                 found[pool.name] = Demand(pool.limit, pool.in_use, wanted)

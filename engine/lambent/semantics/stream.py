@@ -92,12 +92,17 @@ class Watermark:
 class _Batch:
     """Records that are tried together. `attempts` includes the one that has begun."""
 
-    __slots__ = ("attempts", "begun", "deferrals", "final", "oldest", "ordinals", "records", "retry_at", "throttled")
+    __slots__ = (
+        "attempts", "begun", "deferrals", "final", "half", "oldest", "ordinals", "records", "retry_at", "throttled",
+    )  # fmt: skip
 
-    def __init__(self, records: Sequence[Record], ordinals: Sequence[int], final: bool = False) -> None:
+    def __init__(
+        self, records: Sequence[Record], ordinals: Sequence[int], final: bool = False, half: bool = False
+    ) -> None:
         self.records = records
         self.ordinals = ordinals
         self.final = final  # the last invoke of its tumbling window
+        self.half = half  # of a batch that failed: it must not be put together with the other half again
         self.attempts = 0
         self.deferrals = 0  # attempts given back in a row
         self.begun = False  # the attempt is recorded: it may be invoked
@@ -297,11 +302,15 @@ class ShardConsumer:
         return count if whole or count < len(lane.records) else None
 
     def _resume(self, lane: _Lane, count: int, now: float) -> None:
-        """The result of the last attempt is unknown: it counts as one that failed, and waits no more."""
+        """The result of the last attempt is unknown: it counts as one that failed, and waits no more. Without any
+        attempt it is half of a batch."""
         piece = self._restored.pop(lane.records[0].position)
         batch = self._take(lane, count, now)
         batch.attempts = piece.attempts
         lane.batches.append(batch)
+        if not piece.attempts:
+            batch.half = True
+            return
         self._failed(lane, batch, None, now, jitter=0.0)
         batch.retry_at = -inf
 
@@ -417,8 +426,8 @@ class ShardConsumer:
         if self._config.bisect_batch_on_function_error and len(batch.records) > 1:
             half = len(batch.records) // 2
             lane.batches.popleft()
-            lane.batches.appendleft(_Batch(batch.records[half:], batch.ordinals[half:], batch.final))
-            lane.batches.appendleft(_Batch(batch.records[:half], batch.ordinals[:half]))
+            lane.batches.appendleft(_Batch(batch.records[half:], batch.ordinals[half:], batch.final, half=True))
+            lane.batches.appendleft(_Batch(batch.records[:half], batch.ordinals[:half], half=True))
         elif batch.records and 0 <= retries < batch.attempts:
             self._give_up(lane, batch, "RetryAttemptsExhausted", outcome)
         else:
@@ -432,7 +441,7 @@ class ShardConsumer:
         lane.batches.popleft()
         if young:
             rest = _Batch([batch.records[i] for i in young], [batch.ordinals[i] for i in young], batch.final)
-            rest.attempts, rest.retry_at = batch.attempts, batch.retry_at
+            rest.attempts, rest.retry_at, rest.half = batch.attempts, batch.retry_at, batch.half
             rest.deferrals, rest.throttled = batch.deferrals, batch.throttled
             lane.batches.appendleft(rest)
         expired = _Batch([batch.records[i] for i in old], [batch.ordinals[i] for i in old])
@@ -538,7 +547,7 @@ class ShardConsumer:
             Piece(batch.records[0].position, batch.records[-1].position, batch.attempts)
             for lane in self._lanes
             for batch in lane.batches
-            if batch.attempts and batch.records
+            if (batch.attempts or batch.half) and batch.records
         ]
         pieces.extend(self._restored.values())
         settled = tuple(self._settled)

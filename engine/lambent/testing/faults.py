@@ -116,6 +116,10 @@ class Faults:
             await self._take_time()
         return answer
 
+    def closed(self) -> None:
+        """A connection was closed: the witness hears of it as of a call."""
+        self._witness("connection.close", (), None)
+
     def chance(self, probability: float) -> bool:
         """A seeded coin; free where it cannot fall."""
         return probability > 0 and self._random.random() < probability
@@ -210,6 +214,7 @@ class FaultyConnection:
     async def close(self) -> None:
         if _loop().alive():
             await self.inner.close()
+            self._faults.closed()
 
 
 class _Port:

@@ -370,10 +370,13 @@ def _duplicates(case: _Case) -> _Found:
             if report.condition != "Success" and good[0].end_row < report.row and not case.excused(good[0], id, report):
                 text = f"{id} succeeded in {good[0]} and was reported as {report.condition} at {report.at:g} s"
                 yield "two-fates", text
-    for (_, id), reports in case.reports.items():
+    for (function, id), reports in case.reports.items():
         seen: dict[str, _Reported] = {}
+        runs = case.deliveries.get((function, id), ())
         for report in reports:
             earlier = seen.setdefault(report.destination, report)
+            if any(run.row < report.row and case.excused(run, id, report) for run in runs):
+                continue  # what was run twice is reported twice
             if earlier is not report and not any(earlier.row < f.row < report.row for f in case.history.faults):
                 text = f"{id} was reported to {report.destination} at {earlier.at:g} s and at {report.at:g} s"
                 yield "duplicate", f"{text}; no fault in between explains it"
@@ -489,13 +492,13 @@ def _attempts(case: _Case) -> _Found:
         born = case.history.born.get(run.ids[0]) if run.ids else None
         # A stream counts tries of a batch (its halves count anew), all else counts tries of each id.
         for unit in [run.ids] if born and born.kind == "record" else [(id,) for id in run.ids]:
+            if not any(case.unfinished(run.function, id, run.row) for id in unit):
+                continue  # delivered again after its fate: that is another check's
             counts[run.function, unit] += 1
             tries = max(counts[run.function, unit], run.attempt)
             if tries > 1 + limit:
                 what = ", ".join(unit)
                 yield "too-many-attempts", f"{run} is try {tries} of {what}; {run.function} allows {1 + limit}"
-            if set(unit) <= set(run.done):
-                counts[run.function, unit] = 0  # tries are counted until one succeeds; another delivery begins anew
 
 
 def _early(case: _Case) -> _Found:

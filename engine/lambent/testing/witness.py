@@ -91,6 +91,8 @@ class Witness:
                 for (lease, checkpoint), stored in zip(arguments[0], answer, strict=True):
                     if stored:
                         self._checkpointed(lease, checkpoint)
+            case "connection", "close":
+                self.disconnected(_engine())
             case "leases", "permits":
                 self._granted(arguments[0], arguments[1])
 

@@ -19,6 +19,9 @@ __all__ = ["Behaviour", "Mapped", "Operation", "Workload", "behaviour", "workloa
 HORIZON_SECONDS: Final = 40.0
 """Virtual seconds in which everything comes in."""
 
+RETENTION_SECONDS: Final = 7 * 86400
+"""So long that no clock which is set forward makes a stream forget."""
+
 ROUNDING: Final = 1e-5
 """Seconds by which a sum of wall-clock times may be off."""
 
@@ -81,21 +84,21 @@ class Workload:
     def mapping_of(self, function: str) -> Mapped | None:
         return next((mapped for mapped in self.mappings.values() if mapped.function == function), None)
 
-    def expectations(self, names: Mapping[str, str], *, clocks_jump: bool) -> Expectations:
-        """What a checker may expect. `names` gives each mapping's id. Where wall clocks jump, ages and delays, which
-        are told by them, prove nothing."""
-        functions = {name: self._expected(name, options, clocks_jump) for name, options in self.functions.items()}
+    def expectations(self, names: Mapping[str, str], *, times_tell: bool) -> Expectations:
+        """What a checker may expect. `names` gives each mapping's id. `times_tell`: wall
+        clocks do not jump and claims do not end early, so that ages and delays prove something."""
+        functions = {name: self._expected(name, options, times_tell) for name, options in self.functions.items()}
         mappings = {names[name]: self._source(mapped) for name, mapped in self.mappings.items()}
         return Expectations(functions, mappings)
 
-    def _expected(self, name: str, options: Mapping[str, Any], clocks_jump: bool) -> Function:
+    def _expected(self, name: str, options: Mapping[str, Any], times_tell: bool) -> Function:
         mapped = self.mapping_of(name)
         reserved = options.get("reserved_concurrency")
         if mapped is None:
             return Function(
                 options["maximum_retry_attempts"],
-                () if clocks_jump else tuple(delay - ROUNDING for delay in self.settings["async_retry_delays_seconds"]),
-                None if clocks_jump else options["maximum_event_age_seconds"],
+                tuple(delay - ROUNDING for delay in self.settings["async_retry_delays_seconds"]) if times_tell else (),
+                options["maximum_event_age_seconds"] if times_tell else None,
                 reserved,
             )
         if mapped.source.startswith("queue:"):
@@ -174,7 +177,7 @@ class _Day:
 
     def stream(self) -> None:
         chance = self._chance
-        self._streams["flights"] = {"shards": chance.randrange(1, 5)}
+        self._streams["flights"] = {"shards": chance.randrange(1, 5), "retention_seconds": RETENTION_SECONDS}
         retries = chance.choice((-1, 0, 1, 3))
         options: dict[str, Any] = {
             "batch_size": chance.choice((1, 3, 10)),
@@ -214,7 +217,7 @@ class _Day:
         dead = "boarding-dead.fifo" if fifo else "rebooking-dead"
         self._queues[dead] = {"fifo": True} if fifo else {}
         self._queues[name] = {
-            "visibility_timeout_seconds": options["timeout_seconds"] * chance.choice((1, 2, 6)) + 2,
+            "visibility_timeout_seconds": options["timeout_seconds"] * chance.choice((3, 6)) + 2,
             "max_receive_count": chance.choice((1, 2, 4)),
             "dead_letter_queue": dead,
             **({"fifo": True} if fifo else {"delay_seconds": chance.choice((0, 0, 2))}),
