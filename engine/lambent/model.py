@@ -10,7 +10,7 @@ and the SQS and Kinesis API references.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
@@ -171,8 +171,9 @@ class Stream(Configuration):
 
 @dataclass(slots=True)
 class Invocation:
-    """One call of a function. `payload` is JSON bytes, or the event itself for a source's batch (the invoker encodes it
-    unless the function asked for `boundary="reference"`)."""
+    """One call of a function. `payload` is JSON bytes, or the event itself (the runtime encodes it unless the function
+    asked for `boundary="reference"`). A source's batch is made into its event by `build`, as late as can be: a thousand
+    batches that wait for their handlers hold no event."""
 
     request_id: str
     function: str
@@ -184,6 +185,11 @@ class Invocation:
     items: Sequence[Record] | Sequence[Message] | None = None  # what the batch was built from, for typed handlers
     partial: bool = False  # does the mapping report batch item failures
     tail: bool = False  # collect the log tail
+    build: Callable[[], object] | None = None
+
+    def event(self) -> object:
+        """What the handler is for: the payload, or what is built in its place."""
+        return self.payload if self.build is None else self.build()
 
 
 @dataclass(slots=True)

@@ -26,7 +26,6 @@ _FORMS: Final = {  # what changes from run to run, and the form that it must hav
     "<approximate-arrival-timestamp>": float,
     "<duration>": r"\d+(?:\.\d\d)?",
     "<memory>": r"\d+",
-    "<md5-of-body:1>": r"[0-9a-f]{32}",
 }
 _TOKEN: Final = re.compile(r"<[a-z0-9_-]+(?::[^<>]+)?>|(?<=\t)date(?=\t)")
 _FRAME: Final = re.compile(r'(\s+File ")[^"]+(", line )\d+(, in )[\w.<>]+')
@@ -150,7 +149,7 @@ class _Names:
             elif name in new:
                 parts.append(f"(?P=g{new.index(name)})")
             else:
-                parts.append(f"(?P<g{len(new)}>[^\\s/]+?)")
+                parts.append(f"(?P<g{len(new)}>\\S+?)")
                 new.append(name)
         return "".join(parts) + re.escape(recorded[end:]), new
 

@@ -229,3 +229,21 @@ def test_run_belongs_into_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert "main thread" in str(raised[0])
+
+
+async def test_a_hard_stop_ends_a_direct_call_that_is_under_way() -> None:
+    engine, began = virtual(), asyncio.Event()
+
+    @engine.function(timeout_seconds=900)
+    async def slow(event: Any) -> None:
+        began.set()
+        await asyncio.sleep(800)
+
+    await engine.start()
+    call = asyncio.create_task(engine.invoke(slow, {}))
+    await began.wait()
+    before = asyncio.get_running_loop().time()
+    await engine.stop()
+    with pytest.raises(EngineStopped, match="stopped while the call ran"):
+        await call
+    assert asyncio.get_running_loop().time() - before < 10

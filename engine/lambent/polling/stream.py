@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from dataclasses import dataclass
 from typing import Final
 
@@ -310,16 +311,14 @@ class StreamLoop:
         del self._admitted[step]
         mapping, clock, telemetry = self._mapping, self._world.clock, self._telemetry
         records = step.records
-        event = self._source.to_event(owned.shard.id, records)
-        if step.window is not None:
-            event = shapes.windowed_event(event, step.window, owned.shard.id, self._source.arn, step.final)
         if records:
             age = clock.now() - records[-1].arrived_at
             telemetry.observe("IteratorAge", self._id, max(0.0, age) * 1000)
         invocation = Invocation(
             request_id=self._world.new_id(),
             function=mapping.function,
-            payload=event,
+            payload=None,
+            build=partial(self._event, owned.shard.id, step),
             qualifier=self._qualifier,
             hops=max([record.hops for record in records], default=0) + 1,
             items=records,
@@ -342,6 +341,12 @@ class StreamLoop:
         telemetry.step(owned.shard.id, step, outcome)
         owned.consumer.invoked(step, outcome, clock.monotonic(), value, self._world.random())
         self._pump(owned)
+
+    def _event(self, shard: str, step: Invoke) -> object:
+        event = self._source.to_event(shard, step.records)
+        if step.window is None:
+            return event
+        return shapes.windowed_event(event, step.window, shard, self._source.arn, step.final)
 
     def _not_run(self, owned: _OwnedShard, step: Invoke) -> None:
         owned.consumer.invoked(step, Unavailable("drained"), self._world.clock.monotonic())

@@ -50,16 +50,17 @@ class Handler:
 
         Raises pydantic's ValidationError, or `documents.UnreadableEvent`."""
         withheld = NOTHING
-        event = invocation.payload
         if self._convert is not None:
             event, withheld = self._convert.event(invocation, self._by_reference)
             if withheld and not event:
                 return None, withheld
-        elif not self._by_reference or type(event) is bytes:  # an asynchronous event is never an object
-            try:
-                event = decode_payload(event if type(event) is bytes else encode_event(event))
-            except ValueError as error:
-                raise documents.UnreadableEvent(str(error)) from None
+        else:
+            event = invocation.event()
+            if not self._by_reference or type(event) is bytes:  # an asynchronous event is never an object
+                try:
+                    event = decode_payload(event if type(event) is bytes else encode_event(event))
+                except ValueError as error:
+                    raise documents.UnreadableEvent(str(error)) from None
         if self._wants_context:
             return (event, Context(self.surroundings, invocation, deadline)), withheld
         return (event,), withheld
@@ -91,7 +92,7 @@ class Whole:
 
     def event(self, invocation: Invocation, by_reference: bool) -> tuple[object, Sequence[str]]:
         """The validated event, and the names of the items that are not in it."""
-        event = invocation.payload
+        event = invocation.event()
         if by_reference and type(event) is not bytes:
             return self._adapter.validate_python(event), NOTHING
         return self._adapter.validate_json(event if type(event) is bytes else encode_event(event)), NOTHING

@@ -41,7 +41,8 @@ CLOSING_ROUND_SECONDS: Final = 1.0
 _ITS_OWN: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 _NOTHING: Final = contextlib.nullcontext()
 _OURS: Final = frozenset({__file__, handlers.__file__, type_adapter.__file__})
-_Result = asyncio.Future[Succeeded | Failed | None]  # None: the deadline passed
+_STOPPED: Final = Unavailable("the engine was stopped while the call ran")
+_Result = asyncio.Future[Succeeded | Failed | Unavailable | None]  # None: the deadline passed
 
 
 class InProcess:
@@ -105,14 +106,17 @@ class InProcess:
         return await self._run_coroutine(handler, line, invocation, started)
 
     async def close(self) -> None:
-        """Cancel what was abandoned, let idle threads end. A handler that will not end is left to the process's end."""
+        """Give up what runs, cancel what was given up, let idle threads end. A handler that will not end is left to the
+        process's end."""
+        for line in self._lines.values():
+            line.close()
+        self._slots.close()
         for _ in range(MAXIMUM_CLOSING_ROUNDS):
+            await asyncio.sleep(0)  # who waits for a call gives it up
             for task in self._abandoned:
                 task.cancel()
             if self._abandoned:
                 await asyncio.wait(list(self._abandoned), timeout=CLOSING_ROUND_SECONDS)
-        for line in self._lines.values():
-            line.close()
         self._threads.close()
 
     # ----------------------------------------------------------------------- coroutines
@@ -134,6 +138,9 @@ class InProcess:
             raise
         finally:
             del line.calls[result]
+        if isinstance(outcome, Unavailable):
+            self._abandon(task, invocation.function)
+            return outcome
         if outcome is None:
             self._abandon(task, invocation.function)
             outcome = documents.timed_out(invocation.request_id, seconds)
@@ -170,6 +177,9 @@ class InProcess:
             return Unavailable(f"no thread could be started: {error}")
         finally:
             del line.calls[call.result]
+        if isinstance(outcome, Unavailable):
+            call.give_up()
+            return outcome
         if outcome is None:
             call.give_up()
             outcome = documents.timed_out(invocation.request_id, seconds)
@@ -217,6 +227,9 @@ class _Line:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for result in self.calls:
+            if not result.done():
+                result.set_result(_STOPPED)
 
     def _arm(self, deadline: float) -> None:
         # in variables of nobody: the timer serves all calls, not the one which happened to set it

@@ -95,6 +95,13 @@ class Slots:
         self.overruns -= overrun
         self._give()
 
+    def close(self) -> None:
+        """Nobody gets a turn any more."""
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_result(False)
+        self._waiting.clear()
+
     def _give(self) -> None:
         exhausted = self.overruns > self._maximum_overruns
         while self._waiting:

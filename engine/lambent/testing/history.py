@@ -509,6 +509,8 @@ def _early(case: _Case) -> _Found:
             if id in first.done or first.outcome in ("killed", "interrupted") or first.end_row > second.row:
                 continue
             failures += 1
+            if case.excused(first, id, second):
+                continue  # nobody knew of the failure
             least = delays[min(failures, len(delays)) - 1]
             if second.at < first.end_at + least:
                 text = f"{second} tried {id} again {second.at - first.end_at:g} s after failure {failures}"

@@ -505,7 +505,9 @@ class _Run:
         ids = {name: id for id, name in names.items()}
         times_tell = not self._faults.struck.get("twice") and all(blow.what != "clock" for blow in self._blows)
         expectations = self._day.expectations(ids, times_tell=times_tell)
-        self._problems += [str(violation) for violation in check(self._history, expectations)]
+        for violation in check(self._history, expectations):
+            if violation.anomaly in ("lost", "phantom") or not any(id in violation.text for id in self._witness.twice):
+                self._problem(str(violation))
         self._problems += self._witness.findings
         self._problems += [
             f"logged: {entry}"

@@ -37,6 +37,8 @@ class Witness:
     ) -> None:
         self.mappings: dict[str, str] = {}
         self.findings: list[str] = []
+        self.twice: set[str] = set()
+        """What the store gave to two at once: nothing that happens to these twice is a finding."""
         self.strict = False
         """Nothing happens that takes a lease away from an engine that still works under it."""
         self.holders: dict[tuple[str, str], tuple[str, int]] = {}
@@ -104,6 +106,7 @@ class Witness:
 
     def expired(self, ids: Sequence[str]) -> None:
         """The store was made to forget these claims."""
+        self.twice.update(ids)
         for id in ids:
             self._claims.pop(id, None)
         self._history.expired(ids)
