@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, TypeVar
 
+from lambent.arns import function_arn, queue_arn, stream_arn
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceConflict, ResourceNotFound
 from lambent.model import (
     Configuration,
@@ -28,13 +29,13 @@ from lambent.model import (
     StreamMapping,
 )
 from lambent.ports import Document, Documents
+from lambent.semantics.concurrency import check_reservation
 from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.validation import changed, unknown, validated
 
 C = TypeVar("C", bound=Configuration)
 MappingState = Literal["Creating", "Enabled", "Disabling", "Disabled", "Updating", "Deleting"]
 
-UNRESERVED_CONCURRENCY: Final = 100  # invocations that no reservation may take (Lambda quotas)
 MAXIMUM_FIFO_BATCH: Final = 10  # messages (Lambda guide: «Using Lambda with Amazon SQS»)
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
 NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
@@ -316,16 +317,14 @@ class Control:
     # --- names -----------------------------------------------------------------------------------------------------
 
     def function_arn(self, name: str, qualifier: str | None = None) -> str:
-        arn = f"arn:aws:lambda:{self._region}:{self._account_id}:function:{name}"
-        return f"{arn}:{qualifier}" if qualifier else arn
+        return function_arn(self._region, self._account_id, name, qualifier)
 
     def source_arn(self, source: str) -> str:
         if "://" in source:
             return source
         kind, _, name = source.partition(":")
-        if kind == "stream":
-            return f"arn:aws:kinesis:{self._region}:{self._account_id}:stream/{name}"
-        return f"arn:aws:sqs:{self._region}:{self._account_id}:{name}"
+        arn = stream_arn if kind == "stream" else queue_arn
+        return arn(self._region, self._account_id, name)
 
     # --- what fits together ----------------------------------------------------------------------------------------
 
@@ -336,14 +335,9 @@ class Control:
         *,
         final: bool = True,
     ) -> None:
-        others = sum(f.reserved_concurrency or 0 for name, f in known.functions.items() if name != function.name)
-        reserved = function.reserved_concurrency or 0
-        if reserved and others + reserved > self._account_concurrency - UNRESERVED_CONCURRENCY:
-            raise InvalidParameterValue(
-                "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
-                f"below its minimum value of [{UNRESERVED_CONCURRENCY}]. (reserved_concurrency of {function.name}: "
-                f"{reserved}; account_concurrency: {self._account_concurrency}, {others} of it reserved by others)"
-            )
+        if function.reserved_concurrency:
+            others = sum(f.reserved_concurrency or 0 for name, f in known.functions.items() if name != function.name)
+            check_reservation(function.reserved_concurrency, others, self._account_concurrency)
         for option, target in (
             ("on_success", function.event_invoke.on_success),
             ("on_failure", function.event_invoke.on_failure),

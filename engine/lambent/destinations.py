@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from lambent.arns import function_arn
 from lambent.errors import EngineStopped, LambentError, StoreUnavailable
 from lambent.model import (
     LATEST,
@@ -59,12 +60,6 @@ DELIVERY_SECONDS: Final = 60.0  # how long one try may take
 MAXIMUM_ERROR_MESSAGE_BYTES: Final = 1024  # AWS: the first 1 KB of the error message
 
 # --------------------------------------------------------------------------- records (pure)
-
-
-def function_arn(world: World, name: str, qualifier: str | None = None) -> str:
-    """A function's ARN, with `:QUALIFIER` if there is one."""
-    arn = f"arn:aws:lambda:{world.region}:{world.account_id}:function:{name}"
-    return f"{arn}:{qualifier}" if qualifier else arn
 
 
 def event_record(report: ReportEvent, arn: str, now: float) -> bytes:
@@ -220,7 +215,7 @@ class Destinations:
         event, config, failed = report.event, function.event_invoke, report.condition != "Success"
         parcels = []
         if ref := config.on_failure if failed else config.on_success:
-            arn = function_arn(self._world, event.function, event.qualifier or LATEST)
+            arn = self._function_arn(event.function, event.qualifier or LATEST)
             record = event_record(report, arn, self._world.clock.now())
             parcels.append(_Parcel(ref, record, DESTINATION_DELIVERY_FAILURES, event.hops + 1))
         if failed and function.dead_letter_queue:
@@ -246,9 +241,9 @@ class Destinations:
             batch_record,
             report,
             request_id=_batch_request_id(mapping_id, shard, records),
-            arn=function_arn(self._world, mapping.function, mapping.qualifier if mapping.qualifier != LATEST else None),
+            arn=self._function_arn(mapping.function, mapping.qualifier if mapping.qualifier != LATEST else None),
             shard=shard,
-            stream_arn=_stream_arn(event, mapping.source),
+            stream_arn=source.arn,
             now=self._world.clock.now(),
         )
         parcel = _Parcel(
@@ -262,6 +257,9 @@ class Destinations:
         if isinstance(answer, Delivered):
             self._telemetry.count(ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT, mapping_id, len(records))
         return answer
+
+    def _function_arn(self, name: str, qualifier: str | None) -> str:
+        return function_arn(self._world.region, self._world.account_id, name, qualifier)
 
     async def _deliver(self, parcels: Sequence[_Parcel], subject: str) -> Delivered | Refused:
         """Try all until none is away any more, or for too long."""
@@ -313,13 +311,6 @@ def _batch_request_id(mapping_id: str, shard: str, records: Sequence[Record]) ->
     """The same for the same records, so that a report repeated after a crash can be told by it."""
     first, last = (records[0].position, records[-1].position) if records else ("", "")
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "\n".join((mapping_id, shard, first, last))))
-
-
-def _stream_arn(event: Mapping[str, object], source: str) -> str:
-    records = event.get("Records")
-    first = records[0] if isinstance(records, list) and records else None
-    arn = first.get("eventSourceARN") if isinstance(first, dict) else None
-    return arn if isinstance(arn, str) else source
 
 
 # --------------------------------------------------------------------------- built-in destinations

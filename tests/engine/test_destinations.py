@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +13,6 @@ import pytest
 from lambent.destinations import (
     DESTINATION_RETRY_SECONDS,
     Destinations,
-    FunctionDestination,
     QueueDestination,
     StreamDestination,
     dead_letter_attributes,
@@ -89,6 +88,7 @@ class Inbox:
 class Departures:
     """As much of a stream source as a report needs."""
 
+    arn = STREAM_ARN
     capabilities: frozenset[str] = frozenset()
 
     def to_event(self, shard: str, records: Sequence[Record]) -> dict[str, object]:
@@ -447,22 +447,3 @@ async def test_a_stream_gets_the_record_under_its_request_id() -> None:
     sender = destinations(s=StreamDestination(target))
     await sender.report_event(report(), function(on_failure="queue:s", dead_letter_queue="queue:s"))
     assert [put.key for put in target.kept if isinstance(put, Put)] == ["id-1", "id-1"]
-
-
-async def test_a_function_gets_the_record_as_its_event() -> None:
-    got: list[tuple[bytes, int]] = []
-
-    async def enqueue(payload: bytes, hops: int) -> None:
-        got.append((payload, hops))
-
-    assert await FunctionDestination(enqueue).deliver(b"{}", {}, 2) == Delivered()
-    assert got == [(b"{}", 2)]
-
-
-@pytest.mark.parametrize("make", [QueueDestination, StreamDestination, FunctionDestination])
-async def test_a_record_above_a_megabyte_is_refused(make: Callable[[object], Destination]) -> None:
-    target = Target()
-    answer = await make(target).deliver(b"x" * (1024 * 1024 + 1), {}, 0)
-    assert isinstance(answer, Refused)
-    assert "1048577" in answer.reason
-    assert target.kept == []

@@ -25,6 +25,7 @@ from typing import Final
 
 from pydantic import type_adapter
 
+from lambent.arns import function_arn
 from lambent.context import CURRENT, Surroundings
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.ports import World
@@ -75,7 +76,7 @@ class InProcess:
         surroundings = Surroundings(
             function.name,
             function.memory_size_mb,
-            f"arn:aws:lambda:{self._world.region}:{self._world.account_id}:function:{function.name}",
+            function_arn(self._world.region, self._world.account_id, function.name),
             f"{now:%Y/%m/%d}/[{LATEST}]{self._world.new_id().replace('-', '')}",
             self._monotonic,
         )

@@ -34,6 +34,16 @@ RESERVED_ZERO: Final = Throttled("ReservedFunctionConcurrentInvocationLimitExcee
 UNRESERVED: Final = Throttled("ConcurrentInvocationLimitExceeded")
 
 
+def check_reservation(amount: int, others: int, account_limit: int) -> None:
+    """Raises InvalidParameterValue, with AWS's words, if `amount` beside what `others` have reserved would leave fewer
+    than 100 to the functions without a reservation."""
+    if amount and account_limit - others - amount < MINIMUM_UNRESERVED:
+        raise InvalidParameterValue(
+            "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
+            f"below its minimum value of [{MINIMUM_UNRESERVED}]."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What an engine wants of a shared limit: `in_use` run now, `wanted` could run (in_use included)."""
@@ -197,11 +207,7 @@ class Concurrency:
         Raises InvalidParameterValue, with AWS's words, if fewer than 100 would be left to the others."""
         name = f"function:{function}"
         others = self._reserved_total - (self._pools[name].limit if name in self._pools else 0)
-        if amount and self._account_limit - others - amount < MINIMUM_UNRESERVED:
-            raise InvalidParameterValue(
-                "Specified ReservedConcurrentExecutions for function decreases account's "
-                f"UnreservedConcurrentExecution below its minimum value of [{MINIMUM_UNRESERVED}]."
-            )
+        check_reservation(amount or 0, others, self._account_limit)
         state = self._functions.get(function) or self._known(function, now)
         before = state.pool
         if amount is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
 
+from lambent.arns import queue_arn
 from lambent.errors import InvalidParameterValue
 from lambent.model import MAXIMUM_RECORD_BYTES, Message, Queue, Release, Send, Settlement
 from lambent.ports import Clock, World
@@ -266,7 +267,7 @@ class MemoryQueue:
         self._state = state
         self._world = world
         self._clock = state._clock
-        self.arn = f"arn:aws:sqs:{world.region}:{world.account_id}:{state.config.name}"
+        self.arn = queue_arn(world.region, world.account_id, state.config.name)
 
     @property
     def visibility_timeout_seconds(self) -> float:

@@ -18,6 +18,7 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import Final
 
+from lambent.arns import role_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import MAXIMUM_RECORD_BYTES, Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
@@ -227,8 +228,8 @@ class MemoryStream:
     def __init__(self, state: StreamState, world: World) -> None:
         self._state = state
         self._world = world
-        self.arn = f"arn:aws:kinesis:{world.region}:{world.account_id}:stream/{state.config.name}"
-        self._role_arn = f"arn:aws:iam::{world.account_id}:role/lambent"
+        self.arn = stream_arn(world.region, world.account_id, state.config.name)
+        self._role_arn = role_arn(world.account_id)
 
     @property
     def retention_seconds(self) -> float:

@@ -29,7 +29,7 @@ from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, Vir
 from lambent.testing.witness import Witness, stream_items
 from lambent.testing.workload import HORIZON_SECONDS, Operation, Workload, workload
 
-__all__ = ["Result", "Simulation"]
+__all__ = ["Blow", "Result", "Simulation"]
 
 DRAIN_SECONDS: Final = 7200.0
 """Virtual seconds without faults after which everything must have ended: longer than any claim, retry or outage."""
@@ -85,8 +85,9 @@ class _Host:
 
 
 @dataclass(frozen=True, slots=True)
-class _Blow:
-    """Something that befalls an engine, a store or a clock."""
+class Blow:
+    """Something that befalls an engine (`host`, from 0), a store, a destination (`where`) or the clocks, for so many
+    virtual seconds; a clock is set by them."""
 
     at: float
     what: Literal["kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock"]
@@ -97,8 +98,8 @@ class _Blow:
 
 @dataclass(slots=True)
 class Simulation:
-    """One seed. `calm`: no faults but those of `strikes` (by number of the engines' store calls) and `kills` (by step
-    of the loop: which engine, from 0). `engines`: 1 to 3, by default the seed's choice."""
+    """One seed. `calm`: no faults but those of `strikes` (by number of the engines' store calls), `kills` (by step of
+    the loop: which engine, from 0) and `blows`. `engines`: 1 to 3, by default the seed's choice."""
 
     seed: int
     engines: int | None = None
@@ -107,6 +108,7 @@ class Simulation:
     kills: Mapping[int, int] = field(default_factory=dict)
     size: float = 1.0
     day: Workload | None = None
+    blows: Sequence[Blow] = ()
 
     def run(self, *, trace: bool = False, steps: bool = False) -> Result:
         """Live through the day. `trace`: hash it. `steps`: keep the last ones."""
@@ -123,7 +125,7 @@ class _Run:
     def __init__(self, plan: Simulation, trace: bool, steps: bool) -> None:
         self._plan = plan
         self._day = plan.day or workload(plan.seed, plan.size)
-        self._chance = random.Random(f"nemesis {plan.seed}")
+        self._chance = random.Random(f"nemesis {plan.seed} {plan.strikes} {plan.kills}")
         self._trace = TraceHash() if trace else None
         self._last: deque[str] | None = deque(maxlen=LAST_STEPS) if steps else None
         self._problems: list[str] = []
@@ -131,7 +133,7 @@ class _Run:
         self._connections: dict[str | None, Connection] = {}
         self._operating: dict[asyncio.Task[None], str | None] = {}
         self._tries: dict[tuple[str, int], int] = {}
-        self._blows = [] if plan.calm else self._weather()
+        self._blows = list(plan.blows) if plan.calm else self._weather()
 
     def result(self) -> Result:
         with capture_logs() as self._logs:
@@ -385,7 +387,7 @@ class _Run:
 
     # --- what goes wrong -------------------------------------------------------------------------------------------
 
-    def _weather(self) -> list[_Blow]:
+    def _weather(self) -> list[Blow]:
         chance, blows = self._chance, []
         for _ in range(chance.choice((0, 1, 2, 4))):
             what = chance.choice(("kill", "kill", "kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock"))
@@ -398,18 +400,18 @@ class _Run:
                 "clock": chance.choice((-3600.0, -30.0, 30.0, 3600.0, 86400.0)),
             }.get(what, 0.0)
             where = chance.choice(("queue dead.", "stream graves.", "queue done."))
-            blows.append(_Blow(chance.uniform(0, HORIZON_SECONDS + 20), cast(Any, what), host, seconds, where))
+            blows.append(Blow(chance.uniform(0, HORIZON_SECONDS + 20), cast(Any, what), host, seconds, where))
         return sorted(blows, key=lambda blow: blow.at)
 
     async def _suffer(self) -> None:
-        until = HORIZON_SECONDS
+        until = self._day.seconds
         for blow in self._blows:
             await asyncio.sleep(max(0.0, blow.at - self._loop.time()))
             self._befall(blow, self._hosts[blow.host])
             until = max(until, blow.at + (0 if blow.what == "clock" else blow.seconds))
         await asyncio.sleep(max(0.0, until - self._loop.time()))
 
-    def _befall(self, blow: _Blow, host: _Host) -> None:
+    def _befall(self, blow: Blow, host: _Host) -> None:
         until = self._loop.time() + blow.seconds
         match blow.what:
             case "kill":

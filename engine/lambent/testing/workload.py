@@ -71,6 +71,7 @@ class Workload:
     streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mappings: Mapping[str, Mapped] = field(default_factory=dict)
     operations: Sequence[Operation] = ()
+    seconds: float = HORIZON_SECONDS
     behave: Callable[[str, int], Behaviour] = lambda function, number: Behaviour()
 
     def passes(self, number: int) -> bool:
@@ -158,7 +159,7 @@ class _Day:
             self._streams,
             self._mappings,
             sorted(self._operations, key=lambda operation: operation.at),
-            behave,
+            behave=behave,
         )
 
     def events(self) -> None:
