@@ -106,9 +106,12 @@ class QueueMapping(EventSourceMapping):
         return self
 
 
+_AGES = "-1 (no limit) or 60 to 604800 (int)"
+
+
 def _age(value: int) -> int:
     if value != -1 and not 60 <= value <= 604_800:
-        raise ValueError("must be -1 (no limit) or 60 to 604800 seconds")
+        raise ValueError(f"it must be {_AGES}")
     return value
 
 
@@ -122,7 +125,7 @@ class StreamMapping(EventSourceMapping):
     starting_position_timestamp: Annotated[float, Field(ge=0)] | None = None
     bisect_batch_on_function_error: bool = False
     maximum_retry_attempts: Annotated[int, Field(ge=-1, le=10_000)] = -1
-    maximum_record_age_seconds: Annotated[int, AfterValidator(_age)] = -1
+    maximum_record_age_seconds: Annotated[int, AfterValidator(_age), Field(description=_AGES)] = -1
     tumbling_window_seconds: Annotated[int, Field(ge=0, le=900)] = 0
     on_failure: DestinationRef | None = None
 

@@ -1,17 +1,20 @@
 """Compares what we answer with what AWS was recorded to answer.
 
 Decides what counts as the same: values up to a consistent renaming of the recording's tokens (`<uuid:1>`), JSON within
-strings parsed first, stack traces by shape, times by form. Key order counts wherever the recorder did not sort the keys.
-The recordings lie beside the repository and are no part of it: without them nothing here has anything to compare.
+strings parsed first, stack traces by shape, times by form. Key order counts wherever the recorder did not sort the keys. A scenario serves
+every case of its family: what is sent and how a mapping is configured is read from the recording, so that a case which
+is added beside the others is replayed as it is. The recordings lie beside the repository and are no part of it: without them nothing here has anything to compare.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from lambent import Engine
 
 RECORDINGS: Final = Path(__file__).parents[3] / "shared" / "aws-recorded"
 
@@ -32,6 +35,40 @@ _TOKEN: Final = re.compile(r"<[a-z0-9_-]+(?::[^<>]+)?>|(?<=\t)date(?=\t)")
 _FRAME: Final = re.compile(r'(\s+File ")[^"]+(", line )\d+(, in )[\w.<>]+')
 
 
+Scenario = Callable[[Engine, "Recording", str], Awaitable[None]]
+
+
+class Scenarios:
+    """The scenarios of one file, each for the cases of its families."""
+
+    def __init__(self, *areas: str) -> None:
+        self._areas = areas
+        self._families: dict[str, Scenario] = {}
+
+    def replays(self, *families: str) -> Callable[[Scenario], Scenario]:
+        """The scenario is for the cases of these names; what stands in brackets behind a name is told to it."""
+
+        def register(scenario: Scenario) -> Scenario:
+            self._families.update(dict.fromkeys(families, scenario))
+            return scenario
+
+        return register
+
+    def cases(self) -> dict[str, Recording]:
+        """The recorded cases that there is a scenario for, by id; none where there are no recordings."""
+        return {
+            case["id"]: Recording(case["id"], case["content"])
+            for area in self._areas
+            for path in sorted(RECORDINGS.glob(f"{area}-*.json"))
+            for case in json.loads(path.read_text())
+            if case["id"].partition("[")[0] in self._families
+        }
+
+    async def replay(self, engine: Engine, case: Recording) -> None:
+        family, _, parameter = case.identity.partition("[")
+        await self._families[family](engine, case, parameter.removesuffix("]"))
+
+
 class Recording:
     """One recorded case: its steps by name."""
 
@@ -45,17 +82,19 @@ class Recording:
     def check(self, *pairs: tuple[Any, Any]) -> None:
         """Each pair is what was recorded and what we have; tokens mean the same in all of them."""
         names = _Names()
-        differences = [found for recorded, ours in pairs for found in names.compare(parsed(recorded), parsed(ours), "$")]
+        differences = [
+            found for recorded, ours in pairs for found in names.compare(parsed(recorded), parsed(ours), "$")
+        ]
         assert not differences, f"{self.identity}:\n" + "\n".join(differences)
 
 
-def recordings(area: str) -> dict[str, Recording]:
-    """The cases of the area with this number, by id; none where there are no recordings."""
-    return {
-        case["id"]: Recording(case["id"], case["content"])
-        for path in sorted(RECORDINGS.glob(f"{area}-*.json"))
-        for case in json.loads(path.read_text())
-    }
+def received(recorded: Any) -> list[dict[str, object]]:
+    """The messages of a recorded ReceiveMessage, without what differs from one receive to the next."""
+    found = recorded["Messages"] if isinstance(recorded, dict) else recorded
+    return [
+        {name: message[name] for name in ("MessageId", "Body", "MessageAttributes") if name in message}
+        for message in found
+    ]
 
 
 def parsed(value: Any) -> Any:
@@ -127,7 +166,9 @@ class _Names:
             return
         for token, value in zip(tokens, found.groups(), strict=True):
             kind = token.partition(":")[0]
-            same = [other for other, known in self._values.items() if known == value and other.partition(":")[0] == kind]
+            same = [
+                other for other, known in self._values.items() if known == value and other.partition(":")[0] == kind
+            ]
             if same and same != [token]:
                 yield f"{path}: {value!r} is {token} here and {same[0]} before"
             self._values[token] = value

@@ -142,7 +142,11 @@ async def test_an_event_that_is_throttled_until_it_is_too_old_was_never_run(engi
     dead = engine.queue("dead")
     calls = Calls(seconds=800)
     engine.function(
-        reserved_concurrency=1, timeout_seconds=900, maximum_event_age_seconds=120, on_failure=dead, dead_letter_queue=dead
+        reserved_concurrency=1,
+        timeout_seconds=900,
+        maximum_event_age_seconds=120,
+        on_failure=dead,
+        dead_letter_queue=dead,
     )(calls)
     async with engine:
         first = asyncio.create_task(engine.invoke(calls, "sync"))

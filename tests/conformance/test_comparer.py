@@ -16,7 +16,10 @@ FRAME = '  File "/var/task/handler.py", line 7, in handler\n    raise Exception(
 @pytest.mark.parametrize(
     ("recorded", "ours"),
     [
-        ({"id": "<uuid:1>", "again": "<uuid:1>", "other": "<uuid:2>"}, {"id": REQUEST, "again": REQUEST, "other": OTHER}),
+        (
+            {"id": "<uuid:1>", "again": "<uuid:1>", "other": "<uuid:2>"},
+            {"id": REQUEST, "again": REQUEST, "other": OTHER},
+        ),
         ("RequestId: <uuid:1> Version: 1\n", f"RequestId: {REQUEST} Version: 1\n"),
         ({"body": {"a": 1}}, {"body": '{"a": 1}'}),
         ({"b": 1, "a": 2, "c": "date"}, {"b": 1, "a": 2, "c": "2023-11-14T22:13:20.000Z"}),

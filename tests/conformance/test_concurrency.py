@@ -127,7 +127,9 @@ async def test_a_queue_mapping_runs_at_most_so_often_at_once(engine: Engine) -> 
 
 
 async def test_a_throttled_queue_batch_goes_back_and_its_receive_is_not_counted(engine: Engine) -> None:
-    queue = engine.queue("q", visibility_timeout_seconds=900, max_receive_count=1, dead_letter_queue=engine.queue("dead"))
+    queue = engine.queue(
+        "q", visibility_timeout_seconds=900, max_receive_count=1, dead_letter_queue=engine.queue("dead")
+    )
     calls = Calls(seconds=10)
     engine.function(reserved_concurrency=1, timeout_seconds=60)(calls)
     engine.map(queue, calls, batch_size=1)

@@ -325,9 +325,7 @@ async def test_a_group_waits_behind_a_message_that_failed(engine: Engine) -> Non
 
 async def test_a_fifo_function_that_names_all_from_the_failed_one_on_keeps_the_order(engine: Engine) -> None:
     dead = engine.queue("dead.fifo")
-    queue = engine.queue(
-        "q.fifo", visibility_timeout_seconds=30, max_receive_count=2, dead_letter_queue=dead
-    )
+    queue = engine.queue("q.fifo", visibility_timeout_seconds=30, max_receive_count=2, dead_letter_queue=dead)
     calls = Calls(lambda event, number: failures(1, 2, 3)(event, number) if number == 1 else failures(2)(event, number))
     engine.function(calls)
     engine.map(queue, calls, report_batch_item_failures=True)
@@ -375,7 +373,9 @@ async def test_what_a_filter_misses_is_deleted_and_never_seen(
     assert engine.telemetry.snapshot()["FilteredOutEventCount"] == {mapping.id: 1}
 
 
-@pytest.mark.parametrize("pattern", [{"body": {"a": "x"}}, {"body": {"a": []}}, {"eventSource": "aws:sqs"}, "text", "[1]"])
+@pytest.mark.parametrize(
+    "pattern", [{"body": {"a": "x"}}, {"body": {"a": []}}, {"eventSource": "aws:sqs"}, "text", "[1]"]
+)
 async def test_a_pattern_that_is_none_is_refused_when_it_is_declared(engine: Engine, pattern: object) -> None:
     engine.function(Calls())
     with pytest.raises(InvalidParameterValue, match=r"Invalid filter pattern definition\."):

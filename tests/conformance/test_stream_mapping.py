@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 import pytest
@@ -28,6 +29,10 @@ def data(record: Any) -> Any:
 
 def batches(calls: Calls) -> list[list[Any]]:
     return [[data(record) for record in event["Records"]] for event in calls.events]
+
+
+def flat(lists: list[list[Any]]) -> list[Any]:
+    return list(chain.from_iterable(lists))
 
 
 def poison(*values: object) -> Callable[[Any, int], object]:
@@ -89,7 +94,7 @@ async def test_trim_horizon_begins_with_the_oldest_record(engine: Engine) -> Non
         engine.map(stream, calls, batch_size=10, starting_position="TRIM_HORIZON")
         await asyncio.sleep(100)
     assert batches(calls) == [list(range(10))] * 3
-    assert [b - a for a, b in zip(calls.at, calls.at[1:], strict=False)] == [5, 5]  # one batch after the other
+    assert [b - a for a, b in pairwise(calls.at)] == [5, 5]  # one batch after the other
 
 
 async def test_latest_begins_with_what_comes_from_now_on(engine: Engine) -> None:
@@ -195,7 +200,7 @@ async def test_a_batch_has_at_most_its_size(engine: Engine) -> None:
         await fill(stream, range(10))
         await asyncio.sleep(10)
     assert calls.sizes == [4, 4, 2]
-    assert sum(batches(calls), []) == list(range(10))
+    assert flat(batches(calls)) == list(range(10))
 
 
 async def test_a_batch_waits_for_its_window_unless_it_is_full(engine: Engine) -> None:
@@ -234,7 +239,7 @@ async def test_a_batch_never_mixes_shards_and_keeps_the_order_of_each(engine: En
     async with engine:
         await fill(stream, range(40))
         await asyncio.sleep(60)
-    assert sorted(sum(batches(calls), [])) == list(range(40))
+    assert sorted(flat(batches(calls))) == list(range(40))
     by_shard: dict[str, list[int]] = {}
     for event in calls.events:
         (shard,) = {record["eventID"].partition(":")[0] for record in event["Records"]}
@@ -248,7 +253,9 @@ async def test_a_batch_never_mixes_shards_and_keeps_the_order_of_each(engine: En
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 3])
-async def test_a_failed_batch_is_tried_again_so_often_then_reported_and_left_behind(engine: Engine, retries: int) -> None:
+async def test_a_failed_batch_is_tried_again_so_often_then_reported_and_left_behind(
+    engine: Engine, retries: int
+) -> None:
     stream, dead = engine.stream("s"), engine.queue("dead")
     calls = Calls(poison(1))
     engine.function(calls)
@@ -295,8 +302,8 @@ async def test_without_a_limit_a_batch_is_tried_until_it_succeeds_and_blocks_its
         await fill(stream, [1, 2])
         await asyncio.sleep(3600)
     assert batches(calls) == [[1]] * 13 + [[2]]
-    waits = [b - a for a, b in zip(calls.at[:12], calls.at[1:], strict=False)]
-    assert all(after > before for before, after in zip(waits[:8], waits[1:], strict=False))
+    waits = [b - a for a, b in pairwise(calls.at[:13])]
+    assert all(after > before for before, after in pairwise(waits[:9]))
     assert 7 <= sum(at < 60 for at in calls.at) <= 9  # as recorded: about 8 tries within a minute
     assert max(waits) <= 66
 
@@ -313,7 +320,7 @@ async def test_a_halved_batch_isolates_what_is_poison(engine: Engine) -> None:
     info = record["KinesisBatchInfo"]
     assert (info["startSequenceNumber"], info["endSequenceNumber"], info["batchSize"]) == (positions[3],) * 2 + (1,)
     succeeded = [batch for batch in batches(calls) if 3 not in batch]
-    assert sorted(sum(succeeded, [])) == [0, 1, 2, 4, 5, 6, 7]
+    assert sorted(flat(succeeded)) == [0, 1, 2, 4, 5, 6, 7]
     assert calls.at[-1] == 0  # no waiting between halves
 
 
@@ -338,9 +345,7 @@ async def test_a_report_moves_the_checkpoint_and_the_retries_begin_anew(engine: 
 
     calls = Calls(answer)
     engine.function(calls)
-    engine.map(
-        stream, calls, batch_size=3, report_batch_item_failures=True, maximum_retry_attempts=3, on_failure=dead
-    )
+    engine.map(stream, calls, batch_size=3, report_batch_item_failures=True, maximum_retry_attempts=3, on_failure=dead)
     async with engine:
         positions = await fill(stream, range(6))
         await asyncio.sleep(100)
@@ -466,7 +471,9 @@ async def test_parallel_lanes_keep_the_order_of_each_key(engine: Engine) -> None
 
 async def test_a_blocked_key_does_not_block_the_other_lanes(engine: Engine) -> None:
     stream = engine.stream("s")
-    calls = Calls(lambda event, number: ValueError() if event["Records"][0]["kinesis"]["partitionKey"] == "key 0" else None)
+    calls = Calls(
+        lambda event, number: ValueError() if event["Records"][0]["kinesis"]["partitionKey"] == "key 0" else None
+    )
     engine.function(calls)
     engine.map(stream, calls, batch_size=1, parallelization_factor=10)
     async with engine:
@@ -498,7 +505,9 @@ async def test_a_tumbling_window_carries_its_state_and_ends_with_a_final_call(en
     assert first["state"] == {}
     assert first["shardId"] == SHARD
     assert first["eventSourceARN"] == "arn:aws:kinesis:us-east-1:111111111111:stream/s"
-    told = [(event["state"].get("sum"), event["isFinalInvokeForWindow"], len(event["Records"])) for event in calls.events]
+    told = [
+        (event["state"].get("sum"), event["isFinalInvokeForWindow"], len(event["Records"])) for event in calls.events
+    ]
     assert told == [(None, False, 2), (3, False, 1), (6, True, 0), (None, False, 1), (10, True, 0)]
     assert [event["isWindowTerminatedEarly"] for event in calls.events] == [False] * 5
 
@@ -519,7 +528,9 @@ async def test_what_a_filter_misses_is_passed_over_for_good(engine: Engine) -> N
     one, other = Calls(), Calls()
     engine.function(name="one")(one)
     engine.function(name="other")(other)
-    first = engine.map(stream, "one", filters=[{"data": {"event_type": ["function_1"]}}], maximum_batching_window_seconds=1)
+    first = engine.map(
+        stream, "one", filters=[{"data": {"event_type": ["function_1"]}}], maximum_batching_window_seconds=1
+    )
     engine.map(stream, "other", filters=[{"data": {"event_type": ["function_2"]}}, {"data": {"event_type": ["x"]}}])
     async with engine:
         await stream.put({"event_type": "function_1", "message": "foo"}, key="k")
@@ -552,5 +563,5 @@ async def test_records_of_a_shard_that_was_split_come_before_those_of_its_childr
         await opened.merge(one.id, other.id)
         await fill(stream, range(12, 18), "k")
         await asyncio.sleep(100)
-    assert sum(batches(calls), []) == list(range(18))
+    assert flat(batches(calls)) == list(range(18))
     assert len({record["eventID"].partition(":")[0] for record in calls.records}) == 3

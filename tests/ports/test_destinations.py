@@ -215,5 +215,3 @@ class TestHttp(DestinationSuite):
 
 async def _in_thread(write: Callable[[], Delivery]) -> Delivery:
     return await asyncio.to_thread(write)
-
-

@@ -73,7 +73,14 @@ class DestinationSuite(Suite):
 
     @pytest.mark.parametrize(
         "record",
-        ['{"é": "\\ud83d\\ude00 \u2028"}', '{\n  "n":\r\n 2}', "null", '"\\n"', '{"id": 12345678901234567890.10}', "plain text"],
+        [
+            '{"é": "\\ud83d\\ude00 \u2028"}',
+            '{\n  "n":\r\n 2}',
+            "null",
+            '"\\n"',
+            '{"id": 12345678901234567890.10}',
+            "plain text",
+        ],
     )
     async def test_any_record_arrives_as_it_is(self, record: str) -> None:
         destination = await self.make()
