@@ -30,6 +30,7 @@ night: setup
 	$(BIN)/pytest -m night
 
 bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -15,8 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.engines import engine as new_engine
 from benchmarks.table import Row, show
-from lambent import Engine, MemoryStore
+from lambent import Engine
 
 FUNCTIONS = 10_000
 SHARDS = 1_000
@@ -48,7 +49,7 @@ def functions(engine: Engine, number: int) -> None:
 
 async def idle() -> dict[str, float]:
     bare_mb = resident_mb()
-    engine = Engine(MemoryStore())
+    engine = new_engine()
     functions(engine, FUNCTIONS)
     stream = engine.stream("flights", shards=SHARDS)
     mapping = engine.map(stream, "f0")
@@ -70,7 +71,9 @@ def rows() -> list[Row]:
     what = f"idle, {FUNCTIONS:,} functions and {SHARDS:,} shards"
     return [
         Row(f"{what}: of a core", found["share"] * 100, "%", most=MOST_OF_A_CORE * 100),
-        Row(f"{what}: memory", found["mb"], "MB", most=MOST_MB, note=f"{found['bare_mb']:.0f} MB with nothing declared"),
+        Row(
+            f"{what}: memory", found["mb"], "MB", most=MOST_MB, note=f"{found['bare_mb']:.0f} MB with nothing declared"
+        ),
     ]
 
 

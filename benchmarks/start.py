@@ -45,9 +45,7 @@ def rows() -> list[Row]:
         for round_number in range(ROUNDS + 1):
             for name, program in KINDS.items():
                 began = time.perf_counter()
-                subprocess.run(
-                    [sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, env=environment
-                )
+                subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, env=environment)
                 if round_number:  # the first one compiles
                     seconds[name].append(time.perf_counter() - began)
     first, *others = KINDS

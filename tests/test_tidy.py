@@ -267,7 +267,6 @@ WITHOUT_A_SUITE = {
     "Connection": "a bundle; each of its parts has a suite",
     "StreamReader": "made by a StreamSource, whose suite reads through it",
     "Runtime": "one adapter as yet, with its tests in tests/engine/test_in_process.py; the second brings the suite",
-    "Destination": "one method; each adapter's answers are in tests/engine/test_destinations.py and test_outbound.py",
     "BuiltinQueue": "QueueSource and QueueTarget in one; both have a suite",
     "BuiltinStream": "StreamSource and StreamTarget in one; both have a suite",
 }

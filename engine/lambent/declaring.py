@@ -15,7 +15,7 @@ from lambent.model import EventInvokeConfig, Function, QueueMapping, StreamMappi
 from lambent.ports import BuiltinQueue, BuiltinStream
 from lambent.resources import Functions, MappingHandle, Mappings, QueueHandle, StreamHandle
 from lambent.sources import load_source
-from lambent.validation import unknown, validated
+from lambent.validation import changed, unknown, validated
 
 F = TypeVar("F", bound=Callable[..., object])
 Source = QueueHandle | StreamHandle | str
@@ -139,15 +139,11 @@ class Declarations(Mappings):
         raise NotImplementedError
 
     def _register(self, handler: Callable[..., object], options: Mapping[str, object]) -> None:
-        self._check_function_options(options)
+        fields = self._fields(options, EventInvokeConfig())
         name = options.get("name", getattr(handler, "__name__", None))
         if name is None:
             raise InvalidParameterValue(f"name is missing: {handler!r} has none of its own")
-        options = self._destinations(options)
-        fields = {key: value for key, value in options.items() if key in _FUNCTION_OPTIONS}
-        events = {key: value for key, value in options.items() if key in _EVENT_OPTIONS}
-        event_invoke = validated(EventInvokeConfig, events, "a function")
-        function = validated(Function, {**fields, "name": name, "event_invoke": event_invoke}, "a function")
+        function = validated(Function, {**fields, "name": name}, "a function")
         self.control.declare_function(function)
         self._handlers[function.name] = handler
         self._hosted[handler] = self._hosted[function.name] = Hosted(function)
@@ -165,6 +161,14 @@ class Declarations(Mappings):
         self.control.functions[function.name] = function
         self._hosted[handler] = self._hosted[function.name] = Hosted(function)
         self._host(function, handler)
+
+    def _fields(self, options: Mapping[str, object], event_invoke: EventInvokeConfig) -> dict[str, object]:
+        """A function's options as fields of its configuration; those of its events replace parts of `event_invoke`."""
+        self._check_function_options(options)
+        options = self._destinations(options)
+        events = {key: value for key, value in options.items() if key in _EVENT_OPTIONS}
+        fields = {key: value for key, value in options.items() if key not in events}
+        return {**fields, "event_invoke": changed(event_invoke, events, "a function")} if events else fields
 
     def _check_function_options(self, options: Mapping[str, object]) -> None:
         known = _FUNCTION_OPTIONS | _EVENT_OPTIONS

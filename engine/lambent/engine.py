@@ -53,6 +53,7 @@ from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPP
 from lambent.validation import validated
 
 NO_PAYLOAD: Final = b""
+NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
 
 
 class SystemClock:
@@ -111,6 +112,7 @@ class Engine(Declarations):
         self._chance = random or Random(seed)
         self._executor = executor
         self._life: Life | None = None
+        self._notice: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = True  # to calls from outside
 
@@ -251,9 +253,12 @@ class Engine(Declarations):
         )
 
     async def _enqueue(self, name: str, payload: bytes, hops: int) -> None:
-        """An event that a destination makes of a record."""
-        if name not in self.control.functions:
-            await self.control.get_function(name)
+        """An event that a destination makes of a record. At the end of a chain it is refused here and not only where it
+        would run: its failure would be the next report, and so on."""
+        function = self.control.functions.get(name) or await self.control.get_function(name)
+        if refused(hops, function):
+            self.telemetry.count(RECURSIVE_INVOCATIONS_DROPPED, name)
+            raise RecursiveInvocation(f"The function {name} is called on and on by what is reported to it.")
         life = self._living()
         await life.events.put_many([Event(self._new_id(), name, payload, self._clock.now(), hops=hops)])
         self.telemetry.count(ASYNC_EVENTS_RECEIVED, name)
@@ -317,9 +322,12 @@ class Engine(Declarations):
         return await self.control.list_functions()
 
     async def update_function(self, function: Callable[..., object] | str, **changes: object) -> Function:
-        """Replace options of a function in all engines; what runs already ends as it began."""
+        """Replace options of a function in all engines; what runs already ends as it began. Its name stays."""
         name = self._named(function)
-        updated = await self.control.update_function(name, self._destinations(changes))
+        if "name" in changes:
+            raise InvalidParameterValue(f"name: {name} keeps its name; it is not an option of an update")
+        known = await self.control.get_function(name)
+        updated = await self.control.update_function(name, self._fields(changes, known.event_invoke))
         if name in self._handlers:
             self._apply(updated)
         return updated
@@ -334,8 +342,6 @@ class Engine(Declarations):
         """Open the store, publish what is declared, and begin to serve. Raises what is wrong with the configuration."""
         if self._life is not None:
             raise EngineStopped("The engine is started already; one engine runs once at a time.")
-        if self._in_memory_by_default:
-            self.telemetry.log("info", "the store is in memory: what it holds ends with this process")
         self._new_id = _ids(self._chance)
         self._hurry = asyncio.Event()
         world = World(
@@ -361,6 +367,8 @@ class Engine(Declarations):
             self._life = None
             await life.close()
             raise
+        if self._in_memory_by_default:
+            self._notice = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._tell_that_nothing_stays)
         self._invoker = life.invoker
         self._ending = None
         self._closed = False
@@ -397,6 +405,8 @@ class Engine(Declarations):
 
     async def _finish(self, life: Life) -> None:
         self._closed = True
+        if self._notice is not None:
+            self._notice.cancel()
         life.stopping.set()
         settling = asyncio.create_task(life.settled(), name="engine: settle")
         hurrying = asyncio.create_task(self._hurry.wait(), name="engine: hurry")
@@ -473,6 +483,9 @@ class Engine(Declarations):
     def _host(self, function: Function, handler: Callable[..., object]) -> None:
         if self._life is not None:
             self._life.host(function, handler)
+
+    def _tell_that_nothing_stays(self) -> None:
+        self.telemetry.log("info", "the store is in memory: what it holds ends with this process")
 
     def _open(self) -> Life:
         """The engine's life, if it takes work: while it drains, only from its own handlers."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
 
 from lambent.engine import Engine
-from lambent.resources import QueueHandle
+from lambent.resources import QueueHandle, StreamHandle
 from lambent.testing.loop import VirtualClock
 
 ACCOUNT = "111111111111"
@@ -99,3 +101,31 @@ def _body(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+# --------------------------------------------------------------------------- streams
+
+
+def data(record: Any) -> Any:
+    return json.loads(base64.b64decode(record["kinesis"]["data"]))
+
+
+def batches(calls: Calls) -> list[list[Any]]:
+    return [[data(record) for record in event["Records"]] for event in calls.events]
+
+
+def flat(lists: list[list[Any]]) -> list[Any]:
+    return list(chain.from_iterable(lists))
+
+
+def poison(*values: object) -> Callable[[Any, int], object]:
+    """Fails every batch that holds one of these."""
+
+    def answer(event: Any, number: int) -> object:
+        return ValueError("poison") if any(data(record) in values for record in event["Records"]) else None
+
+    return answer
+
+
+async def fill(stream: StreamHandle, values: Sequence[object], key: str | None = None) -> list[str]:
+    return list(await stream.put_many((json.dumps(value), key or f"k{value}") for value in values))

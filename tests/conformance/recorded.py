@@ -1,9 +1,10 @@
 """Compares what we answer with what AWS was recorded to answer.
 
 Decides what counts as the same: values up to a consistent renaming of the recording's tokens (`<uuid:1>`), JSON within
-strings parsed first, stack traces by shape, times by form. Key order counts wherever the recorder did not sort the keys. A scenario serves
-every case of its family: what is sent and how a mapping is configured is read from the recording, so that a case which
-is added beside the others is replayed as it is. The recordings lie beside the repository and are no part of it: without them nothing here has anything to compare.
+strings parsed first, stack traces by shape, times by form. Key order counts wherever the recorder did not sort the
+keys. A scenario serves every case of its family: what is sent and how a mapping is configured is read from the
+recording, so that a case which is added beside the others is replayed as it is. The recordings lie beside the
+repository and are no part of it: without them there is nothing to compare.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lambent import Engine, RequestTooLarge, StoreUnavailable
+from lambent import Engine, InvalidParameterValue, RequestTooLarge, StoreUnavailable
 from lambent.model import Unavailable
 from lambent.semantics.recursion import MAXIMUM_HOPS
 
@@ -193,14 +193,14 @@ async def test_a_world_that_fails_uses_up_no_try(engine: Engine) -> None:
     calls = Calls(lambda event, number: "done")
     engine.function(on_success=done, maximum_retry_attempts=0)(calls)
     async with engine:
-        runtime = engine._living()._runtime  # the only place where a world without containers can fail
+        runtime = engine._living().invoker._runtime  # a world without containers fails only if made to
         real, tries = runtime.run, []
 
         async def broken(*arguments: Any) -> Any:
             tries.append(arguments)
             return Unavailable("no environment") if len(tries) < 4 else await real(*arguments)
 
-        engine._living().invoker._runtime.run = broken  # type: ignore[method-assign]
+        runtime.run = broken  # type: ignore[method-assign]
         await engine.invoke_async(calls)
         await asyncio.sleep(60)
         (record,) = await bodies(done)
@@ -274,6 +274,18 @@ async def test_a_waiting_event_runs_with_the_functions_configuration_of_that_tim
         (record,) = await bodies(dead)
     assert calls.at == RETRIES[:2]
     assert record["requestContext"]["approximateInvokeCount"] == 2
+
+
+async def test_a_function_keeps_its_name_and_what_an_update_does_not_mention(engine: Engine) -> None:
+    engine.function(maximum_retry_attempts=1, maximum_event_age_seconds=600, timeout_seconds=7)(Calls())
+    async with engine:
+        updated = await engine.update_function("function", maximum_event_age_seconds=60)
+        assert (updated.event_invoke.maximum_retry_attempts, updated.event_invoke.maximum_event_age_seconds) == (1, 60)
+        assert updated.timeout_seconds == 7
+        for wrong in ({"name": "other"}, {"event_invoke": None}, {"retries": 1}, {"maximum_retry_attempts": 3}):
+            with pytest.raises(InvalidParameterValue, match=next(iter(wrong))):
+                await engine.update_function("function", **wrong)
+        assert await engine.get_function("function") == updated
 
 
 async def test_an_accepted_event_is_stored_and_may_have_one_megabyte(engine: Engine) -> None:
@@ -361,3 +373,4 @@ async def test_a_loop_through_its_own_failure_destination_is_cut_off(engine: Eng
         await asyncio.sleep(3600)
     assert len(calls.events) + len(other.events) == MAXIMUM_HOPS + 1
     assert engine.telemetry.snapshot()["AsyncEventsReceived"] == {"one": 9, "two": 8}  # and no report on and on
+    assert engine.telemetry.snapshot()["RecursiveInvocationsDropped"] == {"two": 1}

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-from collections.abc import Callable, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from lambent import Engine, StreamHandle
+from lambent import Engine
 from lambent.semantics.filtering import compile_filters
 from lambent.testing.loop import VirtualClock
 
-from .conftest import Calls, bodies, make_engine
+from .conftest import Calls, batches, bodies, data, fill, flat, make_engine, poison
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
 
 SHARD = "shardId-000000000000"
 ARN = "arn:aws:lambda:us-east-1:111111111111:function:function"
-
-
-def data(record: Any) -> Any:
-    return json.loads(base64.b64decode(record["kinesis"]["data"]))
-
-
-def batches(calls: Calls) -> list[list[Any]]:
-    return [[data(record) for record in event["Records"]] for event in calls.events]
-
-
-def flat(lists: list[list[Any]]) -> list[Any]:
-    return list(chain.from_iterable(lists))
-
-
-def poison(*values: object) -> Callable[[Any, int], object]:
-    """Fails every batch that holds one of these."""
-
-    def answer(event: Any, number: int) -> object:
-        return ValueError("poison") if any(data(record) in values for record in event["Records"]) else None
-
-    return answer
-
-
-async def fill(stream: StreamHandle, values: Sequence[object], key: str | None = None) -> list[str]:
-    return list(await stream.put_many((json.dumps(value), key or f"k{value}") for value in values))
 
 
 async def test_a_record_has_kinesiss_keys_in_kinesiss_order(engine: Engine) -> None:
@@ -135,6 +108,58 @@ async def test_a_seek_reads_the_shard_anew(engine: Engine) -> None:
         await mapping.seek("TRIM_HORIZON")
         await asyncio.sleep(10)
     assert batches(calls) == [[1, 2]] * 2
+
+
+async def test_latest_is_settled_once_and_holds_over_restarts() -> None:
+    store = make_engine().store
+    seen = []
+    for life in range(3):
+        engine = make_engine(store=store, seed=life)
+        stream = engine.stream("s")
+        calls = Calls()
+        if life != 1:  # in between, records come while nobody serves the mapping
+            engine.function(calls)
+            engine.map(stream, calls, starting_position="LATEST")
+        async with engine:
+            await asyncio.sleep(30)
+            if life == 1:
+                await fill(stream, [1, 2])
+        seen.append(batches(calls))
+    assert seen == [[], [], [[1, 2]]]
+
+
+async def test_a_mapping_paused_before_its_first_record_misses_none(engine: Engine) -> None:
+    stream = engine.stream("s")
+    calls = Calls()
+    engine.function(calls)
+    mapping = engine.map(stream, calls, starting_position="LATEST")
+    async with engine:
+        await mapping.wait_until("Enabled")
+        await asyncio.sleep(5)
+        await mapping.pause()
+        await mapping.wait_until("Disabled")
+        await fill(stream, [1])
+        await mapping.resume()
+        await asyncio.sleep(30)
+    assert batches(calls) == [[1]]
+
+
+async def test_a_seek_to_the_latest_record_leaves_a_blocked_batch_behind(engine: Engine) -> None:
+    stream = engine.stream("s")
+    calls = Calls(poison(1))
+    engine.function(calls)
+    mapping = engine.map(stream, calls, batch_size=1)
+    async with engine:
+        await fill(stream, [1, 2])
+        await asyncio.sleep(10)
+        await mapping.seek("LATEST")
+        await asyncio.sleep(1)
+        tries = len(calls.events)
+        await asyncio.sleep(100)
+        assert len(calls.events) == tries
+        await fill(stream, [3])
+        await asyncio.sleep(10)
+    assert batches(calls)[tries:] == [[3]]
 
 
 async def test_each_mapping_has_its_own_place_in_the_stream(engine: Engine) -> None:
@@ -357,6 +382,33 @@ async def test_a_report_moves_the_checkpoint_and_the_retries_begin_anew(engine: 
     assert record["KinesisBatchInfo"]["batchSize"] == 1
 
 
+async def test_with_bisect_a_batch_is_split_at_the_reported_record(engine: Engine) -> None:
+    stream, dead = engine.stream("s"), engine.queue("dead")
+
+    def answer(event: Any, number: int) -> object:
+        names = [record["kinesis"]["sequenceNumber"] for record in event["Records"] if data(record) == 3]
+        return {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
+
+    calls = Calls(answer)
+    engine.function(calls)
+    engine.map(
+        stream,
+        calls,
+        report_batch_item_failures=True,
+        bisect_batch_on_function_error=True,
+        maximum_retry_attempts=0,
+        on_failure=dead,
+    )
+    async with engine:
+        await fill(stream, range(6))
+        await asyncio.sleep(100)
+        (record,) = await bodies(dead)
+    assert record["KinesisBatchInfo"]["batchSize"] == 1
+    assert batches(calls)[:2] == [[0, 1, 2, 3, 4, 5], [3, 4, 5]]
+    assert [batch for batch in batches(calls) if 0 in batch] == [[0, 1, 2, 3, 4, 5]]
+    assert {4, 5} <= set(flat([batch for batch in batches(calls) if 3 not in batch]))
+
+
 async def test_what_comes_after_the_first_reported_record_is_tried_again_too(engine: Engine) -> None:
     stream = engine.stream("s")
 
@@ -451,7 +503,7 @@ async def test_a_record_that_is_too_old_already_is_split_off_and_the_others_run(
     assert record["KinesisBatchInfo"]["batchSize"] == 1
 
 
-# --------------------------------------------------------------------------- lanes, windows, filters
+# --------------------------------------------------------------------------- lanes, filters
 
 
 async def test_parallel_lanes_keep_the_order_of_each_key(engine: Engine) -> None:
@@ -481,46 +533,6 @@ async def test_a_blocked_key_does_not_block_the_other_lanes(engine: Engine) -> N
         await asyncio.sleep(30)
     done = {data(record) for record in calls.records if record["kinesis"]["partitionKey"] != "key 0"}
     assert len(done) >= 30  # all but those whose keys share the lane
-
-
-async def test_a_tumbling_window_carries_its_state_and_ends_with_a_final_call(engine: Engine) -> None:
-    stream = engine.stream("s")
-
-    def answer(event: Any, number: int) -> object:
-        return {"state": {"sum": event["state"].get("sum", 0) + sum(map(data, event["Records"]))}}
-
-    calls = Calls(answer)
-    engine.function(calls)
-    engine.map(stream, calls, batch_size=2, tumbling_window_seconds=60)
-    async with engine:
-        await fill(stream, [1, 2, 3])
-        await asyncio.sleep(100)
-        await fill(stream, [10])
-        await asyncio.sleep(200)
-    first = calls.events[0]
-    assert list(first) == [
-        "Records", "window", "state", "shardId", "eventSourceARN", "isFinalInvokeForWindow", "isWindowTerminatedEarly",
-    ]  # fmt: skip
-    assert first["window"] == {"start": "2023-11-14T22:13:00Z", "end": "2023-11-14T22:14:00Z"}
-    assert first["state"] == {}
-    assert first["shardId"] == SHARD
-    assert first["eventSourceARN"] == "arn:aws:kinesis:us-east-1:111111111111:stream/s"
-    told = [
-        (event["state"].get("sum"), event["isFinalInvokeForWindow"], len(event["Records"])) for event in calls.events
-    ]
-    assert told == [(None, False, 2), (3, False, 1), (6, True, 0), (None, False, 1), (10, True, 0)]
-    assert [event["isWindowTerminatedEarly"] for event in calls.events] == [False] * 5
-
-
-async def test_in_a_window_an_answer_without_state_is_a_failure(engine: Engine) -> None:
-    stream = engine.stream("s")
-    calls = Calls(lambda event, number: {} if number == 1 else {"state": {}})
-    engine.function(calls)
-    engine.map(stream, calls, tumbling_window_seconds=60)
-    async with engine:
-        await fill(stream, [1])
-        await asyncio.sleep(10)
-    assert batches(calls) == [[1], [1]]
 
 
 async def test_what_a_filter_misses_is_passed_over_for_good(engine: Engine) -> None:

@@ -65,8 +65,8 @@ def campaign(
     environment: dict[str, str] | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Campaign:
-    """Live through the days from `first` on: until there are `seeds` of them and `hours` simulated hours, for at most so
-    many real `seconds`. The first `twice` of them are lived through twice, and traced."""
+    """Live through the days from `first` on: until there are `seeds` of them and `hours` simulated hours, for at most
+    so many real `seconds`. The first `twice` of them are lived through twice, and traced."""
     found = Campaign()
     lanes = [_start(first + lane, twice // LANES, environment) for lane in range(LANES)]
     try:
@@ -138,7 +138,11 @@ def _main() -> int:
         print(Simulation(options.seed).explained(f"python {Path(__file__).name}"))
         return 0
     found = campaign(
-        options.first, seeds=options.seeds, hours=options.hours, twice=options.twice, tell=lambda line: print(line, flush=True)
+        options.first,
+        seeds=options.seeds,
+        hours=options.hours,
+        twice=options.twice,
+        tell=lambda line: print(line, flush=True),
     )
     print(found)
     for seed in sorted(found.broken)[:3]:

@@ -61,10 +61,10 @@ def test_a_day_does_not_depend_on_how_python_hashes():
         "import json; from lambent.testing.simulation import Simulation; "
         "print(json.dumps([Simulation(seed).run(trace=True).trace for seed in range(12)]))"
     )
-    traces = [
-        json.loads(subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": hash_seed}))
-        for hash_seed in ("1", "2")
-    ]
+    traces = []
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        traces.append(json.loads(subprocess.check_output([sys.executable, "-c", code], env=environment)))
     assert traces[0] == traces[1]
 
 

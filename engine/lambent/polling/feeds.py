@@ -51,6 +51,7 @@ from lambent.telemetry import (
 
 MAXIMUM_IN_FLIGHT_PER_FUNCTION: Final = 1_000  # so that one whose destination is away leaves room for the others
 EVENTS_PER_TURN: Final = 100  # of one function, before the next function has its turn
+FIRST_TURN: Final = 4  # events; each needs a permit before it is known to be there. A full turn makes the next larger
 WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
 PERMIT_SECONDS: Final = 5.0  # of the time for which a batch is ours, kept for waiting for a permit
 LOOK_SECONDS: Final = 60.0  # what may not start is looked at so often, even if nobody says that there is room
@@ -88,6 +89,7 @@ class EventFeed:
         self._parked: dict[str, Callable[[], None]] = {}  # waits for room; how to stop that
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._overdue: set[str] = set()  # parked, and to be looked at for expired events
+        self._appetite: dict[str, int] = {}  # events that the next turn asks for, after full ones
         self._full: set[str] = set()  # at MAXIMUM_IN_FLIGHT_PER_FUNCTION
         self._in_flight: Counter[str] = Counter()
 
@@ -112,7 +114,7 @@ class EventFeed:
             return ()
         name, _ = self._turns.popitem(last=False)
         function = self._functions.get(name)
-        limit = min(slots, EVENTS_PER_TURN, MAXIMUM_IN_FLIGHT_PER_FUNCTION - self._in_flight[name])
+        limit = min(slots, self._appetite.get(name, FIRST_TURN), MAXIMUM_IN_FLIGHT_PER_FUNCTION - self._in_flight[name])
         if function is None:
             self._later(name, LOOK_SECONDS)
         elif limit <= 0:
@@ -184,8 +186,10 @@ class EventFeed:
         self._loop.claim(events)
         self._in_flight[name] += len(attempts)
         if len(events) == limit:
+            self._appetite[name] = min(4 * limit, EVENTS_PER_TURN)
             self._turn(name)
         else:
+            self._appetite.pop(name, None)
             self._overdue.discard(name)
         return attempts
 

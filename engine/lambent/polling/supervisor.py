@@ -10,7 +10,7 @@ A loop that ends with an error is a bug or a store that is away: it is logged, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -32,13 +32,19 @@ class Loop(Protocol):
     def state(self) -> dict[str, object]: ...
 
 
-async def end(tasks: Mapping[asyncio.Task[None], object] | set[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they are done, however often it takes."""
-    left = {task for task in tasks if not task.done()}
-    while left:
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are done, however often it takes, and however often we are cancelled meanwhile."""
+    cancelled = False
+    tasks = sorted(tasks, key=asyncio.Task.get_name)
+    while left := [task for task in tasks if not task.done()]:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=RE_CANCEL_SECONDS)
+        try:
+            await asyncio.wait(left, timeout=RE_CANCEL_SECONDS)
+        except asyncio.CancelledError:
+            cancelled = True  # whoever ends us wants these to end too
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class _Running:

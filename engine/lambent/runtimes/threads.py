@@ -28,11 +28,13 @@ class DaemonThreads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._idle: deque[None] = deque()  # an entry for each thread that waits; its methods are atomic
         self._started = 0
 
     def __call__(self, call: Call) -> None:
-        if not self._idle.acquire(blocking=False) and self._started < self._limit:
+        if self._idle:
+            self._idle.pop()
+        elif self._started < self._limit:
             threading.Thread(target=self._serve, name=f"lambent-plain-{self._started}", daemon=True).start()
             self._started += 1
         self._calls.put(call)
@@ -42,7 +44,7 @@ class DaemonThreads:
         for _ in range(self._started):
             self._calls.put(None)
         self._started = 0
-        self._idle = threading.Semaphore(0)
+        self._idle = deque()
 
     def _serve(self) -> None:
         idle = self._idle
@@ -50,7 +52,7 @@ class DaemonThreads:
             with contextlib.suppress(BaseException):  # the call has told its outcome; the thread lives on
                 call()
             del call  # or an idle thread would keep the last event alive
-            idle.release()
+            idle.append(None)
 
 
 class Slots:

@@ -25,7 +25,7 @@ from lambent.model import Message, Queue, Release, Stream
 from lambent.ports import BuiltinQueue, BuiltinStream, Connection, Documents, EventQueue, Leases, Store, World
 from lambent.testing.loop import PROCESS, VirtualLoop
 
-__all__ = ["CLEAR", "Fault", "FaultyStore", "Faults", "Rates"]
+__all__ = ["CLEAR", "Fault", "Faults", "FaultyStore", "Rates"]
 
 Fault = Literal["crash before", "crash after", "unavailable", "unknown"]
 Witness = Callable[[str, Sequence[Any], Any], None]
@@ -189,7 +189,7 @@ class FaultyStore:
         self._store = store
         self._faults = faults
 
-    async def connect(self, world: World) -> Connection:
+    async def connect(self, world: World) -> FaultyConnection:
         return FaultyConnection(await self._store.connect(world), world, self._faults)
 
 
@@ -239,8 +239,10 @@ class _Events(_Port):
         events = await self._faults.call(f"{self._name}.receive", self._inner.receive, *arguments)
         for event in events:
             if self._faults.chance(self._faults.rates.twice):
-                twice = partial(_show_again, self._inner, event.request_id, event.receipt, event.accepted_at, self._faults)
-                self._faults.later(self._faults.rates.slow_seconds, twice)
+                again = (event.request_id, event.receipt, event.accepted_at)
+                self._faults.later(
+                    self._faults.rates.slow_seconds, partial(_show_again, self._inner, *again, self._faults)
+                )
         return events
 
 

@@ -372,7 +372,7 @@ def _duplicates(case: _Case) -> _Found:
                 yield "two-fates", text
     for (function, id), reports in case.reports.items():
         seen: dict[str, _Reported] = {}
-        runs = case.deliveries.get((function, id), ())
+        runs = case.deliveries.get((function, id), [])
         for report in reports:
             earlier = seen.setdefault(report.destination, report)
             if any(run.row < report.row and case.excused(run, id, report) for run in runs):

@@ -539,12 +539,17 @@ def _is_task_step(handle: asyncio.Handle) -> bool:
     return isinstance(getattr(handle._callback, "__self__", None), asyncio.Task)  # type: ignore[attr-defined]
 
 
+class _Death(BaseException):
+    """Ends what a dead process left behind. Not GeneratorExit: closing an outer coroutine would leave an inner one that
+    awaits in its `finally` half closed."""
+
+
 def _unwind(coroutine: Any) -> None:
-    for _ in range(SWEEPS):  # each `await` inside a `finally` block answers close() with a RuntimeError
-        with contextlib.suppress(Exception, asyncio.CancelledError):
-            coroutine.close()
-        if _first(coroutine, "cr_frame", "gi_frame") is None:
-            return
+    with contextlib.suppress(BaseException):  # whatever the dead raise, nobody hears it
+        for _ in range(SWEEPS):  # a `finally` block may await, again and again
+            coroutine.throw(_Death())
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        coroutine.close()
 
 
 def _waits_on(waiting: Any) -> Iterator[str]:

@@ -1,18 +1,21 @@
-"""The pytest plugin: a test marked `virtual_time` runs on a `VirtualLoop`.
+"""The pytest plugin: a test marked `virtual_time` or `lambent` runs on a `VirtualLoop`.
 
-Decides only which loop a marked test gets, through pytest-asyncio's loop-factory hook. That hook stands for the moment
-at which a marked test is collected and no longer, because pytest-asyncio treats every test differently once the hook
-is there. Unmarked tests notice nothing; nothing of the engine is imported before a marked test runs.
+Decides only which loop a marked test gets, and how often a test marked `lambent` runs, through pytest-asyncio's
+loop-factory hook. That hook stands for the moment at which a marked test is collected and no longer, because
+pytest-asyncio treats every test differently once the hook is there. Unmarked tests notice nothing; nothing of the
+engine is imported before a marked test runs. What the fixture `lambent_simulation` gives is in `fixture.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from lambent.testing.fixture import LambentSimulation
     from lambent.testing.loop import VirtualLoop
 
 _MARK = (
@@ -20,19 +23,56 @@ _MARK = (
     "where sleeping takes no time. seed shuffles tasks; deterministic=True refuses threads, sockets, children. "
     "Needs pytest-asyncio 1.4 or later, and its own mark too unless in auto mode."
 )
+_LAMBENT_MARK = (
+    "lambent(seed=0, seeds=1): run this async test on a virtual clock and with the chance of a seed, or of so many "
+    "seeds from the first on, one run each; with the fixture lambent_simulation. --lambent-seed=N runs only that one."
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lambent")
+    group.addoption("--lambent-seed", type=int, metavar="N", help="run tests marked lambent with this seed only")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARK)
+    config.addinivalue_line("markers", _LAMBENT_MARK)
+
+
+@pytest.fixture
+def lambent_simulation(request: pytest.FixtureRequest) -> Iterator[LambentSimulation]:
+    """Your engine on virtual time: hours of retries in milliseconds, the same for the same seed."""
+    from lambent.testing.fixture import LambentSimulation
+
+    simulation = LambentSimulation(_seed_of(request.node) or 0)
+    yield simulation
+    simulation.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    seed = _seed_of(item) if report.failed else None
+    if seed is not None:
+        name = item.nodeid.partition("[")[0]
+        report.sections.append(("lambent", f"seed {seed}; see it again: pytest '{name}' --lambent-seed={seed}"))
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, None]:
-    mark = metafunc.definition.get_closest_marker("virtual_time")
-    if mark is None:
+    definition = metafunc.definition
+    mark, ours = definition.get_closest_marker("virtual_time"), definition.get_closest_marker("lambent")
+    if ours is not None:
+        factory = _LoopFactory(_for_seeds(ours, definition.nodeid, metafunc.config.getoption("--lambent-seed")))
+    elif mark is not None:
+        options = _checked(mark, definition.nodeid, {"seed", "deterministic", "patience_seconds"}, _MARK)
+        factory = _LoopFactory({"virtual_time": options})
+    else:
         return (yield)
     plugins = metafunc.config.pluginmanager
-    factory = _LoopFactory(_checked(mark, metafunc.definition.nodeid))
     plugins.register(factory)
     try:
         return (yield)
@@ -40,24 +80,46 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, No
         plugins.unregister(factory)
 
 
-class _LoopFactory:
-    """One marked test's answer to pytest-asyncio's question."""
+class _NotParametrized:
+    params: Mapping[str, object] = {}
 
-    def __init__(self, options: Mapping[str, object]) -> None:
-        self._options = options
+
+class _LoopFactory:
+    """One marked test's answer to pytest-asyncio's question: the loops to run it on, by name, with their options."""
+
+    def __init__(self, loops: Mapping[str, Mapping[str, object]]) -> None:
+        self._loops = loops
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_asyncio_loop_factories(self) -> dict[str, Callable[[], VirtualLoop]]:
-        return {"virtual_time": self._make}
-
-    def _make(self) -> VirtualLoop:
-        from lambent.testing.loop import VirtualLoop
-
-        return VirtualLoop(**{"deterministic": False, **self._options})  # type: ignore[arg-type]
+        return {name: partial(_make, options) for name, options in self._loops.items()}
 
 
-def _checked(mark: pytest.Mark, nodeid: str) -> Mapping[str, object]:
-    wrong = [*map(repr, mark.args), *sorted(set(mark.kwargs) - {"seed", "deterministic", "patience_seconds"})]
+def _make(options: Mapping[str, object]) -> VirtualLoop:
+    from lambent.testing.loop import VirtualLoop
+
+    return VirtualLoop(**{"deterministic": False, **options})  # type: ignore[arg-type]
+
+
+def _for_seeds(mark: pytest.Mark, nodeid: str, only: int | None) -> dict[str, Mapping[str, object]]:
+    options = _checked(mark, nodeid, {"seed", "seeds"}, _LAMBENT_MARK)
+    first, count = options.get("seed", 0), options.get("seeds", 1)
+    if not isinstance(first, int) or not isinstance(count, int) or count < 1:
+        pytest.fail(f"{nodeid}: mark.lambent wants whole numbers. It is: {_LAMBENT_MARK}", pytrace=False)
+    seeds = range(first, first + count) if only is None else [only]
+    return {f"seed={seed}": {"seed": seed} for seed in seeds}
+
+
+def _seed_of(item: pytest.Item) -> int | None:
+    """The seed with which this test runs, if it is marked `lambent`: its loop's, whatever pytest-asyncio calls it."""
+    for value in getattr(item, "callspec", _NotParametrized).params.values():
+        if isinstance(value, partial) and value.func is _make and item.get_closest_marker("lambent"):
+            return int(str(value.args[0]["seed"]))
+    return None
+
+
+def _checked(mark: pytest.Mark, nodeid: str, known: set[str], usage: str) -> Mapping[str, object]:
+    wrong = [*map(repr, mark.args), *sorted(set(mark.kwargs) - known)]
     if wrong:
-        pytest.fail(f"{nodeid}: mark.virtual_time does not know {', '.join(wrong)}. It is: {_MARK}", pytrace=False)
+        pytest.fail(f"{nodeid}: mark.{mark.name} does not know {', '.join(wrong)}. It is: {usage}", pytrace=False)
     return mark.kwargs

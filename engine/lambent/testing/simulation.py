@@ -1,4 +1,4 @@
-"""A simulated day of one to three engines over one store in memory, from one seed: the production code, on virtual time.
+"""A simulated day of one to three engines over one store in memory: the production code, on virtual time, from a seed.
 
 Decides which engine is killed, cut off, paused, drained or restarted when, what may fail meanwhile (`faults.py` does
 it), when all must have come to an end, and what is audited then. What comes in is `workload.py`'s, what was seen
@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from structlog.testing import capture_logs
@@ -23,7 +23,7 @@ from lambent.errors import EngineStopped, FunctionError, LambentError, StoreUnav
 from lambent.model import Delete, Message, Put, Queue, Send, Stream
 from lambent.ports import World
 from lambent.stores.memory import Connection, MemoryStore
-from lambent.testing.faults import CLEAR, Fault, FaultyConnection, Faults, FaultyStore, Rates
+from lambent.testing.faults import CLEAR, Fault, Faults, FaultyConnection, FaultyStore, Rates
 from lambent.testing.history import History, check
 from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
 from lambent.testing.witness import Witness, stream_items
@@ -36,6 +36,9 @@ DRAIN_SECONDS: Final = 7200.0
 
 JUST_BEFORE: Final = 1e-6
 """Seconds before its deadline at which a handler that hangs counts as ended: it is cancelled only after that."""
+
+BLOWS: Final = ("kill", "kill", "kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock")
+"""What a day may bring; what stands there thrice comes thrice as often."""
 
 MAXIMUM_STEPS: Final = 1_000_000
 """Steps of the loop after which something must go round in circles."""
@@ -133,6 +136,7 @@ class _Run:
         self._connections: dict[str | None, Connection] = {}
         self._operating: dict[asyncio.Task[None], str | None] = {}
         self._tries: dict[tuple[str, int], int] = {}
+        self._over = False
         self._blows = list(plan.blows) if plan.calm else self._weather()
 
     def result(self) -> Result:
@@ -195,7 +199,7 @@ class _Run:
             if operation.directly or operation.what in ("split", "merge"):
                 await self._operate(None, operation)
                 continue
-            while not (there := [host for host in self._hosts if host.engine is not None]):
+            while not (there := [host for host in self._hosts if host.engine is not None]):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             host = self._chance.choice(there)
             with with_process(host.process):
@@ -219,7 +223,6 @@ class _Run:
                     if answer != {"n": number}:
                         self._problem(f"the call of {where} with {number} was answered {answer}")
                 case "put":
-                    stream = self._outside.stream(self._streams[where]) if engine is None else engine.stream(where)
                     bodies = [(json.dumps(day.body(number)), key) for number, key in _pairs(operation)]
                     if engine is None:
                         await self._outside.stream(self._streams[where]).put_many(
@@ -228,8 +231,9 @@ class _Run:
                     else:
                         await engine.stream(where).put_many(bodies)
                 case "send":
+                    delay = operation.delay_seconds
                     sends = [
-                        Send(json.dumps(day.body(number)), operation.delay_seconds, key or None, str(number) if key else None)
+                        Send(json.dumps(day.body(number)), delay, key or None, str(number) if key else None)
                         for number, key in _pairs(operation)
                     ]
                     if engine is None:
@@ -245,7 +249,7 @@ class _Run:
 
     def _reshard(self, operation: Operation) -> None:
         stream = self._raw.stream(self._streams[operation.where])
-        shards = [each for each in _at_once(stream.shards())]
+        shards = list(_at_once(stream.shards()))
         closed = {parent for shard in shards for parent in shard.parents}
         leaves = [shard.id for shard in shards if shard.id not in closed]
         if operation.what == "split":
@@ -390,7 +394,7 @@ class _Run:
     def _weather(self) -> list[Blow]:
         chance, blows = self._chance, []
         for _ in range(chance.choice((0, 1, 2, 4))):
-            what = chance.choice(("kill", "kill", "kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock"))
+            what = chance.choice(BLOWS)
             host = chance.randrange(len(self._hosts))
             seconds = {
                 "pause": chance.choice((1.0, 5.0, 60.0)),
@@ -420,6 +424,10 @@ class _Run:
                 if host.leaving is not None and not host.leaving.done() and host.engine is not None:
                     assert host.task is not None
                     host.engine = None
+                    # From then on what is in flight is cut off, as by a crash.
+                    patience = 0.0 if blow.what == "stop" else self._day.drain_seconds
+                    process = host.process
+                    self._loop.call_later(patience, self._history.faulted, process, "cut off", context=Context())
                     host.leaving.set_result(blow.what)
                     host.task.add_done_callback(lambda _: self._again(host), context=Context())
             case "pause":
@@ -449,7 +457,7 @@ class _Run:
                 trace(step, handle)
             if last is not None:
                 last.append(f"  {step} at {asyncio.get_running_loop().time():g} s  {describe(handle)}")
-            if step in kills:
+            if step in kills and self._hosts[kills[step]].lives and not self._over:
                 self._kill(self._hosts[kills[step]].process)
 
         return on_step
@@ -488,6 +496,7 @@ class _Run:
         return next(iter(self._witness.unread()), "")
 
     async def _leave(self) -> None:
+        self._over = True
         leaving = [host for host in self._hosts if host.engine is not None]
         for host in leaving:
             assert host.leaving is not None
@@ -577,5 +586,3 @@ def _at_once(call: Coroutine[Any, Any, Any]) -> Any:
         return done.value
     raise AssertionError("it waits")
 
-
-_ = replace

@@ -1,8 +1,8 @@
 """Who watches the store: turns what passes through its ports into rows of a `History`.
 
-Decides what a call of a port means for an item: accepted, put, sent, claimed, settled, checkpointed, reported. It trusts
-a store's answers but not its promises: a claim that is given to somebody else too early is a finding of its own, and so
-is a checkpoint which gives up what nobody ever tried. Leaves to `history.py` whether all that was allowed.
+Decides what a call of a port means for an item: accepted, put, sent, claimed, settled, checkpointed, reported. It
+trusts a store's answers but not its promises: a claim that is given to somebody else too early is a finding of its
+own, and so are books that do not balance. Leaves to `history.py` whether the rest was allowed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from lambent.model import Checkpoint, Delete, Event, Lease, Message, Put, Release, Send, Settled, Settlement
-from lambent.ports import Demand
+from lambent.model import Checkpoint, Delete, Event, Lease, Message, Put, Send, Settled, Settlement
+from lambent.semantics.concurrency import Demand
 from lambent.testing.history import History
 from lambent.testing.loop import PROCESS
 from lambent.testing.workload import Workload
@@ -195,7 +195,7 @@ class Witness:
             if isinstance(settlement, Delete):
                 self._claims.pop(id, None)
                 self._history.deleted(queue, id)
-            elif isinstance(settlement, Release) and id in self._claims:
+            elif id in self._claims:
                 self._claims[id] = settlement.receipt, self._clock()
 
     # --- streams

@@ -1,4 +1,4 @@
-"""What a simulated day brings, from one seed: functions, sources, mappings, what comes in when, and how handlers behave.
+"""What a simulated day brings, from one seed: functions, sources, mappings, what comes in, and how handlers behave.
 
 Decides the configuration and the input, and with them what `history.check` may expect. How a handler behaves towards
 an item depends on the seed, the item's number and how often it was tried, never on who tries it: so a takeover meets
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from lambent.settings import EngineSettings
 from lambent.testing.history import Expectations, Function, Source
 
 __all__ = ["Behaviour", "Mapped", "Operation", "Workload", "behaviour", "workload"]
@@ -73,6 +74,10 @@ class Workload:
     operations: Sequence[Operation] = ()
     seconds: float = HORIZON_SECONDS
     behave: Callable[[str, int], Behaviour] = lambda function, number: Behaviour()
+
+    @property
+    def drain_seconds(self) -> float:
+        return EngineSettings().drain_seconds
 
     def passes(self, number: int) -> bool:
         """Whether a filter lets this item pass."""
@@ -250,9 +255,8 @@ class _Day:
         self._number += count
         chosen = [chance.choice(keys) for _ in numbers] if keys else []
         delay = chance.choice((None, None, 1.0)) if what == "send" and not keys else None
-        self._operations.append(
-            Operation(self._time(), what, where, numbers, chosen, delay, what in ("send", "put") and chance.random() < 0.5)
-        )
+        directly = what in ("send", "put") and chance.random() < 0.5
+        self._operations.append(Operation(self._time(), what, where, numbers, chosen, delay, directly))
 
     def _some(self, about: int) -> int:
         return max(1, int(self._chance.uniform(0.3, 1.0) * about * self._size))
