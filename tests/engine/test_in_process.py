@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -379,6 +380,25 @@ async def test_a_tail_has_awss_lines_around_what_this_invocation_logged(plain: b
     ]
     assert rest == ""
     assert logging.getLogger().handlers == handlers
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_tail_has_what_this_invocation_printed_and_it_is_printed_all_the_same(
+    plain: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def handler(event: object) -> None:
+        function(event)
+
+    def function(event: object) -> None:
+        print("hello", 1)
+        print("oh", file=sys.stderr)
+
+    streams = sys.stdout, sys.stderr
+    result = await outcome(function if plain else handler, tail=True)
+    assert isinstance(result, Succeeded)
+    assert result.log_tail.split("\n")[1:3] == ["hello 1", "oh"]
+    assert capsys.readouterr() == ("hello 1\n", "oh\n")
+    assert (sys.stdout, sys.stderr) == streams
 
 
 async def test_a_tail_is_the_last_four_kilobytes_and_shows_the_error() -> None:

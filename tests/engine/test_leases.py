@@ -37,6 +37,8 @@ def names(found: Share) -> tuple[list[str], list[str]]:
         (["me", "me", "you", "you"], 3, [], ["s1"]),  # two have two each, the third has none
         (["me", "me", "you", None], 2, [], []),  # the free one is the other's
         (["me", "you", None, None], 2, ["s2"], []),
+        (["me", None, "you", "you"], 3, [], []),  # we gave it to the third, who has not come yet
+        (["me", None, "you", None], 3, ["s1"], []),  # one is left over
         (["me", "you", "they"], 3, [], []),
         (["me"], 3, [], []),  # fewer shards than engines
         ([None], 3, ["s0"], []),

@@ -1,6 +1,6 @@
 """Planted bugs, and whether the simulation finds them: the measure of how much it sees.
 
-    python tests/planted/run.py                      every bug: at `make test`'s size, and at the night's what that misses
+    python tests/planted/run.py                      all: at `make test`'s size, and at the night's what that misses
     python tests/planted/run.py lost_lease_ignored   only these
 
 A bug is a patch of a few lines against `engine/`. Each is applied to a copy of the engine, and a process with that copy

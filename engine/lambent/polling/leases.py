@@ -49,9 +49,12 @@ def share(holdings: Holdings, shards: Sequence[Shard], owner: str, seek: int) ->
     members = max(1, holdings.members)
     least, most = len(readable) // members, -(-len(readable) // members)
     by_owner = Counter(lease.owner for lease in held)
-    someone_is_short = not free and sum(count >= least for count in by_owner.values()) < members
-    keep = least if someone_is_short and least else most
-    return Share(free[: max(0, most - len(ours))], ours[keep:])
+    by_owner.pop(owner, None)
+    others = [*by_owner.values(), *[0] * (members - 1 - len(by_owner))]
+    for_others = sum(max(0, least - count) for count in others)  # or we would take back what we gave them
+    take = min(most - len(ours), max(least - len(ours), len(free) - for_others))
+    keep = least if for_others and least and not free else most
+    return Share(free[: max(0, take)], ours[keep:])
 
 
 def _held(lease: Lease, owner: str) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from lambent.destinations import Destinations

@@ -66,12 +66,14 @@ class InProcess:
         self._threads = DaemonThreads(threads + maximum_overruns)
         self._executor = executor or self._threads
         self._tails = Tails()
+        self._init_seconds: dict[str, float] = {}  # of functions that were not called yet
 
     def register(self, function: Function, handler: Callable[..., object]) -> None:
         """Make `handler` the function's, in place of any former one; what runs already finishes on that.
 
         Raises InvalidParameterValue if it cannot be called with (event, context) or (event), or if its annotation
         is a list of something that cannot be validated."""
+        began = self._monotonic()
         now = datetime.fromtimestamp(self._world.clock.now(), UTC)
         surroundings = Surroundings(
             function.name,
@@ -83,6 +85,7 @@ class InProcess:
         seconds = function.timeout_seconds
         line = self._lines.setdefault(seconds, _Line(self._monotonic))
         self._handlers[function.name] = Handler(function, handler, surroundings), line
+        self._init_seconds[function.name] = self._monotonic() - began
 
     def abandoned(self) -> Mapping[str, int]:
         """Coroutine handlers, by function, that were given up and have not ended."""
@@ -100,8 +103,9 @@ class InProcess:
         if found is None:
             return Unavailable(f"no handler is registered for function {invocation.function!r}")
         handler, line = found
+        init_seconds = self._init_seconds.pop(invocation.function, None) if self._init_seconds else None
         if invocation.tail:
-            return await self._run_with_tail(handler, line, invocation, started)
+            return await self._run_with_tail(handler, line, invocation, started, init_seconds)
         if handler.is_plain:
             return await self._run_plain(handler, line, invocation, started)
         return await self._run_coroutine(handler, line, invocation, started)
@@ -197,7 +201,12 @@ class InProcess:
     # ----------------------------------------------------------------------- tails
 
     async def _run_with_tail(
-        self, handler: Handler, line: _Line, invocation: Invocation, started: Callable[[], None]
+        self,
+        handler: Handler,
+        line: _Line,
+        invocation: Invocation,
+        started: Callable[[], None],
+        init_seconds: float | None,
     ) -> Outcome:
         run = self._run_plain if handler.is_plain else self._run_coroutine
         outcome: Outcome | None = None
@@ -205,7 +214,7 @@ class InProcess:
         try:
             outcome = await run(handler, line, invocation, started)
         finally:
-            self._tails.close_tail(invocation, handler.function, outcome)
+            self._tails.close_tail(invocation, handler.function, outcome, init_seconds)
         return outcome
 
 
