@@ -288,7 +288,7 @@ async def test_the_log_tail_has_awss_lines(engine: Engine) -> None:
     assert end == f"END RequestId: {identity}"
     assert re.fullmatch(
         rf"REPORT RequestId: {identity}\tDuration: 250\.00 ms\tBilled Duration: 250 ms\t"
-        r"Memory Size: 128 MB\tMax Memory Used: \d+ MB\t",
+        r"Memory Size: 128 MB\tMax Memory Used: \d+ MB\tInit Duration: 0\.00 ms\t",
         report,
     )
     assert response.log_tail.endswith("\n")

@@ -376,6 +376,7 @@ async def test_a_tail_has_awss_lines_around_what_this_invocation_logged(plain: b
         "Billed Duration",
         "Memory Size",
         "Max Memory Used",
+        "Init Duration",
         "",
     ]
     assert rest == ""

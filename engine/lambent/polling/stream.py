@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from lambent.destinations import Destinations
@@ -51,6 +52,7 @@ METRIC_OF_FATE: Final = {
 }
 HAND_BACK_SECONDS: Final = 1.0  # for a last checkpoint when stopped at once
 
+_HOPS: Final = attrgetter("hops")
 _Tasks = dict[asyncio.Task[None], None]  # strongly held, in the order in which they began
 
 
@@ -235,12 +237,12 @@ class StreamLoop:
     # ---- what next, until there is nothing
 
     def _pump(self, owned: _OwnedShard) -> None:
+        if not self._ownership.valid:
+            return  # the next heartbeat says whether the lease is still ours
         consumer, clock = owned.consumer, self._world.clock
+        now, epoch = clock.monotonic(), clock.now()
         while not consumer.void:
-            if not self._ownership.valid:
-                return  # the next heartbeat says whether the lease is still ours
-            now = clock.monotonic()
-            step = consumer.next(now, clock.now())
+            step = consumer.next(now, epoch)
             match step:
                 case Fetch():
                     self._fetch(owned, step)
@@ -260,8 +262,8 @@ class StreamLoop:
                     break
                 case None:
                     break
-        self._read_ahead.changed(consumer.buffered_bytes - owned.buffered)
-        owned.buffered = consumer.buffered_bytes
+        before, owned.buffered = owned.buffered, consumer.buffered_bytes
+        self._read_ahead.changed(owned.buffered - before)
         if consumer.drained and not consumer.void:
             self._hand_back(owned)
 
@@ -320,7 +322,7 @@ class StreamLoop:
             payload=None,
             build=partial(self._event, owned.shard.id, step),
             qualifier=self._qualifier,
-            hops=max([record.hops for record in records], default=0) + 1,
+            hops=max(map(_HOPS, records), default=0) + 1,
             items=records,
             partial=mapping.report_batch_item_failures,
         )
@@ -448,10 +450,10 @@ class StreamLoop:
     def _spawn(self, into: _Tasks, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"{name} of {self._id}")
         into[task] = None
-        task.add_done_callback(into.pop)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, into))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, among: _Tasks, task: asyncio.Task[None]) -> None:
+        del among[task]
         self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             self._failure = self._failure or task.exception()

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from math import inf
+from operator import attrgetter
 from typing import Final
 from zlib import crc32
 
@@ -48,6 +49,7 @@ from lambent.semantics import backoff, batching, responses, windows
 MAXIMUM_FETCH_RECORDS: Final = 10_000
 MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
 MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
+_ARRIVED_AT, _DATA, _POSITION = attrgetter("arrived_at"), attrgetter("data"), attrgetter("position")  # faster in C
 _ROUGH_OVERHEAD_BYTES: Final = 4_000  # at most what a record's keys and names add to its data in an event
 
 
@@ -108,7 +110,7 @@ class _Batch:
         self.begun = False  # the attempt is recorded: it may be invoked
         self.throttled = False
         self.retry_at = -inf
-        self.oldest = min([record.arrived_at for record in records], default=inf)
+        self.oldest = min(map(_ARRIVED_AT, records), default=inf)
 
 
 class _Lane:
@@ -334,7 +336,7 @@ class ShardConsumer:
 
     def _hand_round(self, records: Sequence[Record], now: float) -> None:
         """To each lane the records of its keys, without those that the filter misses."""
-        ordinals: Sequence[int] = self._watermark.read([record.position for record in records])
+        ordinals: Sequence[int] = self._watermark.read(list(map(_POSITION, records)))
         if self._accepts is not None:
             records, ordinals = self._filter(records, ordinals, self._accepts)
         if len(self._lanes) == 1:
@@ -585,4 +587,4 @@ class ShardConsumer:
 
 
 def _bytes(records: Sequence[Record]) -> int:
-    return sum([len(record.data) for record in records])
+    return sum(map(len, map(_DATA, records)))
