@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 ROUNDS = 5
 
@@ -40,6 +41,12 @@ def show(rows: Iterable[Row]) -> int:
         verdict = "BROKEN" if row.broken else "ok" if bound else ""
         print(f"{row.name:{width}}  {number(row.value):>11} {row.unit:12} {bound:>10} {verdict:7}{row.note}".rstrip())
     return int(any(row.broken for row in rows))
+
+
+def rows_of(name: str) -> list[Row]:
+    """What one benchmark answers; named, so that another process can be asked."""
+    rows: list[Row] = import_module(f"benchmarks.{name}").rows()
+    return rows
 
 
 def number(value: float) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+DEFAULT_REGION: Final = "us-east-1"
+DEFAULT_ACCOUNT_ID: Final = "000000000000"
+
 
 def function_arn(region: str, account_id: str, name: str, qualifier: str | None = None) -> str:
     """A function's; with a qualifier (a version, an alias or $LATEST) at its end if there is one."""

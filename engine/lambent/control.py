@@ -34,7 +34,11 @@ from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.validation import changed, unknown, validated
 
 C = TypeVar("C", bound=Configuration)
+# AWS's words for a mapping's State and its LastProcessingResult (API reference: EventSourceMappingConfiguration)
 MappingState = Literal["Creating", "Enabled", "Disabling", "Disabled", "Updating", "Deleting"]
+NOTHING_PROCESSED: Final = "No records processed"
+PROCESSED: Final = "OK"
+PROBLEM: Final = "PROBLEM: Function call failed"
 
 MAXIMUM_FIFO_BATCH: Final = 10  # messages (Lambda guide: «Using Lambda with Amazon SQS»)
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
@@ -75,6 +79,13 @@ def mapping_id(mapping: EventSourceMapping) -> str:
     """The same for the same name, or without one for the same source, function and qualifier: restarted code finds its
     progress."""
     return str(uuid.uuid5(_IDS, mapping.name or f"{mapping.source}\n{mapping.function}\n{mapping.qualifier}"))
+
+
+def first_seek(mapping: QueueMapping | StreamMapping) -> Seek:
+    """Where a mapping that nobody sought starts. A queue has no such place."""
+    if isinstance(mapping, StreamMapping):
+        return Seek(0, mapping.starting_position, mapping.starting_position_timestamp)
+    return Seek(0, "")
 
 
 def state_of(wanted: StoredMapping | None, running: StoredMapping | None) -> MappingState:
@@ -253,7 +264,7 @@ class Control:
         self._check_mapping(mapping, await self._known())
         identity = mapping_id(mapping)
         self._check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
-        wanted = StoredMapping(identity, mapping, _first_seek(mapping))
+        wanted = StoredMapping(identity, mapping, first_seek(mapping))
         document = await self._opened.put("mapping", identity, wanted.body(), 0)
         if document is None:
             raise ResourceConflict(self._duplicate(identity, mapping))
@@ -449,12 +460,12 @@ class Control:
     async def _write_declared(self, identity: str, mapping: QueueMapping | StreamMapping) -> None:
         def body(document: Document | None) -> str:
             if document is None:
-                return StoredMapping(identity, mapping, _first_seek(mapping)).body()
+                return StoredMapping(identity, mapping, first_seek(mapping)).body()
             stored = _stored(document)
             wanted = mapping
             if "enabled" not in mapping.model_fields_set and not stored.mapping.enabled:
                 wanted = changed(mapping, {"enabled": False})
-            seek = stored.seek if stored.seek.generation else _first_seek(mapping)
+            seek = stored.seek if stored.seek.generation else first_seek(mapping)
             return StoredMapping(identity, wanted, seek).body()
 
         await self._write("mapping", identity, body)
@@ -533,12 +544,6 @@ def _refuse_other_kind(kind: str, source: str, options: Iterable[str]) -> None:
 
 def _shown(source: str) -> str:
     return f'"{source}"' if "://" in source else f'"{source.partition(":")[2]}"'
-
-
-def _first_seek(mapping: QueueMapping | StreamMapping) -> Seek:
-    if isinstance(mapping, StreamMapping):
-        return Seek(0, mapping.starting_position, mapping.starting_position_timestamp)
-    return Seek(0, "")
 
 
 def _stored(document: Document) -> StoredMapping:

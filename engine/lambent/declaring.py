@@ -82,7 +82,7 @@ class Declarations(Mappings):
         source: an object of `queue` or `stream`, its name, or a URL of another source. function: a function of this
         engine, or the name of one. Raises InvalidParameterValue, ResourceConflict if there is such a mapping."""
         named = self._source(source)
-        name = function if isinstance(function, str) else self._name_of(function)
+        name = self._named(function)
         identity = self.control.declare_mapping(named, name, self._destinations(options))
         return MappingHandle(identity, named, name, self)
 

@@ -30,6 +30,7 @@ from lambent.errors import (
     ResourceNotFound,
     TooManyRequests,
 )
+from lambent.invoker import value_of
 from lambent.life import Life
 from lambent.model import (
     LATEST,
@@ -42,7 +43,7 @@ from lambent.model import (
     Succeeded,
     Throttled,
 )
-from lambent.payload import check_payload, decode_payload, encode_payload, encode_result
+from lambent.payload import check_payload, encode_payload, encode_result
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
 from lambent.runtimes.documents import not_json
@@ -136,9 +137,9 @@ class Engine(Declarations):
         invocation = self._invocation(hosted, payload, qualifier, client_context)
         outcome = await self._invoker.invoke(invocation)
         if type(outcome) is Throttled:
-            outcome = await self._run(invocation)
+            outcome = await self._once_more(invocation, outcome)
         if type(outcome) is Succeeded:
-            return outcome.payload if outcome.by_reference else decode_payload(outcome.payload)  # type: ignore[arg-type]
+            return value_of(outcome)
         raise self._error(outcome, invocation)
 
     async def invoke_response(
@@ -160,7 +161,9 @@ class Engine(Declarations):
         if dry_run:
             return InvokeResponse(204, invocation.request_id)
         invocation.tail = log_type == "Tail"
-        outcome = await self._run(invocation)
+        outcome = await self._invoker.invoke(invocation)
+        if isinstance(outcome, Throttled):
+            outcome = await self._once_more(invocation, outcome)
         if isinstance(outcome, Succeeded):
             try:
                 answer = encode_result(outcome.payload) if outcome.by_reference else cast(bytes, outcome.payload)
@@ -208,11 +211,11 @@ class Engine(Declarations):
         self.telemetry.count(ASYNC_EVENTS_RECEIVED, name)
         return event.request_id
 
-    async def _run(self, invocation: Invocation) -> Outcome:
-        outcome = await self._invoker.invoke(invocation)
-        if isinstance(outcome, Throttled) and self._life is not None and await self._life.more_permits():
-            outcome = await self._invoker.invoke(invocation)
-        return outcome
+    async def _once_more(self, invocation: Invocation, throttled: Throttled) -> Outcome:
+        """Other engines may hold what is missing: a caller waits for one question, and no longer."""
+        if self._life is not None and await self._life.more_permits():
+            return await self._invoker.invoke(invocation)
+        return throttled
 
     def _invocation(
         self, hosted: Hosted, payload: object, qualifier: str | None, client_context: Mapping[str, object] | None
@@ -278,7 +281,7 @@ class Engine(Declarations):
     ) -> MappingHandle:
         """As `map`, written to the store before it returns; for what is known only after the start."""
         named = self._source(source)
-        name = function if isinstance(function, str) else self._name_of(function)
+        name = self._named(function)
         await self.control.publish()
         stored = await self.control.create_mapping(named, name, self._destinations(options))
         return MappingHandle(stored.id, named, name, self)

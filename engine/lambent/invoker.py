@@ -11,15 +11,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 
-from lambent.context import current_invocation
 from lambent.errors import ResourceNotFound
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled
 from lambent.payload import decode_payload
 from lambent.ports import Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
 from lambent.telemetry import CONCURRENT_EXECUTIONS, DURATION, ERRORS, INVOCATIONS, THROTTLES, UNAVAILABLE, Telemetry
-
-__all__ = ["Invoker", "current_invocation", "value_of"]
 
 
 def value_of(outcome: Succeeded) -> object:

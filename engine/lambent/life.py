@@ -37,7 +37,7 @@ from lambent.ports import (
 )
 from lambent.runtimes.in_process import InProcess
 from lambent.semantics import backoff
-from lambent.semantics.concurrency import ACCOUNT, Concurrency
+from lambent.semantics.concurrency import Concurrency
 from lambent.settings import EngineSettings
 from lambent.sources import load_source
 from lambent.telemetry import Level, Telemetry
@@ -80,9 +80,9 @@ class Life:
         self._beside: set[asyncio.Task[None]] = set()  # are ended last
         self._queues: dict[str, BuiltinQueue] = {}
         self._streams: dict[str, BuiltinStream] = {}
-        self._sources: dict[str, QueueSource | StreamSource] = {}
+        self._queue_sources: dict[str, QueueSource] = {}  # other than the store's, by URL
+        self._stream_sources: dict[str, StreamSource] = {}
         self._resolved: dict[str, Destination] = {}
-        self._limited: dict[str, int] = {}  # maximum concurrency of mappings, by id
         self._read_ahead = ReadAhead()
         self._runtime = InProcess(world=world, threads=settings.threads, executor=executor)
         self._closing.push_async_callback(self._runtime.close)
@@ -101,7 +101,6 @@ class Life:
         await control.publish()
         self._permits = Permits(
             concurrency=self._concurrency,
-            limits=self._limits,
             leases=self.connection.leases,
             lease_seconds=self._settings.lease_seconds,
             telemetry=telemetry,
@@ -141,6 +140,7 @@ class Life:
         self._host(function, handler)
         self._permits.changed()
         self.supervisor.look()
+
 
     async def settled(self) -> None:
         """Everything that was received is settled, and every call from outside has ended; to be awaited after
@@ -204,6 +204,10 @@ class Life:
 
     # --- what runs -------------------------------------------------------------------------------------------------
 
+    def _host(self, function: Function, handler: Callable[..., object]) -> None:
+        self._runtime.register(function, handler)
+        self._concurrency.reserve(function.name, function.reserved_concurrency)
+
     def _begin(self, tasks: set[asyncio.Task[None]], name: str, run: Callable[[], Awaitable[None]]) -> None:
         tasks.add(asyncio.create_task(self._keep(name, run), name=f"engine: {name}"))
 
@@ -257,10 +261,11 @@ class Life:
 
     async def _open_loop(self, stored: StoredMapping) -> Loop:
         mapping = stored.mapping
-        source = await self._open_source(mapping.source)
+        await self._control.learn(mapping.source)
         if isinstance(mapping, QueueMapping):
-            self._limit(stored.id, mapping.maximum_concurrency)
-            feed = MappingFeed(stored.id, mapping, _as_queue(source), self._control.functions)
+            if self._concurrency.limit_mapping(stored.id, mapping.maximum_concurrency):
+                self._permits.changed()
+            feed = MappingFeed(stored.id, mapping, self._queue_source(mapping.source), self._control.functions)
             loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
             return _QueueMappingLoop(loop, feed)
         if mapping.on_failure is not None:
@@ -268,7 +273,7 @@ class Life:
         return StreamLoop(
             mapping_id=stored.id,
             mapping=mapping,
-            source=_as_stream(source),
+            source=self._stream_source(mapping.source),
             leases=self.connection.leases,
             invoker=self.invoker,
             destinations=self._destinations,
@@ -279,41 +284,25 @@ class Life:
             seek=stored.seek,
         )
 
-    async def _open_source(self, source: str) -> QueueSource | StreamSource:
-        await self._control.learn(source)
-        kind, _, name = source.partition(":")
+    def _queue_source(self, source: str) -> QueueSource:
         if "://" not in source:
-            return self.queue(name) if kind == "queue" else self.stream(name)
-        if source not in self._sources:
-            opened = self._sources[source] = load_source(source)(source, self._world)
-            self._close_with_us(opened)
-        return self._sources[source]
+            return self.queue(source.removeprefix("queue:"))
+        if source not in self._queue_sources:
+            factory = load_source(source)
+            assert factory.kind == "queue", f"{source} is no queue, and yet a queue mapping's source"
+            self._queue_sources[source] = factory(source, self._world)
+            self._close_with_us(self._queue_sources[source])
+        return self._queue_sources[source]
 
-    # --- limits ----------------------------------------------------------------------------------------------------
-
-    def _host(self, function: Function, handler: Callable[..., object]) -> None:
-        self._runtime.register(function, handler)
-        self._concurrency.reserve(function.name, function.reserved_concurrency)
-
-    def _limit(self, identity: str, maximum: int | None) -> None:
-        self._concurrency.limit_mapping(identity, maximum)
-        if maximum is None:
-            self._limited.pop(identity, None)
-        elif self._limited.get(identity) != maximum:
-            self._limited[identity] = maximum
-            self._permits.changed()
-
-    def _limits(self) -> Mapping[str, int]:
-        reserved = {
-            f"function:{name}": function.reserved_concurrency
-            for name, function in self._control.functions.items()
-            if function.reserved_concurrency
-        }
-        return {
-            ACCOUNT: self._settings.account_concurrency - sum(reserved.values()),
-            **reserved,
-            **{f"mapping:{identity}": maximum for identity, maximum in self._limited.items()},
-        }
+    def _stream_source(self, source: str) -> StreamSource:
+        if "://" not in source:
+            return self.stream(source.removeprefix("stream:"))
+        if source not in self._stream_sources:
+            factory = load_source(source)
+            assert factory.kind == "stream", f"{source} is no stream, and yet a stream mapping's source"
+            self._stream_sources[source] = factory(source, self._world)
+            self._close_with_us(self._stream_sources[source])
+        return self._stream_sources[source]
 
     # --- destinations ----------------------------------------------------------------------------------------------
 
@@ -361,13 +350,3 @@ class _QueueMappingLoop:
 
 async def _in_thread(write: Callable[[], Delivery]) -> Delivery:
     return await asyncio.to_thread(write)
-
-
-def _as_queue(source: QueueSource | StreamSource) -> QueueSource:
-    assert hasattr(source, "receive"), "a queue mapping needs a queue"
-    return source  # type: ignore[return-value]
-
-
-def _as_stream(source: QueueSource | StreamSource) -> StreamSource:
-    assert hasattr(source, "reader"), "a stream mapping needs a stream"
-    return source  # type: ignore[return-value]

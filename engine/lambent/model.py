@@ -22,6 +22,8 @@ MAXIMUM_RESPONSE_BYTES: Final = 6 * 1024 * 1024 + 100  # recorded: "6291556 byte
 MAXIMUM_ASYNC_PAYLOAD_BYTES: Final = 1024 * 1024  # Lambda quotas since October 2025
 MAXIMUM_BATCH_BYTES: Final = 6 * 1024 * 1024  # invocation payload of an event source mapping
 MAXIMUM_RECORD_BYTES: Final = 1024 * 1024  # one stream record or queue message
+MAXIMUM_KEY_CHARACTERS: Final = 256  # Kinesis API: PutRecord, PartitionKey
+DESTINATION_FAILED: Final = "destination-failed"  # how an item ended whose report no destination took; ours
 
 # --------------------------------------------------------------------------- what users write
 
@@ -438,7 +440,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before `until` (epoch seconds), unless something is answered."""
+    """Nothing to do before `until` (monotonic seconds), unless something is answered."""
 
     until: float
 
@@ -453,7 +455,8 @@ StreamStep = Fetch | Invoke | ReportBatch | Checkpoint | Wait | EndShard
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove the item for good. `state` says how an asynchronous event ended: succeeded, failed, expired, dropped."""
+    """Remove the item for good. `state` says how an asynchronous event ended: succeeded, failed, expired, dropped or
+    DESTINATION_FAILED."""
 
     receipt: str
     state: str = ""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
 from lambent.model import (
     Checkpoint,
     Delivery,
@@ -29,8 +30,6 @@ from lambent.model import (
     Stream,
 )
 from lambent.semantics.concurrency import Demand
-
-T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -291,5 +290,5 @@ class World:
     clock: Clock
     random: Callable[[], float]  # uniform in [0, 1)
     new_id: Callable[[], str]  # a lower-case uuid4
-    region: str = "us-east-1"
-    account_id: str = "000000000000"
+    region: str = DEFAULT_REGION
+    account_id: str = DEFAULT_ACCOUNT_ID

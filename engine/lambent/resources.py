@@ -7,7 +7,6 @@ needs it started.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,12 +15,21 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 from lambent.context import current_invocation
 from lambent.control import MappingState, StoredMapping
 from lambent.errors import InvalidParameterValue, RequestTooLarge
-from lambent.model import MAXIMUM_RECORD_BYTES, Delete, Message, MessageAttribute, Put, Queue, Send, Stream
+from lambent.model import (
+    MAXIMUM_KEY_CHARACTERS,
+    MAXIMUM_RECORD_BYTES,
+    Delete,
+    Message,
+    MessageAttribute,
+    Put,
+    Queue,
+    Send,
+    Stream,
+)
 from lambent.payload import encode_payload
 from lambent.ports import BuiltinQueue, BuiltinStream
 
 F = TypeVar("F", bound=Callable[..., object])
-MAXIMUM_KEY_CHARACTERS = 256  # Kinesis API: PutRecord, PartitionKey
 
 
 class QueueHandle:
@@ -219,11 +227,6 @@ class Functions:
             declare(engine)
 
 
-async def reached(state: Callable[[], MappingState], wanted: MappingState, changed: asyncio.Event) -> None:
-    """Wait for a state of something that sets `changed` at each change of it."""
-    while state() != wanted:
-        changed.clear()
-        await changed.wait()
 
 
 def _hops() -> int:

@@ -10,7 +10,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
 from lambent.model import Configuration
+from lambent.semantics.backoff import ASYNC_RETRY_SECONDS
+from lambent.semantics.concurrency import ACCOUNT_CONCURRENCY
 
 Delay = Annotated[float, Field(ge=0, le=3600)]
 
@@ -18,10 +21,10 @@ Delay = Annotated[float, Field(ge=0, le=3600)]
 class EngineSettings(Configuration):
     """The engine's settings. Times that AWS fixes may be scaled here; time limits of functions never are."""
 
-    account_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    account_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] = ACCOUNT_CONCURRENCY
     """Invocations that may run at once in all engines of a store (Lambda quotas: 1,000; 100 stay unreserved)."""
 
-    async_retry_delays_seconds: tuple[Delay, Delay] = (60.0, 120.0)
+    async_retry_delays_seconds: tuple[Delay, Delay] = ASYNC_RETRY_SECONDS
     """Before the first and the second retry of an asynchronous event (Lambda guide: «Error handling for asynchronous
     invocation»)."""
 
@@ -37,8 +40,8 @@ class EngineSettings(Configuration):
     watchdog_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
     """A loop that is blocked for longer is reported with its stack; 0: never."""
 
-    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = DEFAULT_REGION
     """The region that ARNs name."""
 
-    account_id: Annotated[str, Field(pattern=r"^[0-9]{12}$")] = "000000000000"
+    account_id: Annotated[str, Field(pattern=r"^[0-9]{12}$")] = DEFAULT_ACCOUNT_ID
     """The account that ARNs name."""

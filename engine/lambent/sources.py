@@ -24,13 +24,24 @@ _EXTRAS: Final = {  # schemes that this project serves, by the extra that brings
 }
 
 
-class SourceFactory(Protocol):
+class QueueFactory(Protocol):
     """What an entry point of `lambent.sources` names: `kind` says which options a mapping of it has; called with the
     URL and the engine's world it gives the source, and opens nothing before it is used."""
 
-    kind: Literal["queue", "stream"]
+    kind: Literal["queue"]
 
-    def __call__(self, url: str, world: World) -> QueueSource | StreamSource: ...
+    def __call__(self, url: str, world: World) -> QueueSource: ...
+
+
+class StreamFactory(Protocol):
+    """As `QueueFactory`, for a stream."""
+
+    kind: Literal["stream"]
+
+    def __call__(self, url: str, world: World) -> StreamSource: ...
+
+
+SourceFactory = QueueFactory | StreamFactory
 
 
 def load_source(url: str) -> SourceFactory:

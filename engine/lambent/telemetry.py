@@ -32,6 +32,9 @@ FAILED_INVOKE_EVENT_COUNT: Final = "FailedInvokeEventCount"
 DROPPED_EVENT_COUNT: Final = "DroppedEventCount"
 DELETED_EVENT_COUNT: Final = "DeletedEventCount"
 ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT: Final = "OnFailureDestinationDeliveredEventCount"
+# ours: what became of a stream's records where AWS counts only what went wrong
+DELIVERED_EVENT_COUNT: Final = "DeliveredEventCount"
+LOST_EVENT_COUNT: Final = "LostEventCount"
 # ours, where AWS has an environment of its own for each call
 ABANDONED_HANDLERS: Final = "AbandonedHandlers"
 OVERRUN_THREADS: Final = "OverrunThreads"
@@ -62,12 +65,15 @@ WIRE: Final[Mapping[str, tuple[str, str]]] = {
         "lambent_on_failure_destination_delivered_events_total",
         "lambent.on_failure_delivered_events",
     ),
+    DELIVERED_EVENT_COUNT: ("lambent_delivered_events_total", "lambent.delivered_events"),
+    LOST_EVENT_COUNT: ("lambent_lost_events_total", "lambent.lost_events"),
     ABANDONED_HANDLERS: ("lambent_abandoned_handlers", "lambent.abandoned_handlers"),
     OVERRUN_THREADS: ("lambent_overrun_threads", "lambent.overrun_threads"),
     LOOP_BLOCKED: ("lambent_loop_blocked_seconds", "lambent.loop_blocked"),
     UNAVAILABLE: ("lambent_unavailable_total", "lambent.unavailable"),
 }
 """AWS's name: (Prometheus's, OpenTelemetry's). Times are in seconds on the wire as here."""
+
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 StepCallback = Callable[[str, object, object], None]

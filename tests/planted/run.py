@@ -34,7 +34,7 @@ LANES = 2
 RATED_DAYS = 40  # random days that are lived through at least, for the hit rate
 CHILD_SECONDS = 6 * 3600.0
 WAYS = ("days", "faults", "kills")
-FAULTS = ("crash before", "crash after", "unavailable", "unknown")
+FAULTS = ("crash before", "crash after", "unavailable", "unknown", "drain", "stop")
 SCENARIOS = ("EVENT", "STREAM", "QUEUE")
 
 Day = Sequence[Any]

@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 from lambent.testing.simulation import Simulation
@@ -135,7 +134,7 @@ def _main() -> int:
     if options.lane is not None:
         _lane(options.lane, options.twice)
     if options.seed is not None:
-        print(Simulation(options.seed).explained(f"python {Path(__file__).name}"))
+        print(Simulation(options.seed).explained())
         return 0
     found = campaign(
         options.first,

@@ -9,26 +9,23 @@ closes. What follows an attempt is decided in `semantics/`; running and settling
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
+from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED
 from lambent.destinations import DESTINATION_RETRY_SECONDS
 from lambent.invoker import value_of
 from lambent.model import (
     Delete,
     Event,
     EventStep,
-    Failed,
     Function,
     Invocation,
     Message,
     Outcome,
     QueueMapping,
     Release,
-    ReportEvent,
     Settlement,
     Succeeded,
     Throttled,
@@ -36,7 +33,7 @@ from lambent.model import (
 )
 from lambent.polling.queue import Attempt, QueueLoop
 from lambent.ports import EventQueue, QueueSource
-from lambent.semantics import asynchronous, backoff, batching, queue, recursion
+from lambent.semantics import asynchronous, backoff, batching, queue, recursion, shapes
 from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
 from lambent.telemetry import (
@@ -57,14 +54,6 @@ PERMIT_SECONDS: Final = 5.0  # of the time for which a batch is ours, kept for w
 LOOK_SECONDS: Final = 60.0  # what may not start is looked at so often, even if nobody says that there is room
 CLAIM_GRACE_SECONDS: Final = 120.0  # an event is claimed for its time limit, its report, and this
 EXPIRY_SLACK_SECONDS: Final = 0.01  # after the age limit, so that rounding cannot hide an expired event
-MESSAGE_OVERHEAD_BYTES: Final = 1_024  # of a message's JSON, without body, group and attributes
-RECURSIVE: Final = Failed(
-    {
-        "errorType": "RecursiveInvocationException",
-        "errorMessage": "The function called itself through others too often.",
-    }
-)
-NOTHING_YET, OK, PROBLEM = "No records processed", "OK", "PROBLEM: Function call failed"
 
 
 class EventFeed:
@@ -210,8 +199,7 @@ class EventFeed:
         permit = None
         if not steps and recursion.refused(event.hops, function):
             self._loop.telemetry.count(RECURSIVE_INVOCATIONS_DROPPED, function.name)
-            uncounted = replace(event, attempts=event.attempts - 1)
-            steps = (ReportEvent(uncounted, "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped"))
+            steps = asynchronous.recursive(event)
         elif not steps and permits:
             permit = permits.pop()
         elif not steps and refusal is not None and refusal.reserved_zero:
@@ -271,7 +259,7 @@ class MappingFeed:
     ) -> None:
         self.subject = mapping_id
         self.settle_many = source.settle_many
-        self._result = NOTHING_YET
+        self._result = NOTHING_PROCESSED
         self._mapping = mapping
         self._source = source
         self._functions = functions
@@ -326,7 +314,7 @@ class MappingFeed:
         now, partial = self._loop.world.clock.now(), self._mapping.report_batch_item_failures
         steps = queue.after(items, outcome, value, partial, now)
         self._count(FAILED_INVOKE_EVENT_COUNT, len(items) - sum(isinstance(step, Delete) for step in steps))
-        self._result = OK if isinstance(outcome, Succeeded) else PROBLEM
+        self._result = PROCESSED if isinstance(outcome, Succeeded) else PROBLEM
         self._troubles = self._troubles + 1 if isinstance(outcome, Throttled | Unavailable) else 0
         return steps
 
@@ -366,7 +354,7 @@ class MappingFeed:
         surplus: list[Message] = []
         function = self._functions[self._mapping.function]
         for message in received:
-            size_bytes = _size(message)
+            size_bytes = shapes.sqs_size(message)
             if recursion.refused(message.hops, function):
                 self._loop.telemetry.count(RECURSIVE_INVOCATIONS_DROPPED, function.name)
                 continue  # left alone: it is the queue's redrive policy that takes it
@@ -446,11 +434,3 @@ class MappingFeed:
     def _count(self, metric: str, amount: int) -> None:
         if amount:
             self._loop.telemetry.count(metric, self.subject, amount)
-
-
-def _size(message: Message) -> int:
-    """At most so many bytes of JSON."""
-    attributes = {name: attribute.value for name, attribute in message.attributes.items()}
-    text = json.dumps([message.body, message.group, message.deduplication_id, attributes], ensure_ascii=False)
-    overhead = MESSAGE_OVERHEAD_BYTES * (1 + len(attributes) // 8) + len(message.receipt)
-    return len(text.encode("utf-8", "surrogatepass")) + overhead

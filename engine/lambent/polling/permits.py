@@ -23,20 +23,18 @@ ASK_SECONDS: Final = 1.0
 
 
 class Permits:
-    """`limits` names every limit there is, so that a part of it is held before it is first needed."""
+    """A part of every limit that `concurrency` knows is held before it is first needed."""
 
     def __init__(
         self,
         *,
         concurrency: Concurrency,
-        limits: Callable[[], Mapping[str, int]],
         leases: Leases,
         lease_seconds: float,
         telemetry: Telemetry,
         world: World,
     ) -> None:
         self._concurrency = concurrency
-        self._limits = limits
         self._leases = leases
         self._lease_seconds = lease_seconds
         self._telemetry = telemetry
@@ -96,7 +94,7 @@ class Permits:
 
         What is said to be in use is what may run until the answer is here: all of what was granted."""
         before = self._world.clock.monotonic()
-        demands = {name: Demand(limit, 0, 0) for name, limit in self._limits().items()}
+        demands = {name: Demand(limit, 0, 0) for name, limit in self._concurrency.limits().items()}
         demands.update(self._concurrency.demands())
         for name, held in self._granted.items():
             if name in demands and held > demands[name].in_use:

@@ -20,6 +20,7 @@ from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker
 from lambent.model import (
+    DESTINATION_FAILED,
     Delete,
     Event,
     EventStep,
@@ -44,7 +45,6 @@ MAXIMUM_BYTES_IN_FLIGHT: Final = 256 * 1024 * 1024
 HAND_BACK_SECONDS: Final = 5.0  # what a hard stop gives the store to take back what is not settled
 RE_CANCELS: Final = 20
 RE_CANCEL_SECONDS: Final = 0.1  # CPython 3.11 can lose a cancellation
-DESTINATION_FAILED: Final = "destination-failed"
 
 Item = TypeVar("Item", Event, Message)
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class QueueLoop(Generic[Item]):
         self.invoker = invoker
         self.telemetry = telemetry
         self.world = world
-        self._feed = feed
+        self._feed: Feed[Item] = feed
         self._destinations = destinations
         self._claims: dict[str, Settlement] = {}
         self._attempts: dict[asyncio.Task[None], Attempt[Item]] = {}

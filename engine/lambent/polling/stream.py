@@ -8,13 +8,14 @@ task where a step takes time, and nothing at all for an idle shard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Final
 
+from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED, Seek, first_seek
 from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker, value_of
@@ -22,6 +23,7 @@ from lambent.model import (
     LATEST,
     Checkpoint,
     EndShard,
+    Fate,
     Fetch,
     Invocation,
     Invoke,
@@ -41,14 +43,24 @@ from lambent.semantics import backoff, shapes
 from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
 from lambent.semantics.stream import ShardConsumer
-from lambent.telemetry import Telemetry
+from lambent.telemetry import (
+    DELIVERED_EVENT_COUNT,
+    DROPPED_EVENT_COUNT,
+    FAILED_INVOKE_EVENT_COUNT,
+    FILTERED_OUT_EVENT_COUNT,
+    INVOKED_EVENT_COUNT,
+    ITERATOR_AGE,
+    LOST_EVENT_COUNT,
+    POLLED_EVENT_COUNT,
+    Telemetry,
+)
 
 READ_AHEAD_BYTES: Final = 256 * 1024 * 1024  # of all shards of an engine together
-METRIC_OF_FATE: Final = {
-    "delivered": "DeliveredEventCount",  # ours: AWS has no name for it
-    "failed": "DroppedEventCount",
-    "filtered": "FilteredOutEventCount",
-    "lost": "LostEventCount",  # ours
+METRIC_OF_FATE: Final[Mapping[Fate, str]] = {
+    "delivered": DELIVERED_EVENT_COUNT,
+    "failed": DROPPED_EVENT_COUNT,
+    "filtered": FILTERED_OUT_EVENT_COUNT,
+    "lost": LOST_EVENT_COUNT,
 }
 HAND_BACK_SECONDS: Final = 1.0  # for a last checkpoint when stopped at once
 
@@ -94,7 +106,7 @@ class _OwnedShard:
 
 
 class StreamLoop:
-    """One stream mapping. `seek` is its generation with the starting position that it asks for."""
+    """One stream mapping. `seek` says where it starts; None: where the mapping itself says."""
 
     def __init__(
         self,
@@ -109,16 +121,12 @@ class StreamLoop:
         world: World,
         lease_seconds: float,
         read_ahead: ReadAhead,
-        seek: tuple[int, str, float | None] | None = None,
+        seek: Seek | None = None,
     ) -> None:
         self._id, self._mapping, self._source, self._leases = mapping_id, mapping, source, leases
         self._invoker, self._destinations, self._telemetry, self._world = invoker, destinations, telemetry, world
         self._lease_seconds, self._read_ahead = lease_seconds, read_ahead
-        self._seek, self._start, self._timestamp = seek or (
-            0,
-            mapping.starting_position,
-            mapping.starting_position_timestamp,
-        )
+        self._seek, self._start, self._timestamp = seek or first_seek(mapping)
         self._qualifier = None if mapping.qualifier == LATEST else mapping.qualifier
         filters = compile_filters(mapping.filters)
         self._accepts = (lambda record: filters.matches(source.view(record))) if mapping.filters else None
@@ -133,7 +141,7 @@ class StreamLoop:
         self._failure: BaseException | None = None
         self._admitted: dict[Invoke, tuple[_OwnedShard, Permit]] = {}  # their tasks have not begun
         self._stopping = False
-        self._last_result = "No records processed"
+        self._last_result = NOTHING_PROCESSED
         self._reader = source.reader()
         self._ownership = Ownership(
             leases,
@@ -315,7 +323,7 @@ class StreamLoop:
         records = step.records
         if records:
             age = clock.now() - records[-1].arrived_at
-            telemetry.observe("IteratorAge", self._id, max(0.0, age) * 1000)
+            telemetry.observe(ITERATOR_AGE, self._id, max(0.0, age))
         invocation = Invocation(
             request_id=self._world.new_id(),
             function=mapping.function,
@@ -335,11 +343,11 @@ class StreamLoop:
         if isinstance(outcome, Succeeded):
             if mapping.report_batch_item_failures or step.window is not None:
                 value = value_of(outcome)
-            telemetry.count("InvokedEventCount", self._id, len(records))
-            self._last_result = "OK"
+            telemetry.count(INVOKED_EVENT_COUNT, self._id, len(records))
+            self._last_result = PROCESSED
         else:
-            telemetry.count("FailedInvokeEventCount", self._id, len(records))
-            self._last_result = "PROBLEM: Function call failed"
+            telemetry.count(FAILED_INVOKE_EVENT_COUNT, self._id, len(records))
+            self._last_result = PROBLEM
         telemetry.step(owned.shard.id, step, outcome)
         owned.consumer.invoked(step, outcome, clock.monotonic(), value, self._world.random())
         self._pump(owned)
@@ -380,7 +388,7 @@ class StreamLoop:
                 asker = self._shards.get(read.shard)
                 if asker is None or asker.wanted is None:
                     continue  # no longer ours, or answered twice
-                self._telemetry.count("PolledEventCount", self._id, len(read.records))
+                self._telemetry.count(POLLED_EVENT_COUNT, self._id, len(read.records))
                 asker.wanted = None
                 asker.consumer.fetched(read, now)
                 self._pump(asker)

@@ -32,6 +32,12 @@ from lambent.model import (
 )
 from lambent.semantics import backoff
 
+RECURSIVE: Final = Failed(
+    {
+        "errorType": "RecursiveInvocationException",
+        "errorMessage": "The function called itself through others too often.",
+    }
+)
 STATES: Final[dict[AsyncCondition, str]] = {
     "Success": "succeeded",
     "RetriesExhausted": "failed",
@@ -48,6 +54,11 @@ def before(event: Event, config: EventInvokeConfig, now: float) -> tuple[EventSt
     if event.attempts > 1 + config.maximum_retry_attempts:  # only crashes count so far
         return _end(_given_back(event), "RetriesExhausted", None)
     return ()
+
+
+def recursive(event: Event) -> tuple[EventStep, ...]:
+    """The steps instead of an attempt that was claimed, where `recursion.py` cuts the chain; it is not counted."""
+    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped")
 
 
 def after(

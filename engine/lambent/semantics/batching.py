@@ -24,9 +24,9 @@ def closes(
     window_seconds: float,
     next_bytes: int = 0,
 ) -> bool:
-    """Is a batch of `count` records that weigh `size_bytes` closed at `now`? `opened_at` (epoch seconds) is when its
-    first record came; `next_bytes` is the weight of the record that waits to join, if there is one. An empty batch
-    never closes, and a batch of one record is whole however heavy it is."""
+    """Is a batch of `count` records that weigh `size_bytes` closed at `now`? `opened_at` (in seconds, of the same
+    clock) is when its first record came; `next_bytes` is the weight of the record that waits to join, if there is one.
+    An empty batch never closes, and a batch of one record is whole however heavy it is."""
     if count <= 0:
         return False
     return (
@@ -38,5 +38,5 @@ def closes(
 
 
 def closes_at(opened_at: float, window_seconds: float) -> float:
-    """When an open batch closes by time alone (epoch seconds)."""
+    """When an open batch closes by time alone (in seconds, of the clock of `opened_at`)."""
     return opened_at + window_seconds

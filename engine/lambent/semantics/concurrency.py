@@ -23,6 +23,8 @@ from lambent.model import Throttled
 
 ACCOUNT: Final = "account"
 """The name of the unreserved pool in `set_block` and `demands`; the others are `function:NAME` and `mapping:ID`."""
+ACCOUNT_CONCURRENCY: Final = 1000
+"""Invocations of a whole account at once (Lambda quotas)."""
 MINIMUM_UNRESERVED: Final = 100
 """Invocations that reservations must leave to the functions without one."""
 SCALING_BURST: Final = 1000
@@ -131,10 +133,10 @@ class Waiter:
 class Concurrency:
     """What runs now, and what may. `now` is a monotonic time in seconds.
 
-    account_limit: invocations of the whole account (AWS: 1,000 by default).
+    account_limit: invocations of the whole account.
     shared: other engines share the limits, so nothing may run before `set_block` grants it."""
 
-    def __init__(self, account_limit: int = 1000, *, shared: bool = False) -> None:
+    def __init__(self, account_limit: int = ACCOUNT_CONCURRENCY, *, shared: bool = False) -> None:
         self._account_limit = account_limit
         self._first_block = 0 if shared else None
         self._account = Pool(ACCOUNT, account_limit, self._first_block)
@@ -228,17 +230,21 @@ class Concurrency:
         self._look(self._account)
         self._look(state.pool)
 
-    def limit_mapping(self, mapping: str, maximum: int | None) -> None:
-        """Set or remove (None) how many invocations of a mapping may run at once (AWS: MaximumConcurrency)."""
+    def limit_mapping(self, mapping: str, maximum: int | None) -> bool:
+        """Set or remove (None) how many invocations of a mapping may run at once (AWS: MaximumConcurrency); has that
+        changed it?"""
         pool = self._mappings.get(mapping)
         if pool is None:
             if maximum is not None:
                 self._mappings[mapping] = self._pool(f"mapping:{mapping}", maximum)
-            return
+            return maximum is not None
+        if pool.limit == maximum:
+            return False
         pool.limit = maximum if maximum is not None else 1 << 31  # for those who wait here
         if maximum is None:
             del self._mappings[mapping], self._pools[pool.name]
         self._look(pool)
+        return True
 
     def set_block(self, resource: str, amount: int) -> None:
         """How much of a limit the store grants to this engine; below what runs, nothing starts before enough ended."""
@@ -246,6 +252,10 @@ class Concurrency:
         if (pool := self._pools.get(resource)) is not None:
             pool.block = amount
             self._look(pool)
+
+    def limits(self) -> dict[str, int]:
+        """Every limit that there is, by the names of `set_block`."""
+        return {name: pool.limit for name, pool in self._pools.items()}
 
     def demands(self) -> dict[str, Demand]:
         """What this engine wants of each limit that it uses, waits for, or holds a part of; refusals count since the

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -19,6 +20,7 @@ from lambent.model import Message, MessageAttribute, Record, WindowState
 from lambent.semantics.filtering import decoded_view
 
 SENDER_ID: Final = "lambent"  # AWS names the sending principal here; we have none
+SQS_OVERHEAD_BYTES: Final = 1_024  # a message's JSON without body, group, receipt and attributes
 KINESIS_OVERHEAD_BYTES: Final = 640  # a record's JSON without data, key and positions; ARNs of any built-in stream fit
 
 # --------------------------------------------------------------------------- queues
@@ -39,6 +41,14 @@ def sqs_view(message: Message) -> dict[str, object]:
         "messageAttributes": _message_attributes(message.attributes),
         "eventSource": "aws:sqs",
     }
+
+
+def sqs_size(message: Message) -> int:
+    """At most this many bytes of JSON are this message in an event."""
+    attributes = {name: attribute.value for name, attribute in message.attributes.items()}
+    text = json.dumps([message.body, message.group, message.deduplication_id, attributes], ensure_ascii=False)
+    overhead = SQS_OVERHEAD_BYTES * (1 + len(attributes) // 8) + len(message.receipt)
+    return len(_utf8(text)) + overhead
 
 
 def md5_of_attributes(attributes: Mapping[str, MessageAttribute]) -> str:
@@ -150,11 +160,11 @@ def kinesis_view(record: Record) -> dict[str, object]:
     }
 
 
-def kinesis_size(record: Record, overhead_bytes: int = KINESIS_OVERHEAD_BYTES) -> int:
+def kinesis_size(record: Record) -> int:
     """At most this many bytes of JSON are this record in an event, with `json`'s default spacing and escapes."""
     key = record.key
     escaped = 2 * len(key) if key.isascii() and key.isprintable() else 12 * len(key)
-    return overhead_bytes + (len(record.data) + 2) // 3 * 4 + escaped + 2 * len(record.position)
+    return KINESIS_OVERHEAD_BYTES + (len(record.data) + 2) // 3 * 4 + escaped + 2 * len(record.position)
 
 
 def windowed_event(

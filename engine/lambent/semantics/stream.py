@@ -20,6 +20,7 @@ from typing import Final
 from zlib import crc32
 
 from lambent.model import (
+    DESTINATION_FAILED,
     Checkpoint,
     Delivered,
     Delivery,
@@ -465,7 +466,7 @@ class ShardConsumer:
             return
         lane = self._lanes[step.lane]
         lane.handed_out, lane.report = False, None
-        reason = step.condition if isinstance(delivery, Delivered) else f"destination-failed: {delivery.reason}"
+        reason = step.condition if isinstance(delivery, Delivered) else f"{DESTINATION_FAILED}: {delivery.reason}"
         self._passed_over(lane, reason)
 
     def _passed_over(self, lane: _Lane, reason: str) -> None:

@@ -20,13 +20,12 @@ from typing import Final
 
 from lambent.arns import role_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceNotFound
-from lambent.model import MAXIMUM_RECORD_BYTES, Put, Read, Record, Shard, Stream
+from lambent.model import MAXIMUM_KEY_CHARACTERS, MAXIMUM_RECORD_BYTES, Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
 from lambent.semantics.shapes import kinesis_event, kinesis_view
 from lambent.stores.memory_lines import Bell
 
 HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
-MAXIMUM_KEY_CHARACTERS: Final = 256  # Kinesis: PutRecord, PartitionKey
 PLACE_DIGITS: Final = 24
 TRIM_AT_LEAST: Final = 1024  # dropped records that are not worth moving the others for
 

@@ -164,7 +164,7 @@ class _Run:
         loop.set_exception_handler(self._unhandled)
         self._clock = VirtualClock(loop)
         self._history = History(loop.time)
-        self._witness = Witness(self._history, self._day, loop.time, self._buried)
+        self._witness = Witness(self._history, self._day, loop.time, self._buried, self._parents)
         self._faults = Faults(
             self._plan.seed,
             CLEAR if self._plan.calm else self._chance.choice(WEATHERS),
@@ -280,11 +280,14 @@ class _Run:
             numbers = [json.loads(record["body"])["n"] for record in event["Records"]]
             names = ids = [record["messageId"] for record in event["Records"]]
             attempt = max(int(record["attributes"]["ApproximateReceiveCount"]) for record in event["Records"])
+        if mapped.options.get("filters") and not all(map(self._day.passes, numbers)):
+            self._problem(f"{function} got what its filter does not let pass, of {numbers}")
         partial = mapped.options["report_batch_item_failures"]
         failed = await self._try(function, numbers, ids, context, attempt, partial, mapped.source.startswith("stream"))
         answer: dict[str, object] = {}
         if "window" in event:
-            answer["state"] = {"numbers": [*event["state"].get("numbers", ()), *numbers]}
+            done = next((i for i, number in enumerate(numbers) if number in failed), len(numbers))
+            answer["state"] = {"numbers": self._witness.windowed(function, event, numbers[:done])}
         if partial:
             failures = [name for name, number in zip(names, numbers, strict=True) if number in failed]
             answer["batchItemFailures"] = [{"itemIdentifier": name} for name in failures]
@@ -514,7 +517,8 @@ class _Run:
     def _audit_end(self) -> None:
         names = self._witness.mappings
         ids = {name: id for id, name in names.items()}
-        times_tell = not self._faults.struck.get("twice") and all(blow.what != "clock" for blow in self._blows)
+        steady = all(blow.what != "clock" for blow in self._blows)
+        times_tell = steady and not self._faults.struck.get("twice")
         expectations = self._day.expectations(ids, times_tell=times_tell)
         for violation in check(self._history, expectations):
             if violation.anomaly in ("lost", "phantom") or not any(id in violation.text for id in self._witness.twice):
@@ -525,7 +529,7 @@ class _Run:
             for entry in self._logs
             if entry["log_level"] in ("error", "critical") and entry["event"] != GIVEN_UP
         ]
-        self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"))
+        self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"), steady=steady)
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")
         leases = {id: [shard for group, shard in self._witness.holders if group == id] for id in names}
@@ -545,6 +549,10 @@ class _Run:
             found += messages
             _at_once(dead.settle_many([Delete(message.receipt) for message in messages]))
         return found
+
+    def _parents(self, stream: str, shard: str) -> Sequence[str]:
+        shards = _at_once(self._raw.stream(self._streams[stream]).shards())
+        return next(each.parents for each in shards if each.id == shard)
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._problem(f"unhandled: {context.get('message')}: {context.get('exception')!r}")

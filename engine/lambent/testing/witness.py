@@ -26,7 +26,8 @@ PLACE_DIGITS: Final = 24  # of the built-in stream's positions
 
 class Witness:
     """`Faults` calls it in the very step in which the store did something. `drained`: receives all that a redrive moved
-    into the dead-letter queue of a queue, at once. `mappings` names each mapping by its id."""
+    into the dead-letter queue of a queue, at once. `parents`: of a stream's shard. `mappings` names each mapping by its
+    id."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Witness:
         workload: Workload,
         clock: Callable[[], float],
         buried: Callable[[str], Sequence[Message]] = lambda queue: (),
+        parents: Callable[[str, str], Sequence[str]] = lambda stream, shard: (),
     ) -> None:
         self.mappings: dict[str, str] = {}
         self.findings: list[str] = []
@@ -49,6 +51,10 @@ class Witness:
         self._workload = workload
         self._clock = clock
         self._buried = buried
+        self._parents = parents
+        self._ended: set[tuple[str, str]] = set()  # (mapping id, shard)
+        self._closed: set[tuple[str, str, str]] = set()  # windows whose final call succeeded
+        self._windows: dict[tuple[str, str, str], list[int]] = {}  # (function, shard, start): what its state covers
         self._numbers: dict[str, int] = {}  # of items, by id
         self._claims: dict[str, tuple[str, float]] = {}  # by id: receipt, until
         self._claimants: dict[str, str] = {}  # by id: the process
@@ -80,6 +86,7 @@ class Witness:
                 self._put(name, arguments[0], answer)
             case "leases", "take_many":
                 for lease in answer:
+                    self._began(lease)
                     self._owners[lease.group, lease.name] += 1
                     if not self.strict and self._owners[lease.group, lease.name] > 1:
                         self._history.faulted(_engine(), "another lease")
@@ -219,7 +226,43 @@ class Witness:
                 self._given_up(mapped.source.partition(":")[2], lease.name, mapped.function, settled)
         place = place_of(checkpoint.progress.position)
         self._progress[lease.group, lease.name] = place
+        if checkpoint.progress.ended:
+            self._ended.add((lease.group, lease.name))
+            places = self._places.get((mapped.source.partition(":")[2], lease.name), {})
+            if place < max(places, default=-1):
+                self.findings.append(f"{lease.name} is said to be finished at {place}, but goes on to {max(places)}")
         self._history.checkpointed(lease.group, lease.name, place, _engine(), lease.counter)
+
+    def _began(self, lease: Lease) -> None:
+        stream = self._workload.mappings[self.mappings[lease.group]].source.partition(":")[2]
+        for parent in self._parents(stream, lease.name):
+            if (lease.group, parent) not in self._ended:
+                at = self._clock()
+                self.findings.append(f"{lease.name} is read at {at:g} s, but its parent {parent} is unfinished")
+
+    def windowed(self, function: str, event: Mapping[str, Any], done: Sequence[int]) -> list[int]:
+        """A handler finished these numbers in a tumbling window; gives what its state covers now."""
+        covered = [*event["state"].get("numbers", ()), *done]
+        if len(set(covered)) < len(covered):
+            self.findings.append(f"a window of {function} counts something twice: {covered}")
+        window = function, event["shardId"], event["window"]["start"]
+        if window in self._closed and not event["state"]:  # what was still on its way opens it once more
+            self._windows[*window[:2], f"{window[2]}, {len(self._windows)}"] = self._windows[window]
+        self._closed.discard(window)
+        if event["isFinalInvokeForWindow"]:
+            self._closed.add(window)
+        self._windows[window] = covered
+        return covered
+
+    def _uncovered(self) -> Iterator[str]:
+        """What was done and is in no window's state, although every window was lived to its end."""
+        for function in dict.fromkeys(function for function, _, _ in self._windows):
+            states = [numbers for (name, _, _), numbers in self._windows.items() if name == function]
+            covered = {f"r{number}" for numbers in states for number in numbers}
+            reported = {id for report in self._history.reports if report.function == function for id in report.ids}
+            done = {id for run in self._history.runs if run.function == function for id in run.done}
+            for id in sorted(done - covered - reported):
+                yield f"{id} was done by {function} and is in no window's state"
 
     def unread(self) -> Iterator[str]:
         """Shards of which something is not yet done."""
@@ -229,9 +272,11 @@ class Witness:
                 if where == stream and self._progress[id, shard] < max(places):
                     yield f"{name}, {shard}: {self._progress[id, shard]} of {max(places)}"
 
-    def audit(self, *, exact: bool) -> Iterator[str]:
+    def audit(self, *, exact: bool, steady: bool) -> Iterator[str]:
         """What the stores' own books do not balance. `exact`: no answer of a checkpoint was lost, so that each record
-        was settled once, where no second owner began above what the first had reached."""
+        was settled once, where no second owner began above what the first had reached. `steady`: no clock was set, or a
+        window that was closed may open anew."""
+        yield from self._uncovered() if steady else ()
         for id, born in self._history.born.items():
             if born.kind == "event" and self.terminal[id] != 1:
                 yield f"event {id} of {born.source} has {self.terminal[id]} terminal records"
