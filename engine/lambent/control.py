@@ -1,9 +1,8 @@
-"""What is configured: functions, queues, streams and mappings, checked against each other and kept as documents.
+"""What is configured: functions, queues, streams and mappings, declared here and kept as documents of the store.
 
-Decides what fits together (does the function exist, is the queue FIFO, does visibility cover the time limit), what is a
-duplicate, and which of two writers wins. What is a valid value on its own is decided in `model.py`; running what is
-configured is the supervisor's and the invoker's. Texts of refusals are those that Lambda's API answers (Lambda API
-reference: CreateEventSourceMapping, PutFunctionConcurrency, PutFunctionEventInvokeConfig), where it has one.
+Decides what is known and when it is checked, which of two writers wins, and in which state a mapping is. What is a
+valid value on its own is decided in `model.py`, what fits together in `consistency.py`; running what is configured is
+the supervisor's and the invoker's.
 
 Configuration declared in code is written at start and wins over what is stored; a mapping's desired state (paused or
 not, where to read from) lives in its document and survives a restart, unless the code says `enabled=` itself.
@@ -13,11 +12,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from lambent.arns import function_arn, queue_arn, stream_arn
+from lambent.arns import function_arn
+from lambent.consistency import AnyMapping, Kind, Known, check_options, new_mapping, shown
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceConflict, ResourceNotFound
 from lambent.model import (
     Configuration,
@@ -29,9 +29,8 @@ from lambent.model import (
     StreamMapping,
 )
 from lambent.ports import Document, Documents
-from lambent.semantics.concurrency import check_reservation
-from lambent.semantics.filtering import InvalidPattern, compile_filters
-from lambent.validation import changed, unknown, validated
+from lambent.settings import EngineSettings
+from lambent.validation import changed, validated
 
 C = TypeVar("C", bound=Configuration)
 # AWS's words for a mapping's State and its LastProcessingResult (API reference: EventSourceMappingConfiguration)
@@ -40,9 +39,9 @@ NOTHING_PROCESSED: Final = "No records processed"
 PROCESSED: Final = "OK"
 PROBLEM: Final = "PROBLEM: Function call failed"
 
-MAXIMUM_FIFO_BATCH: Final = 10  # messages (Lambda guide: «Using Lambda with Amazon SQS»)
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
 NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
+_NO_MAPPING: Final = "The resource you requested does not exist."  # AWS's words
 _IDS: Final = uuid.UUID("5f1c2f0e-6c3c-5d1f-9d4e-4f6f6c616d62")  # the namespace of mapping ids
 
 
@@ -59,20 +58,12 @@ class StoredMapping:
     """A mapping as its document tells it. Equal if what is wanted is equal; `revision` counts writes."""
 
     id: str
-    mapping: QueueMapping | StreamMapping
+    mapping: AnyMapping
     seek: Seek
     revision: int = field(default=0, compare=False)
 
     def body(self) -> str:
         return json.dumps({"mapping": self.mapping.model_dump(mode="json"), "seek": self.seek})
-
-
-class _Known(NamedTuple):
-    """What things are checked against."""
-
-    functions: Mapping[str, Function]
-    queues: Mapping[str, Queue]
-    streams: Mapping[str, Stream]
 
 
 def mapping_id(mapping: EventSourceMapping) -> str:
@@ -81,7 +72,7 @@ def mapping_id(mapping: EventSourceMapping) -> str:
     return str(uuid.uuid5(_IDS, mapping.name or f"{mapping.source}\n{mapping.function}\n{mapping.qualifier}"))
 
 
-def first_seek(mapping: QueueMapping | StreamMapping) -> Seek:
+def first_seek(mapping: AnyMapping) -> Seek:
     """Where a mapping that nobody sought starts. A queue has no such place."""
     if isinstance(mapping, StreamMapping):
         return Seek(0, mapping.starting_position, mapping.starting_position_timestamp)
@@ -102,18 +93,16 @@ def state_of(wanted: StoredMapping | None, running: StoredMapping | None) -> Map
 class Control:
     """The configuration of one engine, and its door to what the store knows."""
 
-    def __init__(self, *, account_concurrency: int, region: str, account_id: str) -> None:
-        self._account_concurrency = account_concurrency
-        self._region = region
-        self._account_id = account_id
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
         self._documents: Documents | None = None
         self._mentioned: set[str] = set()  # queues and streams named without options, as 'queue:NAME'
         self._unpublished: set[tuple[str, str]] = set()  # (kind, name or id) declared since the last publish
         self.functions: dict[str, Function] = {}
         self.queues: dict[str, Queue] = {}
         self.streams: dict[str, Stream] = {}
-        self.sources: dict[str, Literal["queue", "stream"]] = {}  # other sources, by URL
-        self.mappings: dict[str, QueueMapping | StreamMapping] = {}
+        self.sources: dict[str, Kind] = {}  # other sources, by URL
+        self.mappings: dict[str, AnyMapping] = {}
         self.on_declared: Callable[[], None] = lambda: None
 
     # --- declaring: no IO, any time --------------------------------------------------------------------------------
@@ -121,7 +110,7 @@ class Control:
     def declare_function(self, function: Function) -> None:
         if function.name in self.functions:
             raise ResourceConflict(f"Function already exist: {function.name}")
-        self._check_function(function, self._here, final=False)
+        self._here.check_function(function)
         self.functions[function.name] = function
         self._declared("function", function.name)
 
@@ -172,9 +161,9 @@ class Control:
     def declare_mapping(self, source: str, function: str, options: Mapping[str, object]) -> str:
         """Gives its id. What can't be known before the start (a function declared later) is checked at the start."""
         mapping = self._new_mapping(source, function, options)
-        self._check_mapping(mapping, self._here, final=False)
+        self._here.check_mapping(mapping)
         identity = mapping_id(mapping)
-        self._check_duplicate(identity, mapping, self.mappings.items(), same_id=True)
+        self._here.check_duplicate(identity, mapping, self.mappings.items(), same_id=True)
         self.mappings[identity] = mapping
         self._declared("mapping", identity)
         return identity
@@ -194,7 +183,7 @@ class Control:
             return f"{found[0]}:{rest}"
         if len(found) == 2:
             raise InvalidParameterValue(f'"{rest}" is a queue and a stream: say "queue:{rest}" or "stream:{rest}"')
-        raise InvalidParameterValue(self._no_source(name if kind else f"queue:{rest}"))
+        raise self._here.no_source(name if kind else f"queue:{rest}")
 
     # --- documents -------------------------------------------------------------------------------------------------
 
@@ -220,12 +209,12 @@ class Control:
         stored = await self.list_mappings()
         for kind, name in new:
             if kind == "function":
-                self._check_function(self.functions[name], known)
+                known.check_function(self.functions[name])
             elif kind == "queue":
-                _check_redrive(self.queues[name], known.queues)
+                known.check_queue(self.queues[name])
             elif kind == "mapping":
-                self._check_mapping(self.mappings[name], known)
-                self._check_duplicate(name, self.mappings[name], ((s.id, s.mapping) for s in stored.values()))
+                known.check_mapping(self.mappings[name])
+                known.check_duplicate(name, self.mappings[name], ((s.id, s.mapping) for s in stored.values()))
         for kind, name in sorted(new, key=lambda item: item[0] == "mapping"):  # what mappings name comes before them
             if kind == "mapping":
                 await self._write_declared(name, self.mappings[name])
@@ -247,7 +236,7 @@ class Control:
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
         """Replace some fields. Engines that host the function follow; what runs already ends as it began."""
         function = changed(await self.get_function(name), changes, "a function")
-        self._check_function(function, await self._known())
+        (await self._known()).check_function(function)
         if name in self.functions:
             self.functions[name] = function
         await self._write_resource(function)
@@ -261,19 +250,20 @@ class Control:
     async def create_mapping(self, source: str, function: str, options: Mapping[str, object]) -> StoredMapping:
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
-        self._check_mapping(mapping, await self._known())
+        known = await self._known()
+        known.check_mapping(mapping)
         identity = mapping_id(mapping)
-        self._check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
+        known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
         wanted = StoredMapping(identity, mapping, first_seek(mapping))
         document = await self._opened.put("mapping", identity, wanted.body(), 0)
         if document is None:
-            raise ResourceConflict(self._duplicate(identity, mapping))
+            raise known.duplicate(identity, mapping)
         return replace(wanted, revision=document.revision)
 
     async def get_mapping(self, identity: str) -> StoredMapping:
         document = await self._opened.get("mapping", identity)
         if document is None:
-            raise ResourceNotFound("The resource you requested does not exist.")
+            raise ResourceNotFound(_NO_MAPPING)
         return _stored(document)
 
     async def list_mappings(self) -> dict[str, StoredMapping]:
@@ -288,9 +278,9 @@ class Control:
 
         def change(stored: StoredMapping) -> StoredMapping:
             kind = stored.mapping.kind
-            _refuse_other_kind(kind, stored.mapping.source, changes)
+            check_options(kind, stored.mapping.source, changes)
             mapping = changed(stored.mapping, changes, f"{kind} mappings")
-            self._check_mapping(mapping, known)
+            known.check_mapping(mapping)
             return replace(stored, mapping=mapping)
 
         return await self._change_mapping(identity, change)
@@ -302,7 +292,7 @@ class Control:
 
         def change(stored: StoredMapping) -> StoredMapping:
             if stored.mapping.kind != "stream":
-                raise InvalidParameterValue(f"seek is for stream mappings; {_shown(stored.mapping.source)} is a queue")
+                raise InvalidParameterValue(f"seek is for stream mappings; {shown(stored.mapping.source)} is a queue")
             changed(
                 stored.mapping,
                 {"starting_position": starting_position, "starting_position_timestamp": timestamp},
@@ -314,7 +304,7 @@ class Control:
 
     async def delete_mapping(self, identity: str) -> None:
         if not await self._opened.delete("mapping", identity):
-            raise ResourceNotFound("The resource you requested does not exist.")
+            raise ResourceNotFound(_NO_MAPPING)
         self.mappings.pop(identity, None)
 
     async def learn(self, reference: str) -> None:
@@ -328,107 +318,7 @@ class Control:
     # --- names -----------------------------------------------------------------------------------------------------
 
     def function_arn(self, name: str, qualifier: str | None = None) -> str:
-        return function_arn(self._region, self._account_id, name, qualifier)
-
-    def source_arn(self, source: str) -> str:
-        if "://" in source:
-            return source
-        kind, _, name = source.partition(":")
-        arn = stream_arn if kind == "stream" else queue_arn
-        return arn(self._region, self._account_id, name)
-
-    # --- what fits together ----------------------------------------------------------------------------------------
-
-    def _check_function(
-        self,
-        function: Function,
-        known: _Known,
-        *,
-        final: bool = True,
-    ) -> None:
-        if function.reserved_concurrency:
-            others = sum(f.reserved_concurrency or 0 for name, f in known.functions.items() if name != function.name)
-            check_reservation(function.reserved_concurrency, others, self._account_concurrency)
-        for option, target in (
-            ("on_success", function.event_invoke.on_success),
-            ("on_failure", function.event_invoke.on_failure),
-            ("dead_letter_queue", function.dead_letter_queue),
-        ):
-            if target == f"function:{function.name}":
-                raise InvalidParameterValue(
-                    f"{option}: You can't specify the function as a destination for itself. ({function.name})"
-                )
-            _check_destination(option, target, known, final)
-
-    def _check_mapping(
-        self,
-        mapping: QueueMapping | StreamMapping,
-        known: _Known,
-        *,
-        final: bool = True,
-    ) -> None:
-        function = known.functions.get(mapping.function)
-        if function is None and final:
-            raise InvalidParameterValue(f"Function does not exist ({mapping.function})")
-        try:
-            compile_filters(mapping.filters)
-        except InvalidPattern as invalid:
-            raise InvalidParameterValue(f"filters: Invalid filter pattern definition. {invalid.reason}") from None
-        kind, _, name = mapping.source.partition(":")
-        builtin = mapping.source not in self.sources
-        if builtin and name not in (known.queues if kind == "queue" else known.streams):
-            raise InvalidParameterValue(self._no_source(mapping.source))
-        if isinstance(mapping, StreamMapping):
-            if mapping.on_failure in (mapping.source, f"function:{mapping.function}"):
-                raise InvalidParameterValue(f"on_failure: {mapping.on_failure} is the mapping's own source or function")
-            _check_destination("on_failure", mapping.on_failure, known, final)
-        elif builtin:
-            _check_queue_mapping(mapping, known.queues[name], function)
-
-    def _check_duplicate(
-        self,
-        identity: str,
-        mapping: QueueMapping | StreamMapping,
-        others: Iterable[tuple[str, QueueMapping | StreamMapping]],
-        *,
-        same_id: bool = False,
-    ) -> None:
-        key = (mapping.source, mapping.function, mapping.qualifier)
-        for other_id, other in others:
-            if (same_id and other_id == identity) or (
-                other_id != identity and (other.source, other.function, other.qualifier) == key
-            ):
-                raise ResourceConflict(self._duplicate(other_id, mapping))
-
-    def _duplicate(self, identity: str, mapping: QueueMapping | StreamMapping) -> str:
-        arn = self.source_arn(mapping.source)
-        advice = f"Please update or delete the existing mapping with UUID {identity}"
-        if mapping.kind == "queue":
-            return (
-                f'An event source mapping with SQS arn (" {arn} ") and function (" {mapping.function} ") '
-                f"already exists. {advice}"
-            )
-        return (
-            f'The event source arn (" {arn} ") and function (" {mapping.function} ") provided mapping already exists. '
-            f"{advice}"
-        )
-
-    def _no_source(self, source: str) -> str:
-        kind, _, name = source.partition(":")
-        if kind == "stream":
-            return f"Stream not found: {self.source_arn(source)} (declare it with engine.stream({name!r}))"
-        return (
-            "Error occurred while ReceiveMessage. SQS Error Code: AWS.SimpleQueueService.NonExistentQueue. SQS Error "
-            f"Message: The specified queue does not exist. (declare it with engine.queue({name!r}))"
-        )
-
-    def _new_mapping(self, source: str, function: str, options: Mapping[str, object]) -> QueueMapping | StreamMapping:
-        kind = self.sources.get(source) or source.partition(":")[0]
-        _refuse_other_kind(kind, source, options)
-        fields = {**options, "source": source, "function": function}
-        if kind == "stream":
-            return validated(StreamMapping, fields, "stream mappings")
-        return validated(QueueMapping, fields, "queue mappings")
+        return function_arn(self._settings.region, self._settings.account_id, name, qualifier)
 
     # --- reading and writing documents -----------------------------------------------------------------------------
 
@@ -439,15 +329,22 @@ class Control:
         return self._documents
 
     @property
-    def _here(self) -> _Known:
-        return _Known(self.functions, self.queues, self.streams)
+    def _here(self) -> Known:
+        return Known(self.functions, self.queues, self.streams, self.sources, self._settings, final=False)
 
-    async def _known(self) -> _Known:
-        return _Known(
+    async def _known(self) -> Known:
+        return Known(
             {**await self._list(Function), **self.functions},
             {**await self._list(Queue), **self.queues},
             {**await self._list(Stream), **self.streams},
+            self.sources,
+            self._settings,
+            final=True,
         )
+
+    def _new_mapping(self, source: str, function: str, options: Mapping[str, object]) -> AnyMapping:
+        kind = self.sources.get(source) or source.partition(":")[0]
+        return new_mapping(kind, source, function, options)
 
     async def _list(self, model: type[C]) -> dict[str, C]:
         documents = await self._opened.list(model.__name__.lower())
@@ -457,7 +354,7 @@ class Control:
         body = resource.model_dump_json()
         await self._write(type(resource).__name__.lower(), resource.name, lambda _: body)
 
-    async def _write_declared(self, identity: str, mapping: QueueMapping | StreamMapping) -> None:
+    async def _write_declared(self, identity: str, mapping: AnyMapping) -> None:
         def body(document: Document | None) -> str:
             if document is None:
                 return StoredMapping(identity, mapping, first_seek(mapping)).body()
@@ -473,7 +370,7 @@ class Control:
     async def _change_mapping(self, identity: str, change: Callable[[StoredMapping], StoredMapping]) -> StoredMapping:
         def body(document: Document | None) -> str:
             if document is None:
-                raise ResourceNotFound("The resource you requested does not exist.")
+                raise ResourceNotFound(_NO_MAPPING)
             return change(_stored(document)).body()
 
         return _stored(await self._write("mapping", identity, body))
@@ -489,61 +386,6 @@ class Control:
             if written is not None:
                 return written
         raise ResourceConflict(f"The {kind} {name} is being changed by others again and again; try later.")
-
-
-def _check_destination(option: str, target: str | None, known: _Known, final: bool) -> None:
-    kind, _, name = (target or "").partition(":")
-    if kind == "queue" and name in known.queues and known.queues[name].fifo:
-        raise InvalidParameterValue(f'{option}: "{name}" is a FIFO queue, which can\'t be a destination')
-    there: Mapping[str, object] | None = {
-        "queue": known.queues, "stream": known.streams, "function": known.functions
-    }.get(kind)  # fmt: skip
-    if final and there is not None and name not in there:
-        raise InvalidParameterValue(f'{option}: there is no {kind} "{name}"; declare it with engine.{kind}(…)')
-
-
-def _check_redrive(queue: Queue, queues: Mapping[str, Queue]) -> None:
-    if queue.dead_letter_queue is not None and queues[queue.dead_letter_queue].fifo != queue.fifo:
-        raise InvalidParameterValue(
-            f'dead_letter_queue "{queue.dead_letter_queue}" of "{queue.name}" must be '
-            f"{'a FIFO queue too (fifo=True)' if queue.fifo else 'a standard queue too'}"
-        )
-
-
-def _check_queue_mapping(mapping: QueueMapping, queue: Queue, function: Function | None) -> None:
-    if queue.fifo and mapping.batch_size > MAXIMUM_FIFO_BATCH:
-        raise InvalidParameterValue(
-            f"batch_size: {mapping.batch_size} is not allowed; it must be 1 to {MAXIMUM_FIFO_BATCH} (int) "
-            "for a FIFO queue"
-        )
-    if queue.fifo and mapping.maximum_batching_window_seconds:
-        raise InvalidParameterValue(
-            f"maximum_batching_window_seconds: {mapping.maximum_batching_window_seconds} is not allowed; "
-            "it must be 0 for a FIFO queue"
-        )
-    said = function is not None and "timeout_seconds" in function.model_fields_set  # a default is not held against it
-    if function is not None and said and queue.visibility_timeout_seconds < function.timeout_seconds:
-        raise InvalidParameterValue(
-            f"Queue visibility timeout: {queue.visibility_timeout_seconds:g} seconds is less than Function timeout: "
-            f"{function.timeout_seconds} seconds (visibility_timeout_seconds of {queue.name}, timeout_seconds of "
-            f"{function.name})"
-        )
-
-
-def _refuse_other_kind(kind: str, source: str, options: Iterable[str]) -> None:
-    mine: type[EventSourceMapping] = StreamMapping if kind == "stream" else QueueMapping
-    other: type[EventSourceMapping] = QueueMapping if kind == "stream" else StreamMapping
-    hidden = {"kind", "source", "function"}
-    for option in options:
-        if option not in mine.model_fields and option in other.model_fields:
-            theirs = "queue" if kind == "stream" else "stream"
-            raise InvalidParameterValue(f"{option} is an option of {theirs} mappings; {_shown(source)} is a {kind}")
-        if option in hidden or option not in mine.model_fields:
-            raise InvalidParameterValue(unknown(option, mine.model_fields.keys() - hidden, f"{kind} mappings"))
-
-
-def _shown(source: str) -> str:
-    return f'"{source}"' if "://" in source else f'"{source.partition(":")[2]}"'
 
 
 def _stored(document: Document) -> StoredMapping:

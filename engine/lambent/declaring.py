@@ -1,7 +1,7 @@
 """What an engine is told: functions, queues, streams and mappings, in code.
 
 Decides how options are told apart, which callable is which function, and what stands for what (a function for its name,
-a name for a source). What is valid and fits together is decided in `model.py` and `control.py`. Nothing is opened here.
+a name for a source). What is valid and fits together is decided in `model.py` and `consistency.py`. Nothing is opened here.
 """
 
 from __future__ import annotations

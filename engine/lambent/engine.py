@@ -99,13 +99,7 @@ class Engine(Declarations):
         if settings is not None and options:
             raise InvalidParameterValue(f"settings and {', '.join(sorted(options))} are given: give one or the other")
         self.settings = settings = settings or validated(EngineSettings, options, "the engine")
-        super().__init__(
-            Control(
-                account_concurrency=settings.account_concurrency,
-                region=settings.region,
-                account_id=settings.account_id,
-            )
-        )
+        super().__init__(Control(settings))
         self.telemetry = telemetry or Telemetry()
         self.store = load_store(store)
         self._in_memory_by_default = store is None

@@ -1,7 +1,7 @@
 """Turns a refused configuration value into one sentence that names the field and what is allowed.
 
 Decides the wording, for every model alike: the range is read from the model, never written a second time. Which values
-are allowed is decided in `model.py` and `settings.py`; what must fit to other things, in `control.py`.
+are allowed is decided in `model.py` and `settings.py`; what must fit to other things, in `consistency.py`.
 """
 
 from __future__ import annotations
