@@ -9,11 +9,12 @@ reference: CreateEventSourceMapping, PutFunctionConcurrency, PutFunctionEventInv
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Final, Literal, NamedTuple
 
 from lambent.arns import queue_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceConflict
-from lambent.model import EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
+from lambent.model import LATEST, EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
 from lambent.semantics.concurrency import check_reservation
 from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.settings import EngineSettings
@@ -40,11 +41,7 @@ class Known(NamedTuple):
         if function.reserved_concurrency:
             others = sum(f.reserved_concurrency or 0 for name, f in self.functions.items() if name != function.name)
             check_reservation(function.reserved_concurrency, others, self.settings.account_concurrency)
-        for option, target in (
-            ("on_success", function.event_invoke.on_success),
-            ("on_failure", function.event_invoke.on_failure),
-            ("dead_letter_queue", function.dead_letter_queue),
-        ):
+        for option, target in function.destinations.items():
             if target == f"function:{function.name}":
                 raise InvalidParameterValue(
                     f"{option}: You can't specify the function as a destination for itself. ({function.name})"
@@ -65,6 +62,11 @@ class Known(NamedTuple):
         function = self.functions.get(mapping.function)
         if function is None and self.final:
             raise InvalidParameterValue(f"Function does not exist ({mapping.function})")
+        if mapping.qualifier != LATEST:
+            raise InvalidParameterValue(
+                f"qualifier: {mapping.qualifier!r} is not allowed; it must be {LATEST!r}: there are no versions and "
+                "aliases yet"
+            )
         try:
             compile_filters(mapping.filters)
         except InvalidPattern as invalid:
@@ -126,6 +128,8 @@ class Known(NamedTuple):
         }.get(kind)  # fmt: skip
         if self.final and there is not None and name not in there:
             raise InvalidParameterValue(f'{option}: there is no {kind} "{name}"; declare it with engine.{kind}(…)')
+        if kind in ("http", "https") and find_spec("aiohttp") is None:
+            raise InvalidParameterValue(f"{option}: an HTTP destination needs aiohttp: pip install 'lambent[http]'")
 
     def _source_arn(self, source: str) -> str:
         if "://" in source:

@@ -63,6 +63,7 @@ class StoredMapping:
     revision: int = field(default=0, compare=False)
 
     def body(self) -> str:
+        """Its document's text, without what the document itself knows."""
         return json.dumps({"mapping": self.mapping.model_dump(mode="json"), "seek": self.seek})
 
 
@@ -108,6 +109,7 @@ class Control:
     # --- declaring: no IO, any time --------------------------------------------------------------------------------
 
     def declare_function(self, function: Function) -> None:
+        """Raises ResourceConflict if the name is taken."""
         if function.name in self.functions:
             raise ResourceConflict(f"Function already exist: {function.name}")
         self._here.check_function(function)
@@ -122,13 +124,14 @@ class Control:
     def declare_queue(self, name: str, options: Mapping[str, object], *, fifo: bool = False) -> Queue:
         """A name without options is a lookup, or mentions a queue that may yet be declared with options. A name that
         ends in '.fifo' is a FIFO queue's."""
-        implied = {"fifo": True} if fifo or name.endswith(".fifo") else {}
+        implied = {"fifo": True} if fifo or str(name).endswith(".fifo") else {}
         queue = self._declare(Queue, self.queues, name, options, implied)
         if queue.dead_letter_queue is not None and queue.dead_letter_queue not in self.queues:
             self.declare_queue(queue.dead_letter_queue, {}, fifo=queue.fifo)
         return queue
 
     def declare_stream(self, name: str, options: Mapping[str, object]) -> Stream:
+        """As `declare_queue`."""
         return self._declare(Stream, self.streams, name, options)
 
     def _declare(
@@ -189,6 +192,7 @@ class Control:
 
     @property
     def has_unpublished(self) -> bool:
+        """Is anything declared that is not yet stored?"""
         return bool(self._unpublished)
 
     def connect(self, documents: Documents | None) -> None:
@@ -225,6 +229,7 @@ class Control:
         self._unpublished.difference_update(new)
 
     async def get_function(self, name: str) -> Function:
+        """As it is stored. Raises ResourceNotFound."""
         document = await self._opened.get("function", name)
         if document is None:
             raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
@@ -248,6 +253,7 @@ class Control:
             raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
 
     async def create_mapping(self, source: str, function: str, options: Mapping[str, object]) -> StoredMapping:
+        """Raises InvalidParameterValue, ResourceConflict if there is such a mapping."""
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
         known = await self._known()
@@ -261,6 +267,7 @@ class Control:
         return replace(wanted, revision=document.revision)
 
     async def get_mapping(self, identity: str) -> StoredMapping:
+        """Raises ResourceNotFound."""
         document = await self._opened.get("mapping", identity)
         if document is None:
             raise ResourceNotFound(_NO_MAPPING)
@@ -303,6 +310,7 @@ class Control:
         return await self._change_mapping(identity, change)
 
     async def delete_mapping(self, identity: str) -> None:
+        """Raises ResourceNotFound. Its progress stays with the leases, for a mapping of the same id."""
         if not await self._opened.delete("mapping", identity):
             raise ResourceNotFound(_NO_MAPPING)
         self.mappings.pop(identity, None)
@@ -314,6 +322,12 @@ class Control:
             self.queues.update(await self._list(Queue))
         elif kind == "stream" and name not in self.streams:
             self.streams.update(await self._list(Stream))
+
+    async def learn_destinations(self) -> None:
+        """Know the queues and streams that results of this engine's functions go to."""
+        for function in list(self.functions.values()):
+            for reference in function.destinations.values():
+                await self.learn(reference)
 
     # --- names -----------------------------------------------------------------------------------------------------
 

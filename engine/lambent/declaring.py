@@ -1,7 +1,8 @@
 """What an engine is told: functions, queues, streams and mappings, in code.
 
 Decides how options are told apart, which callable is which function, and what stands for what (a function for its name,
-a name for a source). What is valid and fits together is decided in `model.py` and `consistency.py`. Nothing is opened here.
+a name for a source). What is valid and fits together is decided in `model.py` and `consistency.py`. Nothing is opened
+here.
 """
 
 from __future__ import annotations
@@ -138,6 +139,10 @@ class Declarations(Mappings):
         """Serve this function from now on, if anything is served."""
         raise NotImplementedError
 
+    def _withdraw(self, name: str) -> None:
+        """Serve the function of this name no longer."""
+        raise NotImplementedError
+
     def _register(self, handler: Callable[..., object], options: Mapping[str, object]) -> None:
         fields = self._fields(options, EventInvokeConfig())
         name = options.get("name", getattr(handler, "__name__", None))
@@ -147,13 +152,18 @@ class Declarations(Mappings):
         self.control.declare_function(function)
         self._handlers[function.name] = handler
         self._hosted[handler] = self._hosted[function.name] = Hosted(function)
-        self._host(function, handler)
+        try:
+            self._host(function, handler)
+        except LambentError:
+            self._forget(handler)
+            raise
 
     def _forget(self, handler: Callable[..., object]) -> None:
         hosted = self._hosted.pop(handler)
         self._hosted.pop(hosted.name)
         self._handlers.pop(hosted.name)
         self.control.withdraw_function(hosted.name)
+        self._withdraw(hosted.name)
 
     def _apply(self, function: Function) -> None:
         """The function's configuration changed."""
@@ -186,8 +196,10 @@ class Declarations(Mappings):
         }
 
     def _source(self, source: Source) -> str:
-        if not isinstance(source, str):
+        if isinstance(source, QueueHandle | StreamHandle):
             return source.destination
+        if not isinstance(source, str):
+            raise InvalidParameterValue(f"source: {source!r} is not allowed; it must be a queue, a stream or a name")
         if "://" in source and source not in self.control.sources:
             self.control.sources[source] = load_source(source).kind
         return self.control.source_named(source)

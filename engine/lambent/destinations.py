@@ -241,7 +241,7 @@ class Destinations:
             batch_record,
             report,
             request_id=_batch_request_id(mapping_id, shard, records),
-            arn=self._function_arn(mapping.function, mapping.qualifier if mapping.qualifier != LATEST else None),
+            arn=self._function_arn(mapping.function, mapping.called_qualifier),
             shard=shard,
             stream_arn=source.arn,
             now=self._world.clock.now(),
@@ -292,7 +292,7 @@ class Destinations:
         seconds = min(DELIVERY_SECONDS, max(deadline - self._world.clock.monotonic(), 1.0))
         try:
             destination = self._resolve(parcel.ref)
-            record, limit = parcel.record, getattr(destination, "maximum_record_bytes", None)
+            record, limit = parcel.record, destination.maximum_record_bytes
             if parcel.smaller is not None and limit is not None and len(record) > limit:
                 record = parcel.smaller
             async with asyncio.timeout(seconds):

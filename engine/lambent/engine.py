@@ -2,8 +2,8 @@
 
 Decides which calls are taken in which state, what a caller meets of an outcome, and in what order we shut down
 (`drain`). What it is told is in `declaring.py`, its parts are put together in `life.py`; everything about meaning is
-decided below: what fits together in `control.py`, what may start in `semantics/concurrency.py`, what follows from an
-outcome in `semantics/`.
+decided below: what fits together in `consistency.py`, what may start in `semantics/concurrency.py`, what follows from
+an outcome in `semantics/`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,22 +45,16 @@ from lambent.model import (
 from lambent.payload import check_payload, encode_payload, encode_result
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
-from lambent.runtimes.documents import not_json
+from lambent.runtimes.error_documents import not_json
 from lambent.semantics.recursion import refused
 from lambent.settings import EngineSettings
 from lambent.sources import load_store
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
 from lambent.validation import validated
+from lambent.world import SystemClock, ids_of
 
 NO_PAYLOAD: Final = b""
 NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
-
-
-class SystemClock:
-    """The clock of this machine."""
-
-    now = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +91,8 @@ class Engine(Declarations):
     ) -> None:
         if settings is not None and options:
             raise InvalidParameterValue(f"settings and {', '.join(sorted(options))} are given: give one or the other")
+        if settings is not None and not isinstance(settings, EngineSettings):
+            raise InvalidParameterValue(f"settings: {settings!r} is not allowed; it must be an EngineSettings or None")
         self.settings = settings = settings or validated(EngineSettings, options, "the engine")
         super().__init__(Control(settings))
         self.telemetry = telemetry or Telemetry()
@@ -218,6 +213,8 @@ class Engine(Declarations):
             payload = check_payload(payload)
         elif not hosted.by_reference:
             payload = encode_payload(payload)
+        if client_context is not None:
+            _check_context(client_context)
         caller = CURRENT.get()
         if caller is None:
             if self._closed:
@@ -237,6 +234,8 @@ class Engine(Declarations):
     def _event(
         self, name: str, payload: bytes, qualifier: str | None, client_context: Mapping[str, object] | None
     ) -> Event:
+        if client_context is not None:
+            _check_context(client_context)
         caller = CURRENT.get()
         return Event(
             request_id=self._new_id(),
@@ -286,19 +285,23 @@ class Engine(Declarations):
         return MappingHandle(identity, stored.source, stored.function, self)
 
     async def list_mappings(self) -> Mapping[str, StoredMapping]:
+        """All mappings of the store, by id."""
         return await self.control.list_mappings()
 
     async def update_mapping(self, identity: str, **changes: object) -> StoredMapping:
+        """As `MappingHandle.update`. Raises InvalidParameterValue, ResourceNotFound, ResourceConflict."""
         await self.control.publish()
         return await self.control.update_mapping(identity, self._destinations(changes))
 
     async def seek_mapping(
         self, identity: str, starting_position: str, timestamp: float | None = None
     ) -> StoredMapping:
+        """As `MappingHandle.seek`; `timestamp` (epoch seconds) goes with AT_TIMESTAMP."""
         await self.control.publish()
         return await self.control.seek_mapping(identity, starting_position, timestamp)
 
     async def delete_mapping(self, identity: str) -> None:
+        """As `MappingHandle.delete`. Raises ResourceNotFound."""
         await self.control.delete_mapping(identity)
 
     async def mapping_state(self, identity: str) -> MappingState:
@@ -310,12 +313,15 @@ class Engine(Declarations):
         await self._living().mapping_reaches(identity, state)
 
     async def mapping_details(self, identity: str) -> dict[str, object]:
+        """As `MappingHandle.details`."""
         return self._living().supervisor.details(identity)
 
     async def get_function(self, function: Callable[..., object] | str) -> Function:
+        """A function's configuration as the store has it. Raises ResourceNotFound."""
         return await self.control.get_function(self._named(function))
 
     async def list_functions(self) -> Mapping[str, Function]:
+        """All functions of the store, of this engine and of others, by name."""
         return await self.control.list_functions()
 
     async def update_function(self, function: Callable[..., object] | str, **changes: object) -> Function:
@@ -331,7 +337,10 @@ class Engine(Declarations):
 
     async def delete_function(self, function: Callable[..., object] | str) -> None:
         """Forget a function in all engines; its mappings stay and wait for one of that name."""
-        await self.control.delete_function(self._named(function))
+        name = self._named(function)
+        await self.control.delete_function(name)
+        if name in self._handlers:
+            self._forget(self._handlers[name])
 
     # --- lifecycle -------------------------------------------------------------------------------------------------
 
@@ -339,7 +348,7 @@ class Engine(Declarations):
         """Open the store, publish what is declared, and begin to serve. Raises what is wrong with the configuration."""
         if self._life is not None:
             raise EngineStopped("The engine is started already; one engine runs once at a time.")
-        self._new_id = _ids(self._chance)
+        self._new_id = ids_of(self._chance)
         self._hurry = asyncio.Event()
         world = World(
             owner=self._new_id(),
@@ -453,7 +462,7 @@ class Engine(Declarations):
         for number in signals:
             loop.add_signal_handler(number, on_signal)
         waiting = asyncio.create_task(signalled.wait(), name="engine: signals")
-        tasks: set[asyncio.Task[Any]] = {waiting}
+        tasks: set[asyncio.Task[object]] = {waiting}
         if main is not None:
             tasks.add(asyncio.create_task(_awaited(main), name="engine: main"))
         try:
@@ -480,6 +489,10 @@ class Engine(Declarations):
     def _host(self, function: Function, handler: Callable[..., object]) -> None:
         if self._life is not None:
             self._life.host(function, handler)
+
+    def _withdraw(self, name: str) -> None:
+        if self._life is not None:
+            self._life.withdraw(name)
 
     def _tell_that_nothing_stays(self) -> None:
         self.telemetry.log("info", "the store is in memory: what it holds ends with this process")
@@ -515,17 +528,15 @@ def _json(payload: object, limit: int) -> bytes:
     return check_payload(payload, limit) if isinstance(payload, bytes) else encode_payload(payload, limit)
 
 
+def _check_context(client_context: object) -> None:
+    if not isinstance(client_context, Mapping):
+        shown = repr(client_context)[:100]
+        raise InvalidParameterValue(f"client_context: {shown} is not allowed; it must be a dict or None")
+    try:
+        encode_result(dict(client_context))
+    except ValueError as error:
+        raise InvalidParameterValue(f"client_context must have a JSON form: {error}") from None
+
+
 async def _awaited(main: Callable[[], Awaitable[object]]) -> object:
     return await main()
-
-
-def _ids(chance: Random) -> Callable[[], str]:
-    """Makes ids: a uuid4 of this chance, at a quarter of what the uuid module takes."""
-    bits = chance.getrandbits
-    mask, version = ~(0xF << 76 | 0x3 << 62), 0x4 << 76 | 0x2 << 62
-
-    def new_id() -> str:
-        text = "%032x" % (bits(128) & mask | version)
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-    return new_id

@@ -47,7 +47,7 @@ class Invoker:
         self._context = copy_context()  # the engine's: a waiter is not called in the name of a handler
         telemetry.gauge(CONCURRENT_EXECUTIONS, concurrency.running)
 
-    # ----------------------------------------------------------------------- running
+    # --- running -----------------------------------------------------------------------------------------------------
 
     async def invoke(self, invocation: Invocation, mapping: str | None = None) -> Outcome:
         """Admit, then run."""
@@ -78,7 +78,7 @@ class Invoker:
             self._telemetry.step("invoker", invocation, outcome)
         return outcome
 
-    # ----------------------------------------------------------------------- permits
+    # --- permits -----------------------------------------------------------------------------------------------------
 
     def admit(self, function: str, mapping: str | None = None) -> Permit | Throttled:
         """Take a permit, or say why not. A permit is used once, by `run`, or given back by `release`.

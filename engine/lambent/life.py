@@ -40,7 +40,7 @@ from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
 from lambent.settings import EngineSettings
 from lambent.sources import load_source
-from lambent.telemetry import Level, Telemetry
+from lambent.telemetry import ABANDONED_HANDLERS, OVERRUN_THREADS, Level, Telemetry
 from lambent.watchdog import Watchdog
 
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
@@ -86,6 +86,8 @@ class Life:
         self._read_ahead = ReadAhead()
         self._runtime = InProcess(world=world, threads=settings.threads, executor=executor)
         self._closing.push_async_callback(self._runtime.close)
+        telemetry.gauge(ABANDONED_HANDLERS, self._runtime.abandoned)
+        telemetry.gauge(OVERRUN_THREADS, self._runtime.overruns)
         self._concurrency = Concurrency(settings.account_concurrency, shared=True)
 
     async def open(self, store: Store, handlers: Mapping[str, Callable[..., object]]) -> None:
@@ -99,6 +101,7 @@ class Life:
         control.connect(self.connection.documents)
         self._closing.callback(control.connect, None)
         await control.publish()
+        await control.learn_destinations()
         self._permits = Permits(
             concurrency=self._concurrency,
             leases=self.connection.leases,
@@ -142,6 +145,11 @@ class Life:
         self.supervisor.look()
 
 
+    def withdraw(self, name: str) -> None:
+        """Serve a function no longer: what it reserved is free for others. What runs already ends as it began."""
+        self._concurrency.reserve(name, None)
+        self._permits.changed()
+
     async def settled(self) -> None:
         """Everything that was received is settled, and every call from outside has ended; to be awaited after
         `stopping` was set."""
@@ -167,6 +175,7 @@ class Life:
         return True
 
     async def mapping_state(self, identity: str) -> MappingState:
+        """In which state a mapping is, as this engine sees it. Raises ResourceNotFound."""
         try:
             wanted = await self._control.get_mapping(identity)
         except ResourceNotFound:
@@ -180,6 +189,7 @@ class Life:
         return self.supervisor.state(identity, wanted)
 
     async def mapping_reaches(self, identity: str, state: MappingState) -> None:
+        """Wait until a mapping is in this state."""
         listener = self.supervisor.listen()
         try:
             while await self.mapping_state(identity) != state:
@@ -189,16 +199,18 @@ class Life:
             self.supervisor.unlisten(listener)
 
     def queue(self, name: str) -> BuiltinQueue:
+        """The store's queue of this name. Raises ResourceNotFound if nobody declared it."""
         if name not in self._queues:
             if name not in self._control.queues:
-                raise ResourceNotFound(f'There is no queue "{name}".')
+                raise ResourceNotFound(f'There is no queue "{name}": declare it with engine.queue({name!r}).')
             self._queues[name] = self.connection.queue(self._control.queues[name])
         return self._queues[name]
 
     def stream(self, name: str) -> BuiltinStream:
+        """As `queue`."""
         if name not in self._streams:
             if name not in self._control.streams:
-                raise ResourceNotFound(f'There is no stream "{name}".')
+                raise ResourceNotFound(f'There is no stream "{name}": declare it with engine.stream({name!r}).')
             self._streams[name] = self.connection.stream(self._control.streams[name])
         return self._streams[name]
 
@@ -251,6 +263,7 @@ class Life:
     async def _follow(self) -> None:
         if not self._control.has_unpublished:  # what is not yet in the store was not removed from it
             self._followed(await self._control.list_functions())
+            await self._control.learn_destinations()
             self.supervisor.look()
 
     # --- mappings --------------------------------------------------------------------------------------------------
@@ -327,7 +340,7 @@ class Life:
             return FileDestination(Path(unquote(urlsplit(reference).path)), _in_thread)
         if kind not in ("http", "https"):
             raise InvalidParameterValue(f"{reference} is no destination")
-        endpoint = HttpDestination(reference)
+        endpoint = HttpDestination(reference, allow_private=self._settings.allow_private_destinations)
         self._closing.push_async_callback(endpoint.close)
         return endpoint
 

@@ -1,7 +1,7 @@
 """The nouns. pydantic where users write configuration; slotted dataclasses for what the engine passes around.
 
 Decides what is a valid configuration value on its own (type, range). What needs knowledge of other things (does the
-queue exist, is it FIFO) is decided in `control.py`. Nothing here does anything.
+queue exist, is it FIFO) is decided in `consistency.py`. Nothing here does anything.
 
 Ranges are those of the Lambda API reference (CreateFunction, CreateEventSourceMapping, PutFunctionEventInvokeConfig)
 and the SQS and Kinesis API references.
@@ -22,6 +22,7 @@ MAXIMUM_RESPONSE_BYTES: Final = 6 * 1024 * 1024 + 100  # recorded: "6291556 byte
 MAXIMUM_ASYNC_PAYLOAD_BYTES: Final = 1024 * 1024  # Lambda quotas since October 2025
 MAXIMUM_BATCH_BYTES: Final = 6 * 1024 * 1024  # invocation payload of an event source mapping
 MAXIMUM_RECORD_BYTES: Final = 1024 * 1024  # one stream record or queue message
+MAXIMUM_TIMESTAMP: Final = 32_503_680_000  # epoch seconds: the year 3000; milliseconds are above it
 MAXIMUM_KEY_CHARACTERS: Final = 256  # Kinesis API: PutRecord, PartitionKey
 DESTINATION_FAILED: Final = "destination-failed"  # how an item ended whose report no destination took; ours
 
@@ -33,7 +34,7 @@ def _destination(value: object) -> object:
 
 
 def _known_scheme(value: str) -> str:
-    if not re.fullmatch(r"(queue|stream|function):[a-zA-Z0-9-_.]{1,128}|file:///.+|[a-z][a-z0-9+.-]*://\S+", value):
+    if not re.fullmatch(r"(queue|stream|function):[a-zA-Z0-9-_.]{1,128}|file:///.+|https?://[^\s/?#]\S*", value):
         raise ValueError(
             "a destination is a queue, stream or function of this engine (an object, or 'queue:NAME', 'stream:NAME', "
             "'function:NAME'), a JSON-lines file ('file:///PATH') or an HTTP endpoint ('https://…')"
@@ -74,6 +75,17 @@ class Function(Configuration):
     dead_letter_queue: DestinationRef | None = None
     event_invoke: EventInvokeConfig = EventInvokeConfig()
 
+    @property
+    def destinations(self) -> dict[str, str]:
+        """Where results of asynchronous events go, by the option that says so."""
+        events = self.event_invoke
+        named = {
+            "on_success": events.on_success,
+            "on_failure": events.on_failure,
+            "dead_letter_queue": self.dead_letter_queue,
+        }
+        return {option: reference for option, reference in named.items() if reference is not None}
+
 
 Pattern = Annotated[dict[str, object] | str, Field(union_mode="left_to_right")]
 
@@ -90,6 +102,11 @@ class EventSourceMapping(Configuration):
     maximum_batching_window_seconds: Annotated[float, Field(ge=0, le=300)] = 0
     report_batch_item_failures: bool = False
     filters: Annotated[list[Pattern], Field(max_length=10)] = []
+
+    @property
+    def called_qualifier(self) -> str | None:
+        """What its calls name beside the function: $LATEST is not named, as on AWS."""
+        return None if self.qualifier == LATEST else self.qualifier
 
 
 class QueueMapping(EventSourceMapping):
@@ -108,7 +125,7 @@ class QueueMapping(EventSourceMapping):
         return self
 
 
-_AGES = "-1 (no limit) or 60 to 604800 (int)"
+_AGES: Final = "-1 (no limit) or 60 to 604800 (int)"
 
 
 def _age(value: int) -> int:
@@ -124,7 +141,7 @@ class StreamMapping(EventSourceMapping):
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 100
     parallelization_factor: Annotated[int, Field(ge=1, le=10)] = 1
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] = "TRIM_HORIZON"
-    starting_position_timestamp: Annotated[float, Field(ge=0)] | None = None
+    starting_position_timestamp: Annotated[float, Field(ge=0, le=MAXIMUM_TIMESTAMP)] | None = None
     bisect_batch_on_function_error: bool = False
     maximum_retry_attempts: Annotated[int, Field(ge=-1, le=10_000)] = -1
     maximum_record_age_seconds: Annotated[int, AfterValidator(_age), Field(description=_AGES)] = -1

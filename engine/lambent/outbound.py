@@ -41,6 +41,8 @@ class FileDestination:
     """A file that grows by one JSON line a record, durable (fsync) before it counts as delivered. A dead-letter event
     stands in its line beside its attributes. `in_thread` runs the writing; several processes may write to one file."""
 
+    maximum_record_bytes: Final = None
+
     def __init__(self, path: Path, in_thread: InThread) -> None:
         self._path = path
         self._in_thread = in_thread
@@ -115,6 +117,8 @@ class HttpDestination:
     when its socket is made, so neither a name's second answer nor an odd spelling gets by. Needs `lambent[http]`.
     """
 
+    maximum_record_bytes: Final = None
+
     def __init__(self, url: str, *, allow_private: bool = False) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -177,7 +181,7 @@ class HttpDestination:
         return made
 
 
-_BLOCKED: Final = "its address is not public (allow_private=True allows it)"
+_BLOCKED: Final = "its address is not public (Engine(allow_private_destinations=True) allows it)"
 
 
 async def _read_some(response: aiohttp.ClientResponse) -> None:

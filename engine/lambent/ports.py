@@ -49,13 +49,23 @@ class Runtime(Protocol):
         each chunk of a streamed answer. Cancelling this call abandons the handler."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give up what runs; its calls answer `Unavailable`."""
+        ...
 
 
 class Destination(Protocol):
     """Where a result goes. Delivery is durable when `Delivered` is answered; it may repeat after a crash."""
 
-    async def deliver(self, record: bytes, attributes: Mapping[str, str], hops: int) -> Delivery: ...
+    @property
+    def maximum_record_bytes(self) -> int | None:
+        """What it takes at most; None: anything."""
+        ...
+
+    async def deliver(self, record: bytes, attributes: Mapping[str, str], hops: int) -> Delivery:
+        """Hand over one record: JSON, with a dead-letter event's attributes; `hops` is the length of the chain that it
+        goes on with."""
+        ...
 
 
 # --------------------------------------------------------------------------- stores
@@ -82,7 +92,9 @@ class Documents(Protocol):
         """Write it. With `revision`, only if the stored one has it (0: only if there is none); None says it has not."""
         ...
 
-    async def delete(self, kind: str, name: str) -> bool: ...
+    async def delete(self, kind: str, name: str) -> bool:
+        """Remove it; False: there is none."""
+        ...
 
     def watch(self, kind: str) -> AsyncIterator[None]:
         """Yields once at the start, then after every change of that kind (changes may be folded into one)."""
@@ -141,7 +153,9 @@ class Leases(Protocol):
         """Take leases that were seen free (same counter); gives those that were got, each with a raised counter."""
         ...
 
-    async def release_many(self, leases: Sequence[Lease]) -> None: ...
+    async def release_many(self, leases: Sequence[Lease]) -> None:
+        """Give them back, with the progress that is stored; those that are no longer ours stay as they are."""
+        ...
 
     async def checkpoint_many(self, checkpoints: Sequence[tuple[Lease, Checkpoint]]) -> Sequence[bool]:
         """Store progress if owner and counter still hold; False: the lease is lost and nothing was written."""
@@ -161,10 +175,14 @@ class QueueSource(Protocol):
     def capabilities(self) -> frozenset[str]: ...
 
     @property
-    def visibility_timeout_seconds(self) -> float: ...
+    def visibility_timeout_seconds(self) -> float:
+        """How long a received message is invisible to others."""
+        ...
 
     @property
-    def fifo(self) -> bool: ...
+    def fifo(self) -> bool:
+        """Do messages of one group come in order, and none while one of them is out?"""
+        ...
 
     async def receive(self, limit: int, wait_seconds: float) -> Sequence[Message]:
         """Up to `limit` visible messages, invisible from now on for the visibility time-out; waits for one at most
@@ -193,7 +211,9 @@ class StreamReader(Protocol):
         """Ask once for what follows `position`; at most one request a shard is outstanding."""
         ...
 
-    def drop(self, shard: str) -> None: ...
+    def drop(self, shard: str) -> None:
+        """Forget the request of this shard, if there is one: it is not answered."""
+        ...
 
     async def ready(self) -> Sequence[Read]:
         """Wait until at least one request has an answer; answers with all that have. A request at the shard's tip is
@@ -211,9 +231,13 @@ class StreamSource(Protocol):
     def capabilities(self) -> frozenset[str]: ...
 
     @property
-    def retention_seconds(self) -> float: ...
+    def retention_seconds(self) -> float:
+        """How old a record becomes before the source forgets it."""
+        ...
 
-    async def shards(self) -> Sequence[Shard]: ...
+    async def shards(self) -> Sequence[Shard]:
+        """All that there are, closed ones too while they hold records."""
+        ...
 
     async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
         """The position after which reading starts: TRIM_HORIZON, LATEST or AT_TIMESTAMP, made concrete."""
@@ -266,11 +290,17 @@ class Connection(Protocol):
     @property
     def leases(self) -> Leases: ...
 
-    def queue(self, queue: Queue) -> BuiltinQueue: ...
+    def queue(self, queue: Queue) -> BuiltinQueue:
+        """The queue of that name, with this configuration from now on."""
+        ...
 
-    def stream(self, stream: Stream) -> BuiltinStream: ...
+    def stream(self, stream: Stream) -> BuiltinStream:
+        """The stream of that name, as `queue`; an existing one keeps its shards."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Free its leases, permits and claims at once. Closing twice is allowed."""
+        ...
 
 
 class Store(Protocol):
@@ -279,7 +309,9 @@ class Store(Protocol):
     @property
     def capabilities(self) -> frozenset[str]: ...
 
-    async def connect(self, world: World) -> Connection: ...
+    async def connect(self, world: World) -> Connection:
+        """Open it for the engine that `world.owner` names. Raises StoreUnavailable."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

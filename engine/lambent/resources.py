@@ -16,7 +16,6 @@ from lambent.context import current_invocation
 from lambent.control import MappingState, StoredMapping
 from lambent.errors import InvalidParameterValue, RequestTooLarge
 from lambent.model import (
-    MAXIMUM_KEY_CHARACTERS,
     MAXIMUM_RECORD_BYTES,
     Delete,
     Message,
@@ -30,6 +29,7 @@ from lambent.payload import encode_payload
 from lambent.ports import BuiltinQueue, BuiltinStream
 
 F = TypeVar("F", bound=Callable[..., object])
+MAXIMUM_WAIT_SECONDS = 20  # SQS API: ReceiveMessage, WaitTimeSeconds
 
 
 class QueueHandle:
@@ -63,7 +63,7 @@ class QueueHandle:
         above 1 MB, InvalidRequestContent if there is no JSON for it, StoreUnavailable."""
         typed = {
             name: value if isinstance(value, MessageAttribute) else MessageAttribute(value)
-            for name, value in (attributes or {}).items()
+            for name, value in _attributes(attributes)
         }
         send = Send(_text(body), delay_seconds, group, deduplication_id, typed, _hops())
         return (await self._opened().send_many([send]))[0]
@@ -76,7 +76,13 @@ class QueueHandle:
 
     async def receive(self, limit: int = 10, wait_seconds: float = 0) -> Sequence[Message]:
         """Up to `limit` messages, invisible to others for the visibility time-out; for queues that no mapping serves,
-        as dead-letter queues."""
+        as dead-letter queues. `wait_seconds`: how long to wait for the first, at most 20 as in SQS's long polling."""
+        if type(limit) is not int or limit < 1:
+            raise InvalidParameterValue(f"limit: {limit!r} is not allowed; it must be at least 1 (int)")
+        if type(wait_seconds) not in (int, float) or not 0 <= wait_seconds <= MAXIMUM_WAIT_SECONDS:
+            raise InvalidParameterValue(
+                f"wait_seconds: {wait_seconds!r} is not allowed; it must be 0 to {MAXIMUM_WAIT_SECONDS} (float)"
+            )
         return await self._opened().receive(limit, wait_seconds)
 
     async def delete(self, messages: Iterable[Message]) -> None:
@@ -111,7 +117,7 @@ class StreamHandle:
     async def put_many(self, records: Iterable[tuple[object, str]]) -> Sequence[str]:
         """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers."""
         hops = _hops()
-        return await self._opened().put_many([Put(_bytes(data), _key(key), hops) for data, key in records])
+        return await self._opened().put_many([Put(_bytes(data), key, hops) for data, key in map(_pair, records)])
 
     def __repr__(self) -> str:
         return f"<stream {self.name}>"
@@ -245,7 +251,10 @@ def _bytes(data: object) -> bytes:
     if isinstance(data, bytes | bytearray | memoryview):
         encoded = bytes(data)
     elif isinstance(data, str):
-        encoded = data.encode("utf-8", "replace")
+        try:
+            encoded = data.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidParameterValue(f"data must be Unicode text: {error.reason}; put bytes instead") from None
     else:
         return encode_payload(data, MAXIMUM_RECORD_BYTES)
     _check_size(len(encoded))
@@ -257,10 +266,15 @@ def _check_size(size: int) -> None:
         raise RequestTooLarge(f"One item may have {MAXIMUM_RECORD_BYTES} bytes; this one has {size}.")
 
 
-def _key(key: object) -> str:
-    if not isinstance(key, str) or not 1 <= len(key) <= MAXIMUM_KEY_CHARACTERS:
-        shown = repr(key)[:100]
-        raise InvalidParameterValue(
-            f"key: {shown} is not allowed; it must be a string of 1 to {MAXIMUM_KEY_CHARACTERS} characters"
-        )
-    return key
+def _attributes(attributes: object) -> Iterable[tuple[str, str | MessageAttribute]]:
+    if attributes is None:
+        return ()
+    if not isinstance(attributes, Mapping):
+        raise InvalidParameterValue(f"attributes: {repr(attributes)[:100]} is not allowed; it must be a dict or None")
+    return attributes.items()
+
+
+def _pair(record: object) -> tuple[object, str]:
+    if not isinstance(record, tuple | list) or len(record) != 2:
+        raise InvalidParameterValue(f"records: {repr(record)[:100]} is not allowed; each must be a tuple (data, key)")
+    return record[0], record[1]

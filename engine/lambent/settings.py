@@ -40,6 +40,10 @@ class EngineSettings(Configuration):
     watchdog_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
     """A loop that is blocked for longer is reported with its stack; 0: never."""
 
+    allow_private_destinations: bool = False
+    """Whether HTTP destinations may be on addresses that are not public: this machine, its network, the metadata
+    services of clouds."""
+
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = DEFAULT_REGION
     """The region that ARNs name."""
 

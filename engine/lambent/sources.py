@@ -64,6 +64,8 @@ def load_store(store: str | Store | None) -> Store:
         return MemoryStore()
     if isinstance(store, str):
         raise InvalidParameterValue(f'store: "{store}" is not known; it must be "memory://" or an instance of a store')
+    if not hasattr(store, "connect"):
+        raise InvalidParameterValue(f'store: {store!r} is not known; it must be "memory://" or an instance of a store')
     return store
 
 

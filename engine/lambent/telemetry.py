@@ -166,6 +166,12 @@ class Telemetry:
         """Log something rare through structlog."""
         import structlog  # costs a tenth of the start, and most programs that run well never log
 
+        error = fields.pop("exc_info", None)
+        if isinstance(error, BaseException):
+            import traceback
+
+            # as text: some renderers would show the variables of each frame, and so what is in events
+            fields["exception"] = "".join(traceback.format_exception(error)).rstrip()
         getattr(structlog.get_logger("lambent"), level)(event, **fields)
 
     def snapshot(self) -> dict[str, Measured]:

@@ -11,11 +11,12 @@ import asyncio
 import sys
 import threading
 import traceback
+from typing import Final
 
 from lambent.ports import Clock
 from lambent.telemetry import LOOP_BLOCKED, Telemetry
 
-MINIMUM_INTERVAL_SECONDS = 0.05
+MINIMUM_INTERVAL_SECONDS: Final = 0.05
 """A watchdog that wakes more often would be felt on an idle machine."""
 
 

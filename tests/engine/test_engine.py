@@ -243,6 +243,39 @@ async def test_an_event_for_a_function_of_another_engine_waits_for_it() -> None:
         assert got == [1]
 
 
+@pytest.mark.parametrize("option", ["on_success", "on_failure", "dead_letter_queue"])
+async def test_a_destination_may_be_a_queue_that_another_engine_declared(option: str) -> None:
+    store = MemoryStore()
+    owner, host = virtual(store, seed=1), virtual(store, seed=2)
+    results = owner.queue("results")
+
+    @host.function(maximum_retry_attempts=0, **{option: "queue:results"})
+    def ends(event: Any) -> None:
+        if option != "on_success":
+            raise ValueError(event)
+
+    async with owner, host:
+        await host.invoke_async(ends, {})
+        await asyncio.sleep(10)  # the owner has all permits until its next heartbeat
+        assert len(await results.receive()) == 1
+
+
+async def test_what_a_deleted_function_reserved_is_free_for_others() -> None:
+    engine = virtual(account_concurrency=105)
+    engine.function(name="gone", reserved_concurrency=5)(lambda event: None)
+
+    @engine.function(timeout_seconds=60)
+    async def other(event: Any) -> int:
+        await asyncio.sleep(30)
+        return 1
+
+    async with engine:
+        await engine.delete_function("gone")
+        await asyncio.sleep(1)
+        answers = await asyncio.gather(*(engine.invoke(other) for _ in range(105)))
+    assert sum(answers) == 105
+
+
 async def test_a_call_inside_a_handler_adds_a_hop_and_the_loop_is_cut() -> None:
     engine = virtual()
     hops: list[int] = []

@@ -165,7 +165,7 @@ async def test_a_private_address_is_refused_and_not_tried_again(host: str) -> No
 
 async def test_a_name_that_resolves_to_a_private_address_is_refused() -> None:
     answer = await post("http://localhost:9/", private=False)
-    assert answer == Refused("localhost: its address is not public (allow_private=True allows it)")
+    assert answer == Refused("localhost: its address is not public (Engine(allow_private_destinations=True) allows it)")
 
 
 @pytest.mark.parametrize(

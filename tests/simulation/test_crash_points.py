@@ -115,7 +115,7 @@ def test_the_scenario_itself_breaks_no_promise_and_meets_every_fate(day):
 
 @SEEDS
 @SCENARIOS
-@pytest.mark.parametrize("fault", ["crash before", "crash after", "unavailable", "unknown"])
+@pytest.mark.parametrize("fault", ["crash before", "crash after", "unavailable", "unknown", "drain", "stop"])
 def test_a_fault_at_any_call_of_a_store_or_destination_loses_nothing(day, fault, seed):
     calls = len(simulated(day, seed).run().points)
     assert calls > 20

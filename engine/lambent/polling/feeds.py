@@ -303,7 +303,7 @@ class MappingFeed:
             request_id=self._loop.world.new_id(),
             function=mapping.function,
             payload=self._source.to_event(items, mapping.maximum_batching_window_seconds > 0),
-            qualifier=mapping.qualifier,
+            qualifier=mapping.called_qualifier,
             hops=max(message.hops for message in items) + 1,
             items=items,
             partial=mapping.report_batch_item_failures,

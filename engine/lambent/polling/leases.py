@@ -11,13 +11,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from lambent.errors import StoreUnavailable
 from lambent.model import Lease, Progress, Shard
 from lambent.ports import Holdings, Leases, StreamSource, World
 from lambent.telemetry import Telemetry
 
-SHARD_LISTING_SECONDS = 10.0  # how often the source is asked for new shards when nothing else says so
+SHARD_LISTING_SECONDS: Final = 10.0  # how often the source is asked for new shards when nothing else says so
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,9 @@ class Feed(Protocol[Item]):
 
     subject: str
 
-    def bind(self, loop: QueueLoop[Item]) -> None: ...
+    def bind(self, loop: QueueLoop[Item]) -> None:
+        """Know the loop that it feeds: said once, before anything else."""
+        ...
 
     async def listen(self) -> None:
         """Hear what is due; called again and again beside `pull`."""
@@ -76,23 +78,33 @@ class Feed(Protocol[Item]):
         """Receive what may start, at most `slots` attempts; none: nothing yet, ask again. Waits only by `loop.wait`."""
         ...
 
-    def invocation(self, items: Sequence[Item]) -> Invocation: ...
+    def invocation(self, items: Sequence[Item]) -> Invocation:
+        """The call that an attempt of these is."""
+        ...
 
-    def after(self, items: Sequence[Item], outcome: Outcome) -> Sequence[EventStep]: ...
+    def after(self, items: Sequence[Item], outcome: Outcome) -> Sequence[EventStep]:
+        """What follows that outcome, as `semantics/` decides."""
+        ...
 
-    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]: ...
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """As the `EventQueue` or `QueueSource` does where the items come from."""
+        ...
 
     def settled(self, attempt: Attempt[Item], settlements: Sequence[Settlement]) -> None:
         """The store took these of the attempt's settlements; the others were void, because their claim timed out."""
         ...
 
-    def ended(self, attempt: Attempt[Item]) -> None: ...
+    def ended(self, attempt: Attempt[Item]) -> None:
+        """It is over, settled or not: its place is free."""
+        ...
 
     def close(self) -> None:
         """Nothing will be pulled any more: no timer and no waiting place may stay."""
         ...
 
-    def function(self, name: str) -> Function: ...
+    def function(self, name: str) -> Function:
+        """The configuration by which an event is reported."""
+        ...
 
 
 class QueueLoop(Generic[Item]):
@@ -310,4 +322,5 @@ class QueueLoop(Generic[Item]):
             self.say("warning", "not handed back, comes back when its claim times out", error)
 
     def say(self, level: Level, event: str, error: BaseException) -> None:
+        """Log it; a bug with its traceback."""
         self.telemetry.log(level, event, subject=self._feed.subject, exc_info=error if level == "error" else None)

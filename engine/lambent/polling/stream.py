@@ -20,7 +20,6 @@ from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker, value_of
 from lambent.model import (
-    LATEST,
     Checkpoint,
     EndShard,
     Fate,
@@ -127,7 +126,7 @@ class StreamLoop:
         self._invoker, self._destinations, self._telemetry, self._world = invoker, destinations, telemetry, world
         self._lease_seconds, self._read_ahead = lease_seconds, read_ahead
         self._seek, self._start, self._timestamp = seek or first_seek(mapping)
-        self._qualifier = None if mapping.qualifier == LATEST else mapping.qualifier
+        self._qualifier = mapping.called_qualifier
         filters = compile_filters(mapping.filters)
         self._accepts = (lambda record: filters.matches(source.view(record))) if mapping.filters else None
         self._shards: dict[str, _OwnedShard] = {}
@@ -182,7 +181,7 @@ class StreamLoop:
             "last_processing_result": self._last_result,
         }
 
-    # ---- owning shards
+    # --- owning shards -----------------------------------------------------------------------------------------------
 
     async def _gained(self, lease: Lease, shard: Shard, after_parent: bool) -> bool:
         progress = resume_from(lease, self._seek)
@@ -242,7 +241,7 @@ class StreamLoop:
             await self._leases.release_many([owned.lease])
         self._ownership.look_now()
 
-    # ---- what next, until there is nothing
+    # --- what next, until there is nothing ---------------------------------------------------------------------------
 
     def _pump(self, owned: _OwnedShard) -> None:
         if not self._ownership.valid:
@@ -298,7 +297,7 @@ class StreamLoop:
         if step is not None and self._shards.get(owned.shard.id) is owned:
             self._reader.want(owned.shard.id, step.position, step.maximum_records, step.maximum_bytes)
 
-    # ---- steps that take time
+    # --- steps that take time ----------------------------------------------------------------------------------------
 
     def _start_invoke(self, owned: _OwnedShard, step: Invoke, now: float) -> None:
         admitted = self._invoker.admit(self._mapping.function)
@@ -340,10 +339,10 @@ class StreamLoop:
             self._not_run(owned, step)
             raise
         value: object = None
+        telemetry.count(INVOKED_EVENT_COUNT, self._id, len(records))
         if isinstance(outcome, Succeeded):
             if mapping.report_batch_item_failures or step.window is not None:
                 value = value_of(outcome)
-            telemetry.count(INVOKED_EVENT_COUNT, self._id, len(records))
             self._last_result = PROCESSED
         else:
             telemetry.count(FAILED_INVOKE_EVENT_COUNT, self._id, len(records))
@@ -424,7 +423,7 @@ class StreamLoop:
                     self._forget(owned)
                     self._ownership.look_now()
 
-    # ---- ending
+    # --- ending ------------------------------------------------------------------------------------------------------
 
     async def _settle(self, at_once: bool) -> None:
         """Start nothing new, and wait until what is in flight is settled, stored and handed back."""

@@ -151,7 +151,7 @@ class Supervisor:
             if stored.mapping.enabled and identity not in self._running:
                 running = self._running[identity] = _Running(stored)
                 running.task = asyncio.create_task(self._keep(running), name=f"mapping {identity}")
-                running.task.add_done_callback(lambda _: self._tell())
+                running.task.add_done_callback(lambda _: self._changed.set())
         self._tell_listeners()
 
     def _reap(self) -> None:
@@ -199,8 +199,6 @@ class Supervisor:
         await stopping.wait()
         self._changed.set()
 
-    def _tell(self) -> None:
-        self._changed.set()
 
     def _tell_listeners(self) -> None:
         for listener in self._listeners:

@@ -23,7 +23,7 @@ from lambent.context import Context, Surroundings
 from lambent.errors import InvalidParameterValue
 from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Message, Record, Succeeded
 from lambent.payload import decode_payload, encode_event, encode_result
-from lambent.runtimes import documents
+from lambent.runtimes import error_documents
 from lambent.semantics.responses import NoneSucceeded, SomeFailed, judge
 
 NOTHING: Final[Sequence[str]] = ()
@@ -48,7 +48,7 @@ class Handler:
         """What the handler is called with: a fresh event for each attempt, unless it asked for a reference. None: not
         called at all. And the names of the items that are withheld from it, to be given to `outcome`.
 
-        Raises pydantic's ValidationError, or `documents.UnreadableEvent`."""
+        Raises pydantic's ValidationError, or `error_documents.UnreadableEvent`."""
         withheld = NOTHING
         if self._convert is not None:
             event, withheld = self._convert.event(invocation, self._by_reference)
@@ -60,7 +60,7 @@ class Handler:
                 try:
                     event = decode_payload(event if type(event) is bytes else encode_event(event))
                 except ValueError as error:
-                    raise documents.UnreadableEvent(str(error)) from None
+                    raise error_documents.UnreadableEvent(str(error)) from None
         if self._wants_context:
             return (event, Context(self.surroundings, invocation, deadline)), withheld
         return (event,), withheld
@@ -71,14 +71,16 @@ class Handler:
             value = _with(withheld, invocation.items or (), value)
         if inspect.iscoroutine(value):
             value.close()
-            return documents.not_json("the handler returned a coroutine; declare it 'async def'", invocation.request_id)
+            return error_documents.not_json(
+                "the handler returned a coroutine; declare it 'async def'", invocation.request_id
+            )
         if self._by_reference:
             return Succeeded(value, True)
         try:
             payload = encode_result(value)
         except ValueError as error:
-            return documents.not_json(str(error), invocation.request_id)
-        return Succeeded(payload) if len(payload) <= MAXIMUM_RESPONSE_BYTES else documents.too_large()
+            return error_documents.not_json(str(error), invocation.request_id)
+        return Succeeded(payload) if len(payload) <= MAXIMUM_RESPONSE_BYTES else error_documents.too_large()
 
 
 # --------------------------------------------------------------------------- typed handlers

@@ -29,7 +29,7 @@ from lambent.arns import function_arn
 from lambent.context import CURRENT, Surroundings
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.ports import World
-from lambent.runtimes import documents, handlers
+from lambent.runtimes import error_documents, handlers
 from lambent.runtimes.handlers import Handler
 from lambent.runtimes.tails import Tails
 from lambent.runtimes.threads import DaemonThreads, Executor, Slots
@@ -122,9 +122,11 @@ class InProcess:
                 task.cancel()
             if self._abandoned:
                 await asyncio.wait(list(self._abandoned), timeout=CLOSING_ROUND_SECONDS)
+        for task in self._abandoned:
+            asyncio.tasks._unregister_task(task)  # or asyncio.run would wait for it for ever
         self._threads.close()
 
-    # ----------------------------------------------------------------------- coroutines
+    # --- coroutines --------------------------------------------------------------------------------------------------
 
     async def _run_coroutine(
         self, handler: Handler, line: _Line, invocation: Invocation, started: Callable[[], None]
@@ -148,7 +150,7 @@ class InProcess:
             return outcome
         if outcome is None:
             self._abandon(task, invocation.function)
-            outcome = documents.timed_out(invocation.request_id, seconds)
+            outcome = error_documents.timed_out(invocation.request_id, seconds)
         outcome.run_seconds = self._monotonic() - began
         return outcome
 
@@ -158,7 +160,7 @@ class InProcess:
             task.add_done_callback(self._abandoned.pop)
             task.cancel()
 
-    # ----------------------------------------------------------------------- plain functions
+    # --- plain functions ---------------------------------------------------------------------------------------------
 
     async def _run_plain(
         self, handler: Handler, line: _Line, invocation: Invocation, started: Callable[[], None]
@@ -187,7 +189,7 @@ class InProcess:
             return outcome
         if outcome is None:
             call.give_up()
-            outcome = documents.timed_out(invocation.request_id, seconds)
+            outcome = error_documents.timed_out(invocation.request_id, seconds)
         outcome.run_seconds = self._monotonic() - began
         return outcome
 
@@ -198,7 +200,7 @@ class InProcess:
         outside_work = getattr(asyncio.get_running_loop(), "outside_work", None)
         return _NOTHING if outside_work is None else outside_work()
 
-    # ----------------------------------------------------------------------- tails
+    # --- tails -------------------------------------------------------------------------------------------------------
 
     async def _run_with_tail(
         self,
@@ -267,11 +269,13 @@ async def _attempt(handler: Handler, invocation: Invocation, deadline: float, re
         value = None if arguments is None else await handler.call(*arguments)
         outcome = handler.outcome(invocation, value, withheld)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it did is a value
-        outcome = documents.raised(error, invocation.request_id, _OURS)
+        outcome = error_documents.raised(error, invocation.request_id, _OURS)
     except BaseException as error:
         # a cancellation, its own or by somebody who ends the loop: the task has to end as such
-        if not result.done() and not result.get_loop().is_closed():
-            result.set_result(documents.raised(error, invocation.request_id, _OURS))
+        if result.get_loop().is_closed():  # an abandoned one, collected after everything
+            raise
+        if not result.done():
+            result.set_result(error_documents.raised(error, invocation.request_id, _OURS))
         task = asyncio.current_task()
         if task is not None:
             task.add_done_callback(_retrieve)
@@ -321,9 +325,9 @@ class _PlainCall:
         try:
             outcome: Succeeded | Failed = variables.run(self._attempt)
         except _ITS_OWN as error:
-            outcome = documents.raised(error, self._invocation.request_id, _OURS)
+            outcome = error_documents.raised(error, self._invocation.request_id, _OURS)
         except BaseException as error:  # of a kind which somebody around us may know
-            self._answer(documents.raised(error, self._invocation.request_id, _OURS))
+            self._answer(error_documents.raised(error, self._invocation.request_id, _OURS))
             raise
         self._answer(outcome)
 

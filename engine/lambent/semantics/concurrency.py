@@ -148,7 +148,7 @@ class Concurrency:
         self._served: dict[tuple[str, str | None], None] = {}  # called, and not admitted since
         self.free: dict[Pool, None] = {}  # pools with room and with waiters: call `wake`
 
-    # ----------------------------------------------------------------------- what may run
+    # --- what may run ------------------------------------------------------------------------------------------------
 
     def admit(self, function: str, mapping: str | None, now: float) -> Permit | Throttled:
         """Take a permit, or say why not. Nothing is taken when throttled."""
@@ -201,7 +201,7 @@ class Concurrency:
         """How many invocations of each function run now (only functions with any)."""
         return {name: state.in_use for name, state in self._functions.items() if state.in_use}
 
-    # ----------------------------------------------------------------------- limits
+    # --- limits ------------------------------------------------------------------------------------------------------
 
     def reserve(self, function: str, amount: int | None, now: float = 0.0) -> None:
         """Set or remove (None) a function's reserved concurrency; what runs is not disturbed.
@@ -275,7 +275,7 @@ class Concurrency:
                 found[pool.name] = Demand(pool.limit, pool.in_use, wanted)
         return found
 
-    # ----------------------------------------------------------------------- waiting
+    # --- waiting -----------------------------------------------------------------------------------------------------
 
     def wait(self, function: str, mapping: str | None, callback: Callable[[], None], now: float) -> Waiter | float:
         """Wait for whatever is full; or until when to wait, if the function only scales too fast. Who was called and
@@ -308,7 +308,7 @@ class Concurrency:
                 del self.free[pool]
         return [waiter.callback for waiter in woken]
 
-    # ----------------------------------------------------------------------- inside
+    # --- inside ------------------------------------------------------------------------------------------------------
 
     def _refuse(self, pool: Pool) -> Throttled:
         pool.refused += 1

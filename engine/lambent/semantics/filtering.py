@@ -15,6 +15,8 @@ Where AWS is silent: a pattern is at most 64 levels deep; a path may be named on
 Cost: one walk over the parts of the event that the pattern names, whatever the wildcards and however `$or` nests.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,8 +89,8 @@ class Pattern:
     """A compiled pattern. `text` is its JSON; patterns of the same text are equal."""
 
     text: str
-    _root: "_Fields" = field(repr=False, compare=False)
-    _presences: "tuple[_Fields, ...]" = field(repr=False, compare=False)
+    _root: _Fields = field(repr=False, compare=False)
+    _presences: tuple[_Fields, ...] = field(repr=False, compare=False)
 
     def matches(self, event: object) -> bool:
         if self._presences:
@@ -239,7 +241,7 @@ class _Fields:
     __slots__ = ("alternatives", "conditions", "dotted", "names")
 
     def __init__(
-        self, conditions: "Iterable[tuple[str, _Leaf | _Fields]]", alternatives: "Sequence[Sequence[_Fields]]"
+        self, conditions: Iterable[tuple[str, _Leaf | _Fields]], alternatives: Sequence[Sequence[_Fields]]
     ) -> None:
         self.conditions = tuple((key, child.test, child) for key, child in conditions)
         self.alternatives = tuple(tuple(branches) for branches in alternatives)
@@ -328,7 +330,7 @@ class _Compiler:
 
     def _object(
         self, pattern: Mapping[Any, object], path: tuple[str, ...], *, depth: int, in_or: bool
-    ) -> "tuple[list[_Item], set[tuple[str, ...]], int]":
+    ) -> tuple[list[_Item], set[tuple[str, ...]], int]:
         """The items, the paths that they name, and how many combinations of branches they make."""
         if not pattern:
             raise InvalidPattern("Empty objects are not allowed")
@@ -369,7 +371,7 @@ class _Compiler:
 
     def _branches(
         self, value: object, path: tuple[str, ...], *, depth: int
-    ) -> "tuple[list[_Fields], set[tuple[str, ...]], int]":
+    ) -> tuple[list[_Fields], set[tuple[str, ...]], int]:
         if not isinstance(value, (list, tuple)):
             raise InvalidPattern("It must be an Array followed with $or.")
         if not all(isinstance(each, Mapping) for each in value):

@@ -4,6 +4,8 @@ The operators, their limits and the wording of their errors are EventBridge's (u
 in event patterns"; where it is silent, AWS's library event-ruler). Fields, lists, `$or` and absence are `filtering`'s.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -167,7 +167,7 @@ class ShardConsumer:
         self._ended_stored = progress.ended
         self._end_told = False
 
-    # ---- what next
+    # --- what next ---------------------------------------------------------------------------------------------------
 
     def next(self, now: float, epoch: float) -> StreamStep | None:
         """The next step, marked as in flight; None: nothing until something is answered."""
@@ -288,7 +288,7 @@ class ShardConsumer:
                 return index, batching.MAXIMUM_RECORDS_BYTES
         return count, size
 
-    # ---- taking up what a former owner left
+    # --- taking up what a former owner left --------------------------------------------------------------------------
 
     def _cut_to_restored(self, lane: _Lane, count: int) -> int | None:
         """A batch with recorded attempts is formed again as it was: None if its end was not read yet."""
@@ -317,7 +317,7 @@ class ShardConsumer:
         self._failed(lane, batch, None, now, jitter=0.0)
         batch.retry_at = -inf
 
-    # ---- answers
+    # --- answers -----------------------------------------------------------------------------------------------------
 
     def fetched(self, read: Read, now: float) -> None:
         """What a Fetch found."""
@@ -506,7 +506,7 @@ class ShardConsumer:
         """The lease is gone: all that is in flight is void."""
         self._void = True
 
-    # ---- state that is derived
+    # --- state that is derived ---------------------------------------------------------------------------------------
 
     @property
     def void(self) -> bool:

@@ -17,14 +17,13 @@ from hashlib import sha256
 from typing import Final
 
 from lambent.arns import queue_arn
-from lambent.errors import InvalidParameterValue
-from lambent.model import MAXIMUM_RECORD_BYTES, Message, Queue, Release, Send, Settlement
+from lambent.model import Message, Queue, Release, Send, Settlement
 from lambent.ports import Clock, World
+from lambent.semantics.sending import check_send
 from lambent.semantics.shapes import sqs_event, sqs_view
 from lambent.stores.memory_lines import Bell, Item, Line, Timers
 
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
-MAXIMUM_DELAY_SECONDS: Final = 900.0  # SQS: SendMessage, DelaySeconds
 
 
 @dataclass(slots=True)
@@ -70,34 +69,11 @@ class QueueState:
         self._timers: Timers[Message] = Timers()
         self._ages: Timers[Message] = Timers(lambda _, item: item.place != 0)
 
-    def check(self, send: Send) -> None:
-        """Raise InvalidParameterValue for what SendMessage would refuse."""
-        size = len(send.body) if send.body.isascii() else len(_utf8(send.body))
-        for name, attribute in send.attributes.items():
-            size += len(_utf8(name)) + len(_utf8(attribute.data_type)) + len(_utf8(attribute.value))
-        if not send.body:
-            raise InvalidParameterValue("body must not be empty")
-        if size > MAXIMUM_RECORD_BYTES:
-            raise InvalidParameterValue(
-                f"body and attributes must be at most {MAXIMUM_RECORD_BYTES} bytes together, not {size}"
-            )
-        if send.delay_seconds is not None and not 0 <= send.delay_seconds <= MAXIMUM_DELAY_SECONDS:
-            raise InvalidParameterValue(f"delay_seconds must be 0 to 900, not {send.delay_seconds}")
-        if not self.config.fifo:
-            if send.deduplication_id is not None:
-                raise InvalidParameterValue("deduplication_id is only for FIFO queues (fifo=True)")
-        elif not send.group:
-            raise InvalidParameterValue("group is required by a FIFO queue")
-        elif send.delay_seconds is not None:
-            raise InvalidParameterValue("delay_seconds of one message is not for FIFO queues: set the queue's")
-        elif not send.deduplication_id and not self.config.content_based_deduplication:
-            raise InvalidParameterValue("deduplication_id is required without content_based_deduplication")
-
     def send(self, send: Send, message_id: str) -> str:
         """Store a checked message; gives the id of the one stored, which for a duplicate is the earlier one's."""
         identity = send.deduplication_id
         if self.config.fifo:
-            identity = identity or sha256(_utf8(send.body)).hexdigest()
+            identity = identity or sha256(send.body.encode()).hexdigest()
             if (earlier := self._duplicate(identity)) is not None:
                 return earlier
             self._sent[identity] = (self._clock.monotonic() + DEDUPLICATION_SECONDS, message_id)
@@ -280,7 +256,7 @@ class MemoryQueue:
     async def send_many(self, sends: Sequence[Send]) -> Sequence[str]:
         """Raises InvalidParameterValue for what SendMessage would refuse; then none is stored."""
         for send in sends:
-            self._state.check(send)
+            check_send(send, self._state.config)
         return [self._state.send(send, self._world.new_id()) for send in sends]
 
     async def receive(self, limit: int, wait_seconds: float) -> Sequence[Message]:
@@ -317,10 +293,3 @@ class MemoryQueue:
             delay_seconds = settlement.at - self._world.clock.now()
             return self._state.release(settlement.receipt, delay_seconds, settlement.give_back)
         return self._state.delete(settlement.receipt)
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidParameterValue(f"what is sent to a queue must be Unicode text: {error.reason}") from error

@@ -20,8 +20,9 @@ from typing import Final
 
 from lambent.arns import role_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceNotFound
-from lambent.model import MAXIMUM_KEY_CHARACTERS, MAXIMUM_RECORD_BYTES, Put, Read, Record, Shard, Stream
+from lambent.model import Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
+from lambent.semantics.sending import check_put
 from lambent.semantics.shapes import kinesis_event, kinesis_view
 from lambent.stores.memory_lines import Bell
 
@@ -100,10 +101,7 @@ class StreamState:
 
     def put(self, puts: Sequence[Put]) -> list[str]:
         for put in puts:
-            if len(put.data) > MAXIMUM_RECORD_BYTES:
-                raise InvalidParameterValue(f"data must be at most {MAXIMUM_RECORD_BYTES} bytes, not {len(put.data)}")
-            if not 1 <= len(put.key) <= MAXIMUM_KEY_CHARACTERS:
-                raise InvalidParameterValue(f"key must be 1 to {MAXIMUM_KEY_CHARACTERS} characters, not {len(put.key)}")
+            check_put(put)
         hashes = [_hash(put.key) for put in puts] if len(self._open) > 1 else [0] * len(puts)
         now = self.clock.now()
         oldest = now - self.config.retention_seconds

@@ -27,14 +27,17 @@ from lambent.testing.loop import PROCESS, VirtualLoop
 
 __all__ = ["CLEAR", "Fault", "Faults", "FaultyStore", "Rates"]
 
-Fault = Literal["crash before", "crash after", "unavailable", "unknown"]
+Fault = Literal["crash before", "crash after", "unavailable", "unknown", "drain", "stop"]
 Witness = Callable[[str, Sequence[Any], Any], None]
 
 WAITING: Final = frozenset({"receive", "due", "ready", "watch"})
 """Methods that wait for something: their answer is not delayed, for whoever cancels them must lose nothing."""
 
-TOLD_ONCE: Final = frozenset({"due", "ready"})
+TOLD_ONCE: Final = frozenset({"due"})
 """Methods whose answer an adapter does not repeat: it keeps what it has told, so it cannot be lost on the way."""
+
+LEAVING_SECONDS: Final = 0.01
+"""Virtual seconds for which a call goes on while its engine is asked to leave."""
 
 EARLY: Final = 0.3
 """Of the calls that are neither slow nor at once: a delay of some loop steps, to change the order of what competes."""
@@ -61,6 +64,7 @@ class Faults:
 
     witness: called as `witness(point, arguments, answer)` in the very step in which the store did it.
     crash: called with the process that is to die; must kill it.
+    leave: called with the process that is to "drain" or "stop" while it waits for a call.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Faults:
         crash: Callable[[str], None] | None = None,
         faulted: Callable[[str, str], None] = lambda process, what: None,
         expired: Callable[[Sequence[str]], None] = lambda ids: None,
+        leave: Callable[[str, str], None] = lambda process, how: None,
     ) -> None:
         self.rates = rates
         self.away: dict[str, float] = {}
@@ -88,6 +93,7 @@ class Faults:
         self._crash = crash or _kill
         self._faulted = faulted
         self._expired = expired
+        self._leave = leave
 
     async def call(self, point: str, method: Callable[..., Any], *arguments: Any) -> Any:
         """The call of a port's method, and what strikes it."""
@@ -99,6 +105,10 @@ class Faults:
         await self._take_time()
         if fault == "crash before":
             await self._die(fault)
+        if fault in ("drain", "stop"):
+            self._strike(fault)
+            self._leave(PROCESS.get() or "world", fault)
+            await asyncio.sleep(LEAVING_SECONDS)
         if not _loop().alive():
             await asyncio.Future()
         if fault == "unavailable" or self._is_away(point):

@@ -520,15 +520,18 @@ def _early(case: _Case) -> _Found:
 def _concurrency(case: _Case) -> _Found:
     # From a pause on a run counts no more: its permit may run out while its engine cannot notice.
     pauses = [fault for fault in case.history.faults if fault.what == "paused"]
-    running: dict[str, list[int]] = defaultdict(list)  # the rows at which runs stop counting
+    # A handler that is cancelled hears of it in the next step, when its permit is free already.
+    running: dict[str, list[tuple[int, float]]] = defaultdict(list)  # row and time at which runs stop counting
     for run in case.history.runs:
         limit = case.expectations.functions.get(run.function, Function()).reserved_concurrency
         if limit is None:
             continue
-        now = running[run.function] = [until for until in running[run.function] if until > run.row]
+        before = running[run.function]
+        now = running[run.function] = [end for end in before if end[0] > run.row and end[1] > run.at]
         if len(now) >= limit and not case.just_resumed(run.engine, run.at):
             yield "over-concurrency", f"{run} is number {len(now) + 1} at once; {run.function} has {limit} reserved"
-        now.append(min([run.end_row, *(p.row for p in pauses if p.engine == run.engine and p.row > run.row)]))
+        row = min([run.end_row, *(p.row for p in pauses if p.engine == run.engine and p.row > run.row)])
+        now.append((row, run.end_at if run.outcome == "interrupted" else float("inf")))
 
 
 def _old(case: _Case) -> _Found:

@@ -14,20 +14,23 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from structlog.testing import capture_logs
 
+from lambent.destinations import DESTINATION_RETRY_SECONDS
 from lambent.engine import Engine
 from lambent.errors import EngineStopped, FunctionError, LambentError, StoreUnavailable, TooManyRequests
 from lambent.model import Delete, Message, Put, Queue, Send, Stream
 from lambent.ports import World
 from lambent.stores.memory import Connection, MemoryStore
-from lambent.testing.faults import CLEAR, Fault, Faults, FaultyConnection, FaultyStore, Rates
+from lambent.testing.audit import audit
+from lambent.testing.faults import CLEAR, Fault, Faults, FaultyConnection, FaultyStore
 from lambent.testing.history import History, check
 from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
+from lambent.testing.weather import CLIMATES, Blow, blows
 from lambent.testing.witness import Witness, stream_items
-from lambent.testing.workload import HORIZON_SECONDS, Operation, Workload, workload
+from lambent.testing.workload import Operation, Workload, workload
 
 __all__ = ["Blow", "Result", "Simulation"]
 
@@ -37,24 +40,17 @@ DRAIN_SECONDS: Final = 7200.0
 JUST_BEFORE: Final = 1e-6
 """Seconds before its deadline at which a handler that hangs counts as ended: it is cancelled only after that."""
 
-BLOWS: Final = ("kill", "kill", "kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock")
-"""What a day may bring; what stands there thrice comes thrice as often."""
-
 MAXIMUM_STEPS: Final = 1_000_000
 """Steps of the loop after which something must go round in circles."""
 
 GIVEN_UP: Final = "a result was not delivered"
 """The one error that an engine may log: a destination was away for too long."""
 
+PATIENCE_SECONDS: Final = 60
+"""Virtual seconds within which a free permit is found."""
+
 LAST_STEPS: Final = 60
 """Steps that a failure's report shows."""
-
-WEATHERS: Final = (
-    Rates(),
-    Rates(slow=0.2, slow_seconds=2.0, reorder=0.2),
-    Rates(slow=0.1, unavailable=0.02, unknown=0.01, reorder=0.2),
-    Rates(slow=0.05, unavailable=0.02, unknown=0.02, crash=0.0005, twice=0.01, reorder=0.2),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +81,6 @@ class _Host:
     @property
     def process(self) -> str:
         return f"engine-{self.number}/{self.lives}"
-
-
-@dataclass(frozen=True, slots=True)
-class Blow:
-    """Something that befalls an engine (`host`, from 0), a store, a destination (`where`) or the clocks, for so many
-    virtual seconds; a clock is set by them."""
-
-    at: float
-    what: Literal["kill", "drain", "stop", "pause", "cut off", "outage", "destination", "clock"]
-    host: int = 0
-    seconds: float = 0.0
-    where: str = ""
 
 
 @dataclass(slots=True)
@@ -137,7 +121,7 @@ class _Run:
         self._operating: dict[asyncio.Task[None], str | None] = {}
         self._tries: dict[tuple[str, int], int] = {}
         self._over = False
-        self._blows = list(plan.blows) if plan.calm else self._weather()
+        self._blows = list(plan.blows) if plan.calm else blows(self._chance, len(self._hosts))
 
     def result(self) -> Result:
         with capture_logs() as self._logs:
@@ -167,14 +151,16 @@ class _Run:
         self._witness = Witness(self._history, self._day, loop.time, self._buried, self._parents)
         self._faults = Faults(
             self._plan.seed,
-            CLEAR if self._plan.calm else self._chance.choice(WEATHERS),
+            CLEAR if self._plan.calm else self._chance.choice(CLIMATES),
             witness=self._witness,
             crash=self._kill,
             faulted=self._history.faulted,
             expired=self._witness.expired,
+            leave=self._ask_to_leave,
         )
         gentle = all(blow.what in ("drain", "stop", "destination", "clock") for blow in self._blows)
-        self._witness.strict = self._faults.rates == CLEAR and gentle and not (self._plan.kills or self._plan.strikes)
+        gentle = gentle and not self._plan.kills and {*self._plan.strikes.values()} <= {"drain", "stop"}
+        self._witness.strict = self._faults.rates == CLEAR and gentle
         self._faults.strikes.update(self._plan.strikes)
         self._store = MemoryStore()
         world = World("world", self._clock, self._chance.random, self._new_id)
@@ -190,6 +176,9 @@ class _Run:
         await asyncio.gather(working, suffering)
         await self._heal()
         await self._drained()
+        self._over = True
+        self._faults.strikes.clear()
+        await self._all_free()
         await self._leave()
         self._audit_end()
 
@@ -219,11 +208,12 @@ class _Run:
                 case "invoke":
                     assert engine is not None
                     (number,) = operation.numbers
-                    answer = await engine.invoke(where, {**day.body(number), "sync": True})
+                    async with asyncio.timeout(operation.patience_seconds):
+                        answer = await engine.invoke(where, {**day.body(number), "sync": True})
                     if answer != {"n": number}:
                         self._problem(f"the call of {where} with {number} was answered {answer}")
                 case "put":
-                    bodies = [(json.dumps(day.body(number)), key) for number, key in _pairs(operation)]
+                    bodies = [(json.dumps(day.body(number)), key) for number, key in operation.pairs]
                     if engine is None:
                         await self._outside.stream(self._streams[where]).put_many(
                             [Put(body.encode(), key) for body, key in bodies]
@@ -234,7 +224,7 @@ class _Run:
                     delay = operation.delay_seconds
                     sends = [
                         Send(json.dumps(day.body(number)), delay, key or None, str(number) if key else None)
-                        for number, key in _pairs(operation)
+                        for number, key in operation.pairs
                     ]
                     if engine is None:
                         await self._outside.queue(self._queues[where]).send_many(sends)
@@ -242,7 +232,7 @@ class _Run:
                         await engine.queue(where).send_many(sends)
                 case "split" | "merge":
                     self._reshard(operation)
-        except (StoreUnavailable, EngineStopped, TooManyRequests, FunctionError):
+        except (StoreUnavailable, EngineStopped, TooManyRequests, FunctionError, TimeoutError):
             pass
         except LambentError as error:
             self._problem(f"{operation.what} of {where} raised {error!r}")
@@ -394,22 +384,6 @@ class _Run:
 
     # --- what goes wrong -------------------------------------------------------------------------------------------
 
-    def _weather(self) -> list[Blow]:
-        chance, blows = self._chance, []
-        for _ in range(chance.choice((0, 1, 2, 4))):
-            what = chance.choice(BLOWS)
-            host = chance.randrange(len(self._hosts))
-            seconds = {
-                "pause": chance.choice((1.0, 5.0, 60.0)),
-                "cut off": chance.choice((2.0, 15.0, 60.0)),
-                "outage": chance.choice((1.0, 15.0)),
-                "destination": chance.choice((5.0, 60.0, 400.0)),
-                "clock": chance.choice((-3600.0, -30.0, 30.0, 3600.0, 86400.0)),
-            }.get(what, 0.0)
-            where = chance.choice(("queue dead.", "stream graves.", "queue done."))
-            blows.append(Blow(chance.uniform(0, HORIZON_SECONDS + 20), cast(Any, what), host, seconds, where))
-        return sorted(blows, key=lambda blow: blow.at)
-
     async def _suffer(self) -> None:
         until = self._day.seconds
         for blow in self._blows:
@@ -446,6 +420,11 @@ class _Run:
             case "clock":
                 self._clock.shift(blow.seconds)
 
+    def _ask_to_leave(self, process: str, how: str) -> None:
+        host = next((host for host in self._hosts if host.process == process), None)
+        if host is not None:
+            self._befall(Blow(self._loop.time(), cast(Any, how)), host)
+
     def _again(self, host: _Host) -> None:
         if not self._loop.dead(host.process):
             self._boot(host)
@@ -470,7 +449,6 @@ class _Run:
     async def _heal(self) -> None:
         self._faults.rates = CLEAR
         self._faults.away.clear()
-        self._faults.strikes.clear()
 
     async def _drained(self) -> None:
         deadline = self._loop.time() + DRAIN_SECONDS
@@ -498,8 +476,30 @@ class _Run:
                     return f"queue {name} {depth}"
         return next(iter(self._witness.unread()), "")
 
+    async def _all_free(self) -> None:
+        """Nothing runs any more: whoever calls a function gets one of its permits soon."""
+        for host in self._hosts:
+            for name, options in self._day.functions.items():
+                if host.engine is None or not options.get("reserved_concurrency") or self._day.mapping_of(name):
+                    continue
+                with with_process(host.process):
+                    calling = asyncio.create_task(self._called(host.engine, name))
+                if not await calling:
+                    self._problem(f"{host.process} gets no permit for {name}, though nothing runs")
+
+    async def _called(self, engine: Engine, function: str) -> bool:
+        for _ in range(PATIENCE_SECONDS):
+            try:
+                await engine.invoke(function, {"n": 0, "sync": True})
+            except TooManyRequests:
+                await asyncio.sleep(1.0)
+                continue
+            except FunctionError:
+                pass
+            return True
+        return False
+
     async def _leave(self) -> None:
-        self._over = True
         leaving = [host for host in self._hosts if host.engine is not None]
         for host in leaving:
             assert host.leaving is not None
@@ -524,11 +524,14 @@ class _Run:
             if violation.anomaly in ("lost", "phantom") or not any(id in violation.text for id in self._witness.twice):
                 self._problem(str(violation))
         self._problems += self._witness.findings
+        given_up_rightly = self._away_for(DESTINATION_RETRY_SECONDS)
         self._problems += [
             f"logged: {entry}"
             for entry in self._logs
-            if entry["log_level"] in ("error", "critical") and entry["event"] != GIVEN_UP
+            if entry["log_level"] in ("error", "critical") and not (entry["event"] == GIVEN_UP and given_up_rightly)
         ]
+        undisturbed = self._witness.strict and not self._away_for(0.0)
+        self._problems += audit(self._history, self._day, undisturbed=undisturbed, times_tell=times_tell)
         self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"), steady=steady)
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")
@@ -538,6 +541,9 @@ class _Run:
                 process, _ = self._witness.holders[id, shard]
                 if not lease.free and not self._loop.dead(process):
                     self._problem(f"the lease of {shard} was not released by {process}")
+
+    def _away_for(self, seconds: float) -> bool:
+        return any(blow.what == "destination" and blow.seconds >= seconds for blow in self._blows)
 
     # --- small things ----------------------------------------------------------------------------------------------
 
@@ -579,11 +585,6 @@ class _Remembered(FaultyStore):
         connection = await super().connect(world)
         self._connections[PROCESS.get()] = cast(Connection, connection.inner)
         return connection
-
-
-def _pairs(operation: Operation) -> list[tuple[int, str]]:
-    keys = operation.keys or [""] * len(operation.numbers)
-    return list(zip(operation.numbers, keys, strict=True))
 
 
 def _at_once(call: Coroutine[Any, Any, Any]) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from lambent.model import Checkpoint, Delete, Event, Lease, Message, Put, Send, Settled, Settlement
+from lambent.ports import Holdings
 from lambent.semantics.concurrency import Demand
 from lambent.testing.history import History
 from lambent.testing.loop import PROCESS
@@ -63,6 +64,7 @@ class Witness:
         self._ids: dict[str, str] = {}  # by receipt
         self._places: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # (stream, shard): ids by place
         self._grants: dict[str, tuple[float, bool]] = {}  # by process: until, told
+        self._leased: dict[tuple[str, str], tuple[str, float]] = {}  # (mapping id, shard): by whom, until
         self._failed: set[tuple[str, str]] = set()  # (function, id) that a handler failed
 
     def __call__(self, point: str, arguments: Sequence[Any], answer: Any) -> None:
@@ -84,8 +86,11 @@ class Witness:
                 self._messages_settled(name, arguments[0], answer)
             case "stream", "put_many":
                 self._put(name, arguments[0], answer)
+            case "leases", "heartbeat":
+                self._renewed(arguments[0], answer, arguments[2])
             case "leases", "take_many":
                 for lease in answer:
+                    self._taken(lease, arguments[1])
                     self._began(lease)
                     self._owners[lease.group, lease.name] += 1
                     if not self.strict and self._owners[lease.group, lease.name] > 1:
@@ -94,6 +99,7 @@ class Witness:
                     self._history.leased(lease.group, lease.name, _engine(), lease.counter)
             case "leases", "release_many":
                 for lease in arguments[0]:
+                    self._freed(_engine(), (lease.group, lease.name))
                     if self.holders.get((lease.group, lease.name)) == (_engine(), lease.counter):
                         del self.holders[lease.group, lease.name]
             case "leases", "checkpoint_many":
@@ -119,7 +125,9 @@ class Witness:
         self._history.expired(ids)
 
     def disconnected(self, process: str) -> None:
-        """The store noticed that this engine is gone: its claims of events are void."""
+        """The store noticed that this engine is gone: its claims of events are void, its leases free."""
+        for where in list(self._leased):
+            self._freed(process, where)
         for id, (_, _) in list(self._claims.items()):
             born = self._history.born.get(id)
             if born is not None and born.kind == "event" and self._claimants.get(id) == process:
@@ -157,6 +165,25 @@ class Witness:
         self._claims[id] = receipt, now + seconds
         self._ids[receipt] = id
         self._claimants[id] = _engine()
+
+    # --- leases
+
+    def _taken(self, lease: Lease, seconds: float) -> None:
+        where, now = (lease.group, lease.name), self._clock()
+        process, until = self._leased.get(where, ("", 0.0))
+        if now < until:
+            text = f"{lease.name} was taken by {_engine()} at {now:g} s"
+            self.findings.append(f"{text}, but {process} has it until {until:g} s")
+        self._leased[where] = _engine(), now + seconds
+
+    def _renewed(self, group: str, holdings: Holdings, seconds: float) -> None:
+        for name, lease in holdings.leases.items():
+            if not lease.free and self._leased.get((group, name), ("", 0.0))[0] == _engine():
+                self._leased[group, name] = _engine(), self._clock() + seconds
+
+    def _freed(self, process: str, where: tuple[str, str]) -> None:
+        if self._leased.get(where, ("", 0.0))[0] == process:
+            del self._leased[where]
 
     # --- queues
 

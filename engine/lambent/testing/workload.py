@@ -59,6 +59,12 @@ class Operation:
     keys: Sequence[str] = ()
     delay_seconds: float | None = None
     directly: bool = False  # not through an engine: another client of the store
+    patience_seconds: float | None = None  # after which the caller goes away
+
+    @property
+    def pairs(self) -> list[tuple[int, str]]:
+        """Each number with its key."""
+        return list(zip(self.numbers, self.keys or [""] * len(self.numbers), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,16 @@ class Workload:
     def body(self, number: int) -> dict[str, object]:
         """An item as it is sent."""
         return {"n": number, "kind": "wanted" if self.passes(number) else "other"}
+
+    def tries(self, function: str) -> int:
+        """How often an item is tried before it is given up; 0: as often as it takes."""
+        mapped = self.mapping_of(function)
+        if mapped is None:
+            return 1 + int(self.functions[function]["maximum_retry_attempts"])
+        kind, _, name = mapped.source.partition(":")
+        if kind == "queue":
+            return int(self.queues[name]["max_receive_count"])
+        return 1 + int(mapped.options["maximum_retry_attempts"])
 
     def mapping_of(self, function: str) -> Mapped | None:
         return next((mapped for mapped in self.mappings.values() if mapped.function == function), None)
@@ -125,7 +141,7 @@ def workload(seed: int, size: float = 1.0) -> Workload:
     """The day of this seed; `size` multiplies how much comes in."""
     chance = random.Random(f"workload {seed}")
     day = _Day(seed, chance, size)
-    models = [model for model in (day.events, day.stream, day.queue, day.fifo) if chance.random() < 0.6]
+    models = [model for model in (day.calls, day.events, day.stream, day.queue, day.fifo) if chance.random() < 0.6]
     for model in models or [chance.choice((day.events, day.stream, day.queue, day.fifo))]:
         model()
     return day.finished()
@@ -167,6 +183,13 @@ class _Day:
             behave=behave,
         )
 
+    def calls(self) -> None:
+        self._functions["quote"] = function = self._function(0)
+        function["reserved_concurrency"] = self._chance.choice((1, 1, 2))
+        self._kinds["quote"] = ("ok", "slow", "slow", "flaky")
+        for _ in range(self._some(25)):
+            self._come("invoke", "quote", 1, patience=self._chance.choice((None, None, 0.1, 1.0)))
+
     def events(self) -> None:
         chance = self._chance
         for name in ("alert", "notify"):
@@ -197,13 +220,15 @@ class _Day:
             options["tumbling_window_seconds"] = chance.choice((5, 30))
         else:
             options["parallelization_factor"] = chance.choice((1, 1, 2, 4))
-        if chance.random() < 0.3:
+        if chance.random() < 0.4:
             options["maximum_record_age_seconds"] = 60
+            options["maximum_retry_attempts"] = retries = chance.choice((-1, retries))
         if chance.random() < 0.3:
             options["filters"] = [{"data": {"kind": ["wanted"]}}]
         self._functions["count"] = function = self._function(0)
         function["reserved_concurrency"] = chance.choice((None, None, None, 1, 3))
-        self._kinds["count"] = ("ok",) * 12 + ("slow", "flaky", "hang") + (() if retries < 0 else ("poison",))
+        ends = retries >= 0 or "maximum_record_age_seconds" in options
+        self._kinds["count"] = ("ok",) * 12 + ("slow", "flaky", "hang") + (("poison",) if ends else ())
         self._mappings["counting"] = Mapped("stream:flights", "count", options)
         for _ in range(self._some(15)):
             self._come("put", "flights", chance.randrange(1, 6), "abcdefgh")
@@ -249,14 +274,21 @@ class _Day:
             "maximum_event_age_seconds": 21600,
         }
 
-    def _come(self, what: Literal["invoke", "event", "send", "put"], where: str, count: int, keys: str = "") -> None:
+    def _come(
+        self,
+        what: Literal["invoke", "event", "send", "put"],
+        where: str,
+        count: int,
+        keys: str = "",
+        patience: float | None = None,
+    ) -> None:
         chance = self._chance
         numbers = range(self._number + 1, self._number + 1 + count)
         self._number += count
         chosen = [chance.choice(keys) for _ in numbers] if keys else []
         delay = chance.choice((None, None, 1.0)) if what == "send" and not keys else None
         directly = what in ("send", "put") and chance.random() < 0.5
-        self._operations.append(Operation(self._time(), what, where, numbers, chosen, delay, directly))
+        self._operations.append(Operation(self._time(), what, where, numbers, chosen, delay, directly, patience))
 
     def _some(self, about: int) -> int:
         return max(1, int(self._chance.uniform(0.3, 1.0) * about * self._size))
