@@ -44,7 +44,7 @@ from lambent.telemetry import ABANDONED_HANDLERS, OVERRUN_THREADS, Level, Teleme
 from lambent.watchdog import Watchdog
 
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
-RESOLVED_MAXIMUM: Final = 1000  # destinations kept open
+MAXIMUM_RESOLVED: Final = 1000  # destinations that are remembered by their references
 
 
 class Life:
@@ -143,7 +143,6 @@ class Life:
         self._host(function, handler)
         self._permits.changed()
         self.supervisor.look()
-
 
     def withdraw(self, name: str) -> None:
         """Serve a function no longer: what it reserved is free for others. What runs already ends as it began."""
@@ -321,7 +320,7 @@ class Life:
 
     def _resolve(self, reference: str) -> Destination:
         if reference not in self._resolved:
-            if len(self._resolved) >= RESOLVED_MAXIMUM:
+            if len(self._resolved) >= MAXIMUM_RESOLVED:
                 self._resolved.clear()
             self._resolved[reference] = self._destination(reference)
         return self._resolved[reference]

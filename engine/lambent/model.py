@@ -119,9 +119,7 @@ class QueueMapping(EventSourceMapping):
     @model_validator(mode="after")
     def _large_batches_need_a_window(self) -> QueueMapping:
         if self.batch_size > 10 and self.maximum_batching_window_seconds == 0:
-            raise ValueError(
-                "maximum_batching_window_seconds must be greater than 0 if batch_size is greater than 10"
-            )
+            raise ValueError("maximum_batching_window_seconds must be greater than 0 if batch_size is greater than 10")
         return self
 
 

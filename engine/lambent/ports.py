@@ -171,6 +171,7 @@ class QueueSource(Protocol):
     """A queue that a mapping receives from."""
 
     arn: str
+
     @property
     def capabilities(self) -> frozenset[str]: ...
 
@@ -227,6 +228,7 @@ class StreamSource(Protocol):
     """A stream that a mapping reads."""
 
     arn: str
+
     @property
     def capabilities(self) -> frozenset[str]: ...
 

@@ -233,8 +233,6 @@ class Functions:
             declare(engine)
 
 
-
-
 def _hops() -> int:
     invocation = current_invocation()
     return 0 if invocation is None else invocation.hops

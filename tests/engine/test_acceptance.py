@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 
-from lambent import Engine, EngineSettings, InvalidParameterValue, ResourceNotFound
+from lambent import Engine, EngineSettings, InvalidParameterValue, MemoryStore, ResourceNotFound, TooManyRequests
 from lambent.model import MessageAttribute, Send
 from lambent.telemetry import Telemetry
 from tests.engine.engines import virtual
@@ -210,6 +210,19 @@ async def test_failed_batches_of_a_stream_count_as_invoked_as_those_of_a_queue_d
         counted = engine.telemetry.snapshot()
     for mapping in mappings:
         assert counted["InvokedEventCount"][mapping.id] == counted["FailedInvokeEventCount"][mapping.id] == 1
+
+
+async def test_a_call_that_is_refused_is_one_throttle_also_where_engines_share_a_limit() -> None:
+    store = MemoryStore()
+    engines = virtual(store), virtual(store)
+    for engine in engines:
+        engine.function(reserved_concurrency=0)(unused)
+    async with engines[0], engines[1]:
+        for engine in engines:
+            for call in (engine.invoke, engine.invoke_response):
+                with pytest.raises(TooManyRequests):
+                    await call(unused)
+            assert engine.telemetry.snapshot()["Throttles"] == {"unused": 2}
 
 
 def test_a_script_ends_even_if_a_handler_swallows_its_cancellation() -> None:

@@ -199,7 +199,6 @@ class Supervisor:
         await stopping.wait()
         self._changed.set()
 
-
     def _tell_listeners(self) -> None:
         for listener in self._listeners:
             listener.set()
