@@ -201,8 +201,8 @@ class Engine(Declarations):
         return event.request_id
 
     async def _once_more(self, invocation: Invocation, throttled: Throttled) -> Outcome:
-        """Other engines may hold what is missing: a caller waits for one question, and no longer. Looking for room first
-        keeps one call from counting as two throttles."""
+        """Other engines may hold what is missing: a caller waits for one question, and no longer. Looking for room
+        first keeps one call from counting as two throttles."""
         if self._life is not None and await self._life.more_permits() and self._invoker.room(invocation.function):
             return await self._invoker.invoke(invocation)
         return throttled
