@@ -173,6 +173,25 @@ async def test_functions_of_queue_mappings_are_called_unqualified_too() -> None:
     assert arns == ["arn:aws:lambda:us-east-1:000000000000:function:seen"]
 
 
+async def test_a_batch_full_in_bytes_closes_at_once_though_small_messages_wait_behind_it() -> None:
+    engine = virtual()
+    queue = engine.queue("q")
+    batches: list[list[int]] = []
+
+    @engine.on(queue, batch_size=10_000, maximum_batching_window_seconds=5)
+    async def sizes(event: Any, context: object) -> None:
+        batches.append([len(record["body"]) for record in event["Records"]])
+
+    async with engine:
+        await queue.send_many([*["a" * 1_000_000] * 7, *["small"] * 500])
+        await asyncio.sleep(1)
+        assert batches == [[1_000_000] * 6]
+        await asyncio.sleep(10)
+    assert batches[1:] == [[1_000_000, *[5] * 500]]
+    polled = engine.telemetry.snapshot()["PolledEventCount"]
+    assert list(polled.values()) == [507 + 501]  # no message goes round and round
+
+
 async def test_what_outlives_its_deadline_can_be_seen() -> None:
     engine = virtual()
     ended = asyncio.Event()

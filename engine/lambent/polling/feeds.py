@@ -266,7 +266,7 @@ class MappingFeed:
         self._filters = compile_filters(mapping.filters)
         self._batch: list[Message] = []
         self._bytes = 0
-        self._surplus_bytes = 0  # of a message that no longer fitted
+        self._surplus_bytes = 0  # of the largest message that no longer fitted
         self._opened_at = 0.0
         self._troubles = 0  # batches in a row that nothing could run
 
@@ -363,7 +363,7 @@ class MappingFeed:
                 misses.append(message)
             elif passes and (surplus or self._overflows(size_bytes)):
                 surplus.append(message)
-                self._surplus_bytes = size_bytes
+                self._surplus_bytes = max(self._surplus_bytes, size_bytes)
             elif passes:
                 self._opened_at = self._opened_at if self._batch else self._now()
                 self._batch.append(message)

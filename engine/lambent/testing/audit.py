@@ -54,21 +54,25 @@ def _ended_unreported(history: History, day: Workload) -> Iterator[str]:
 
 
 def _rejoined(history: History) -> Iterator[str]:
-    """Records that failed together are tried again together or in parts, but with no others."""
+    """Records that failed together are tried again together or in parts, but with no others, until they find a fate."""
+    fates = [(report.row, report.function, report.ids) for report in history.reports]
+    fates += [(end.row, end.function, end.ids) for end in history.settled if end.function is not None]
+    given_up = {(function, id): row for row, function, ids in reversed(fates) for id in ids}
     together: dict[tuple[str, str], frozenset[str]] = {}
     for run in history.runs:
         ids = frozenset(run.ids)
         if not ids or history.born[run.ids[0]].kind != "record":
             continue
         for id in run.ids:
-            if not ids <= (before := together.get((run.function, id), ids)):
+            before = together.get((run.function, id), ids)
+            if not ids <= before and given_up.get((run.function, id), run.row) >= run.row:
                 yield f"rejoined: {run} got {list(run.ids)}, but {id} had failed in {sorted(before)}"
                 return
         for id in run.ids:
-            if run.outcome != "interrupted" and not run.done:
-                together[run.function, id] = ids
-            elif run.done:
+            if run.done:
                 together.pop((run.function, id), None)
+            elif run.outcome != "interrupted":
+                together[run.function, id] = ids
 
 
 def _given_up_untried(history: History, day: Workload) -> Iterator[str]:

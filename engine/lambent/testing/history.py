@@ -373,6 +373,9 @@ def _duplicates(case: _Case) -> _Found:
     for (function, id), reports in case.reports.items():
         seen: dict[str, _Reported] = {}
         runs = case.deliveries.get((function, id), [])
+        born = case.history.born.get(id)
+        if not runs and born and sum(mark.shard == born.shard for mark in case.history.leases) > 1:
+            continue  # each owner but the first gave it up without a try of its own
         for report in reports:
             earlier = seen.setdefault(report.destination, report)
             if any(run.row < report.row and case.excused(run, id, report) for run in runs):
