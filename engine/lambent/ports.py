@@ -277,7 +277,15 @@ class BuiltinQueue(QueueSource, QueueTarget, Protocol):
 
 
 class BuiltinStream(StreamSource, StreamTarget, Protocol):
-    """The store's own stream."""
+    """The store's own stream, whose shards can be changed (Kinesis API: SplitShard, MergeShards)."""
+
+    async def split(self, shard: str) -> Sequence[Shard]:
+        """Close it, and open two children, each with half of its hash keys."""
+        ...
+
+    async def merge(self, one: str, other: str) -> Shard:
+        """Close both, which must be neighbours, and open one child."""
+        ...
 
 
 class Connection(Protocol):

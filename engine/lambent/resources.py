@@ -23,6 +23,7 @@ from lambent.model import (
     Put,
     Queue,
     Send,
+    Shard,
     Stream,
 )
 from lambent.payload import encode_payload
@@ -118,6 +119,19 @@ class StreamHandle:
         """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers."""
         hops = _hops()
         return await self._opened().put_many([Put(_bytes(data), key, hops) for data, key in map(_pair, records)])
+
+    async def shards(self) -> Sequence[Shard]:
+        """All shards, parents before their children."""
+        return await self._opened().shards()
+
+    async def split(self, shard: str) -> Sequence[Shard]:
+        """Close a shard, and open two children, each with half of its keys. A mapping reads a child after its parent is
+        finished. Raises InvalidParameterValue, ResourceNotFound."""
+        return await self._opened().split(shard)
+
+    async def merge(self, one: str, other: str) -> Shard:
+        """Close two neighbouring shards, and open one child for their keys. Raises as `split` does."""
+        return await self._opened().merge(one, other)
 
     def __repr__(self) -> str:
         return f"<stream {self.name}>"

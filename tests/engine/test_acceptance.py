@@ -291,3 +291,35 @@ def test_a_logged_error_shows_its_traceback_and_nobodys_variables() -> None:
 def test_settings_are_an_object_or_keywords_and_not_both() -> None:
     with pytest.raises(InvalidParameterValue, match="settings and threads are given"):
         Engine(settings=EngineSettings(), threads=3)
+
+
+async def test_a_stream_is_split_and_merged_while_it_is_read_and_children_come_after_their_parents() -> None:
+    engine = virtual()
+    stream = engine.stream("s", shards=2)
+    seen: list[str] = []
+    all_seen = asyncio.Event()
+
+    @engine.on(stream)
+    async def reader(event: Any) -> None:
+        seen.extend(f"{each['eventID'].split(':')[0]} {each['kinesis']['partitionKey']}" for each in event["Records"])
+        if len(seen) == 30:
+            all_seen.set()
+
+    keys = [str(number) for number in range(10)]
+    async with engine:
+        await stream.put_many([({}, key) for key in keys])
+        one, other = await stream.shards()
+        await stream.split(one.id)
+        await stream.put_many([({}, key) for key in keys])
+        children = [shard for shard in await stream.shards() if shard.parents]
+        await stream.merge(children[1].id, other.id)
+        await stream.put_many([({}, key) for key in keys])
+        await all_seen.wait()
+        shards = await stream.shards()
+    order = [each.split()[0] for each in seen]
+    for shard in shards:
+        for parent in shard.parents:
+            if shard.id in order and parent in order:
+                assert max(i for i, each in enumerate(order) if each == parent) < order.index(shard.id)
+    for key in keys:
+        assert [each.split()[1] for each in seen].count(key) == 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Final
@@ -102,6 +102,7 @@ class _OwnedShard:
     wakes_at: float = 0.0
     cancel_waiting: Callable[[], None] | None = None  # for the function's capacity
     handed_back: bool = False
+    reports: _Tasks = field(default_factory=dict)  # under way
 
 
 class StreamLoop:
@@ -210,6 +211,8 @@ class StreamLoop:
         if owned is not None:
             owned.consumer.lost()
             self._forget(owned)
+            for task in list(owned.reports):
+                task.cancel()  # the next owner reports, and may for minutes
 
     def _wanted_back(self, name: str) -> None:
         owned = self._shards.get(name)
@@ -362,9 +365,16 @@ class StreamLoop:
         self._pump(owned)
 
     async def _report(self, owned: _OwnedShard, step: ReportBatch) -> None:
-        delivery = await self._destinations.report_batch(
-            step, mapping=self._mapping, mapping_id=self._id, shard=owned.shard.id, source=self._source
-        )
+        task = asyncio.current_task()
+        if task is None or owned.consumer.void:
+            return
+        owned.reports[task] = None
+        try:
+            delivery = await self._destinations.report_batch(
+                step, mapping=self._mapping, mapping_id=self._id, shard=owned.shard.id, source=self._source
+            )
+        finally:
+            del owned.reports[task]
         self._telemetry.step(owned.shard.id, step, delivery)
         owned.consumer.reported(step, delivery)
         self._pump(owned)
