@@ -27,7 +27,7 @@ test: lint
 	$(BIN)/pytest
 
 night: setup
-	$(BIN)/pytest -m night
+	$(BIN)/pytest -m night -s
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -12,10 +12,16 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_quick_start_runs() -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     command = [sys.executable, "-W", "error", "-c", program]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["Hello Ada"]), ran.stderr
+
+
+def test_the_test_that_is_shown_is_the_examples() -> None:
+    _, shown = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = (ROOT / "examples/test_with_fixture.py").read_text("utf-8").replace(": LambentSimulation) -> None", ")")
+    assert shown in example
 
 
 def test_where_it_is_decided_names_places_that_exist() -> None:
