@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Final
+from typing import Final, assert_never
 
 from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED, Seek, first_seek
 from lambent.destinations import Destinations
@@ -272,6 +272,8 @@ class StreamLoop:
                     break
                 case None:
                     break
+                case _:
+                    assert_never(step)
         before, owned.buffered = owned.buffered, consumer.buffered_bytes
         self._read_ahead.changed(owned.buffered - before)
         if consumer.drained and not consumer.void:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from math import inf
 from operator import attrgetter
-from typing import Final
+from typing import Final, assert_never
 from zlib import crc32
 
 from lambent.model import (
@@ -389,6 +389,8 @@ class ShardConsumer:
                 batch.throttled = isinstance(outcome, Throttled)
                 batch.retry_at = now + backoff.throttle(batch.deferrals, jitter)
                 batch.deferrals += 1
+            case _:
+                assert_never(outcome)
 
     def _answered(
         self, lane: _Lane, batch: _Batch, outcome: Succeeded, value: object, now: float, jitter: float
@@ -400,6 +402,8 @@ class ShardConsumer:
                     first_failed = 0
                 case responses.SomeFailed(failed):
                     first_failed = next(i for i, record in enumerate(batch.records) if record.position in failed)
+                case responses.AllSucceeded():
+                    pass
         if first_failed == 0 and batch.records:
             self._failed(lane, batch, outcome, now, jitter)
             return
