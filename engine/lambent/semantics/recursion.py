@@ -11,7 +11,8 @@ from typing import Final
 from lambent.model import Function
 
 MAXIMUM_HOPS: Final = 16
-"""Invocations in one chain (Lambda developer guide, «Use Lambda recursive loop detection»: about 16 times)."""
+"""Invocations that may stand before one in a chain (Lambda developer guide, «Use Lambda recursive loop detection to
+prevent infinite loops»: about 16)."""
 
 
 def refused(hops: int, function: Function) -> bool:
