@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 
 from lambent.errors import ResourceNotFound
-from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled
+from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled, Unavailable
 from lambent.payload import decode_payload
 from lambent.ports import Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
@@ -58,6 +58,9 @@ class Invoker:
 
     async def run(self, invocation: Invocation, permit: Permit) -> Outcome:
         """Run it. Never raises for what the handler did; gives the permit back in any case, also when cancelled."""
+        if self._monotonic() >= self._concurrency.valid_until:  # we slept since it was given: others may have it
+            self.release(permit)
+            return Unavailable("the permit ran out")
         try:
             outcome = await self._runtime.run(invocation, _nothing, _ignore)
         finally:

@@ -107,7 +107,8 @@ class Permits:
         self.short = any(granted.get(name, 0) < demand.limit for name, demand in demands.items())
         self._waiting = any(granted.get(name, 0) < demand.wanted for name, demand in demands.items())
         less = any(granted.get(name, 0) < held for name, held in self._granted.items())
-        seconds = before + self._lease_seconds - self._world.clock.monotonic()
+        self._concurrency.valid_until = before + self._lease_seconds
+        seconds = self._concurrency.valid_until - self._world.clock.monotonic()
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry = asyncio.get_running_loop().call_later(max(0.0, seconds), self._expired)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from lambent.errors import InvalidParameterValue
@@ -146,6 +147,7 @@ class Concurrency:
         self._reserved_total = 0
         self._blocks: dict[str, int] = {}
         self._served: dict[tuple[str, str | None], None] = {}  # called, and not admitted since
+        self.valid_until = inf  # what the store granted counts for nothing from then on: others may have it
         self.free: dict[Pool, None] = {}  # pools with room and with waiters: call `wake`
 
     # --- what may run ------------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ class Concurrency:
         """Take a permit, or say why not. Nothing is taken when throttled."""
         state = self._functions.get(function) or self._known(function, now)
         pool = state.pool
-        if pool.in_use >= pool.capacity:
+        if pool.in_use >= pool.capacity or now >= self.valid_until:
             return self._refuse(pool)
         limit = None if mapping is None else self._mappings.get(mapping)
         if limit is not None and limit.in_use >= limit.capacity:
@@ -190,6 +192,8 @@ class Concurrency:
 
     def room(self, function: str, mapping: str | None, now: float) -> int:
         """How many invocations would be admitted now."""
+        if now >= self.valid_until:
+            return 0
         state = self._functions.get(function) or self._known(function, now)
         pool = state.pool
         room = min(pool.capacity - pool.in_use, int(state.environments - state.in_use + state.fill(now)))
