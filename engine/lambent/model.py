@@ -471,19 +471,22 @@ StreamStep = Fetch | Invoke | ReportBatch | Checkpoint | Wait | EndShard
 @dataclass(frozen=True, slots=True)
 class Delete:
     """Remove the item for good. `state` says how an asynchronous event ended: succeeded, failed, expired, dropped or
-    DESTINATION_FAILED."""
+    DESTINATION_FAILED; `result` is what its last attempt came to: the answer or the error document, as JSON."""
 
     receipt: str
     state: str = ""
+    result: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the item back, visible again at `at` (epoch seconds). `give_back`: the claim is no attempt."""
+    """Give the item back, visible again at `at` (epoch seconds). `give_back`: the claim is no attempt. `reason` says
+    why, to whoever asks what an event waits for: a throttle's reason or the error document, as JSON or plain text."""
 
     receipt: str
     at: float
     give_back: bool = False
+    reason: str = ""
 
 
 Settlement = Delete | Release
@@ -516,3 +519,56 @@ class Refused:
 
 
 Delivery = Delivered | Refused | Unavailable
+
+# --------------------------------------------------------------------------- what a store knows, for people who ask
+
+
+@dataclass(frozen=True, slots=True)
+class EventFact:
+    """Where an asynchronous event is: `state` is "waiting" (until `due_at`, because of `reason`), "running" (`due_at`:
+    when its claim ends), or how it ended, with its `result`; then its payload is gone. Times in epoch seconds."""
+
+    event: Event
+    state: str
+    due_at: float = 0.0
+    reason: str = ""
+    ended_at: float = 0.0
+    result: bytes = b""
+
+
+MessageState = Literal["visible", "in_flight", "delayed"]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFact:
+    """Where a message is: in which queue, and visible again at `due_at` (epoch seconds) if it is not visible."""
+
+    queue: str
+    message: Message
+    state: MessageState
+    due_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFact:
+    """How far a mapping is in a shard, and how many of its records found which fate, by (fate, reason)."""
+
+    lease: Lease
+    counts: Mapping[tuple[Fate, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages can be received now, are out, or are delayed."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What lies in a shard after a position: how many records, and when the first of them arrived (epoch seconds)."""
+
+    records: int
+    oldest_at: float | None = None

@@ -13,20 +13,26 @@ from typing import Protocol
 
 from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
 from lambent.model import (
+    Backlog,
     Checkpoint,
     Delivery,
+    Depth,
     Event,
+    EventFact,
     Invocation,
     Lease,
     Message,
+    MessageFact,
     Outcome,
     Put,
     Queue,
     Read,
     Record,
     Send,
+    Settled,
     Settlement,
     Shard,
+    ShardFact,
     Stream,
 )
 from lambent.semantics.concurrency import Demand
@@ -88,8 +94,11 @@ class Documents(Protocol):
 
     async def list(self, kind: str) -> Sequence[Document]: ...
 
-    async def put(self, kind: str, name: str, body: str, revision: int | None = None) -> Document | None:
-        """Write it. With `revision`, only if the stored one has it (0: only if there is none); None says it has not."""
+    async def put(
+        self, kind: str, name: str, body: str, revision: int | None = None, expires_in_seconds: float | None = None
+    ) -> Document | None:
+        """Write it. With `revision`, only if the stored one has it (0: only if there is none); None says it has not.
+        One that expires is gone after that time, which nobody is told."""
         ...
 
     async def delete(self, kind: str, name: str) -> bool:
@@ -124,7 +133,7 @@ class EventQueue(Protocol):
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """Delete or release claimed events, all in one transaction; False: a stale receipt, nothing was done. A release
         that gives back lowers `attempts` and raises `deferrals`; any other sets `deferrals` to 0. A deleted event
-        leaves a terminal record with its `state`."""
+        leaves a terminal record with its `state` and `result`, a released one the `reason`: see `Facts`."""
         ...
 
     async def pending(self) -> Mapping[str, int]:
@@ -273,11 +282,28 @@ class StreamTarget(Protocol):
 
 
 class BuiltinQueue(QueueSource, QueueTarget, Protocol):
-    """The store's own queue."""
+    """The store's own queue, which people can look into."""
+
+    async def depth(self) -> Depth:
+        """How many messages there are, as GetQueueAttributes counts them (but exact)."""
+        ...
+
+    async def purge(self) -> None:
+        """Forget every message, also those that are out (PurgeQueue)."""
+        ...
+
+    async def peek(self, limit: int, after: str = "") -> Sequence[MessageFact]:
+        """Up to `limit` messages in a fixed order, following the one with the id `after`; nothing is received by it."""
+        ...
+
+    async def claim_many(self, ids: Sequence[str]) -> Sequence[Message]:
+        """Receive these, as far as they are visible, whatever their order; as `receive`, but the redrive policy has no
+        word."""
+        ...
 
 
 class BuiltinStream(StreamSource, StreamTarget, Protocol):
-    """The store's own stream, whose shards can be changed (Kinesis API: SplitShard, MergeShards)."""
+    """The store's own stream, whose shards can be changed (Kinesis API: SplitShard, MergeShards) and looked into."""
 
     async def split(self, shard: str) -> Sequence[Shard]:
         """Close it, and open two children, each with half of its hash keys."""
@@ -287,9 +313,41 @@ class BuiltinStream(StreamSource, StreamTarget, Protocol):
         """Close both, which must be neighbours, and open one child."""
         ...
 
+    async def backlog(self, shard: str, position: str | None) -> Backlog:
+        """What lies after this position (None: from the first record that there is)."""
+        ...
+
+    async def find(self, position: str) -> tuple[str, Record] | None:
+        """The record at this position and its shard; None: there is none, or no longer."""
+        ...
+
+
+class Facts(Protocol):
+    """What a store knows of single items and of what became of them, for people who ask. No loop needs it."""
+
+    async def event(self, request_id: str) -> EventFact | None:
+        """An asynchronous event that waits, runs, or ended not long ago."""
+        ...
+
+    async def ended(self) -> Mapping[tuple[str, str], int]:
+        """How many events ended, by (function, state)."""
+        ...
+
+    async def message(self, message_id: str) -> MessageFact | None:
+        """A message, in whichever queue it is now."""
+        ...
+
+    async def shards(self, group: str) -> Sequence[ShardFact]:
+        """How far a mapping is in each shard that it ever had."""
+        ...
+
+    async def settled(self, group: str, shard: str, position: str) -> Settled | None:
+        """The stored range that this record is in, with its fate; None: it has found none, or that was long ago."""
+        ...
+
 
 class Connection(Protocol):
-    """An engine's view of a store. All that it holds in its owner's name ends with it."""
+    """An engine's or a client's view of a store. All that it holds in its owner's name ends with it."""
 
     @property
     def documents(self) -> Documents: ...
@@ -299,6 +357,13 @@ class Connection(Protocol):
 
     @property
     def leases(self) -> Leases: ...
+
+    @property
+    def facts(self) -> Facts: ...
+
+    async def engines(self) -> bool:
+        """Is any engine connected to this store now, in any process?"""
+        ...
 
     def queue(self, queue: Queue) -> BuiltinQueue:
         """The queue of that name, with this configuration from now on."""
@@ -319,8 +384,9 @@ class Store(Protocol):
     @property
     def capabilities(self) -> frozenset[str]: ...
 
-    async def connect(self, world: World) -> Connection:
-        """Open it for the engine that `world.owner` names. Raises StoreUnavailable."""
+    async def connect(self, world: World, client: bool = False) -> Connection:
+        """Open it for the engine that `world.owner` names; or for a client, which looks, sends and changes what is
+        desired beside the engines, and claims nothing for long. Raises StoreUnavailable."""
         ...
 
 

@@ -142,7 +142,7 @@ async def test_a_private_http_destination_is_reached_only_if_the_engine_allows_i
     engine.function(on_success=f"http://127.0.0.1:{port}/hook")(unused)
     async with engine:
         await engine.invoke_async(unused, {"n": 1})
-        while not any(ended for ended in engine._living().events.ended().values()):  # type: ignore[attr-defined]
+        while not await engine._living().connection.facts.ended():
             await asyncio.sleep(0.1)
     server.close()
     await server.wait_closed()

@@ -21,6 +21,7 @@ from lambent.stores.memory_stream import MemoryStream
 from lambent.testing.loop import VirtualClock, run
 
 from .suites import Suite, queues, streams
+from .suites.facts import FactsSuite
 from .suites.stores import DocumentsSuite, EventQueueSuite, LeasesSuite
 
 pytestmark = pytest.mark.virtual_time
@@ -42,6 +43,10 @@ class TestMemoryEventQueue(_Memory, EventQueueSuite):
 
 
 class TestMemoryLeases(_Memory, LeasesSuite):
+    pass
+
+
+class TestMemoryFacts(_Memory, FactsSuite):
     pass
 
 
@@ -76,18 +81,20 @@ def _world(owner: str = "engine-1") -> World:
 
 async def test_the_last_ten_thousand_endings_can_be_asked_for() -> None:
     world = _world()
-    events = (await MemoryStore().connect(world)).events
+    connection = await MemoryStore().connect(world)
+    events, facts = connection.events, connection.facts
     ids = [world.new_id() for _ in range(TERMINAL_RECORDS + 1)]
     await events.put_many([Event(request_id, "f", b"{}", world.clock.now()) for request_id in ids])
     claimed = await events.receive("f", len(ids), 60)
     await events.settle_many([Delete(event.receipt, "succeeded") for event in claimed[:-1]])
     await events.settle_many([Delete(claimed[-1].receipt, "expired")])
-    last = events.terminal(ids[-1])
+    last = await facts.event(ids[-1])
     assert last is not None
-    assert (last.function, last.state, last.attempts, last.ended_at) == ("f", "expired", 1, world.clock.now())
-    assert events.terminal(ids[0]) is None
-    assert events.terminal(ids[1]) is not None
-    assert events.ended() == {("f", "succeeded"): TERMINAL_RECORDS, ("f", "expired"): 1}
+    assert (last.event.function, last.event.attempts) == ("f", 1)
+    assert (last.state, last.ended_at) == ("expired", world.clock.now())
+    assert await facts.event(ids[0]) is None
+    assert await facts.event(ids[1]) is not None
+    assert await facts.ended() == {("f", "succeeded"): TERMINAL_RECORDS, ("f", "expired"): 1}
 
 
 async def test_what_is_settled_leaves_no_timers_behind() -> None:
@@ -146,16 +153,21 @@ async def test_a_queue_with_messages_cannot_change_its_kind() -> None:
         connection.queue(Queue(name="q", fifo=True))
 
 
-async def test_the_audit_adds_up_what_checkpoints_settled() -> None:
-    leases = (await MemoryStore().connect(_world())).leases
+async def test_facts_add_up_what_checkpoints_settled() -> None:
+    connection = await MemoryStore().connect(_world())
+    leases = connection.leases
     seen = (await leases.heartbeat("mapping", ["s0"], 60)).leases["s0"]
     [lease] = await leases.take_many([seen], 60)
     settled = (Settled("1", "3", 3, "delivered"), Settled("4", "4", 1, "failed", "RetryAttemptsExhausted"))
     await leases.checkpoint_many(
         [(lease, Checkpoint(Progress("4"), settled)), (seen, Checkpoint(Progress("9"), settled))]
     )
-    assert await leases.audit("mapping") == {"delivered": 3, "failed": 1}
-    assert await leases.audit("other") == {}
+    [shard] = await connection.facts.shards("mapping")
+    assert shard.lease.progress == Progress("4")
+    assert shard.counts == {("delivered", ""): 3, ("failed", "RetryAttemptsExhausted"): 1}
+    assert await connection.facts.settled("mapping", "s0", "2") == settled[0]
+    assert await connection.facts.settled("mapping", "s0", "5") is None
+    assert await connection.facts.shards("other") == []
 
 
 def test_the_ports_are_kept_to_the_letter() -> None:

@@ -9,13 +9,23 @@ its own connection; no call waits unless it is asked to, so each is one atomic s
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from lambent.errors import InvalidParameterValue
-from lambent.model import Checkpoint, Lease, Queue, Stream
+from lambent.model import (
+    Checkpoint,
+    EventFact,
+    Fate,
+    Lease,
+    MessageFact,
+    Queue,
+    Settled,
+    ShardFact,
+    Stream,
+)
 from lambent.ports import Clock, Document, Holdings, World
 from lambent.semantics.concurrency import Demand
 from lambent.stores.memory_events import EventLines, MemoryEvents
@@ -24,6 +34,7 @@ from lambent.stores.memory_queue import MemoryQueue, QueueState
 from lambent.stores.memory_stream import MemoryStream, StreamState
 
 NOBODY: Final = ""
+MAXIMUM_RANGES: Final = 10_000  # of a shard's settled records that can still be asked for
 
 
 class MemoryStore:
@@ -38,11 +49,12 @@ class MemoryStore:
         self._leases = _LeaseState(self._clock)
         self._queues: dict[str, QueueState] = {}
         self._streams: dict[str, StreamState] = {}
+        self._engines: dict[Connection, None] = {}
 
-    async def connect(self, world: World) -> Connection:
+    async def connect(self, world: World, client: bool = False) -> Connection:
         """The store's own time is from now on the clock of this world."""
         self._clock.adopt(world.clock)
-        return Connection(self, world)
+        return Connection(self, world, client)
 
     def queue_state(self, config: Queue) -> QueueState:
         """The queue of that name, with this configuration from now on. Raises InvalidParameterValue if messages of a
@@ -74,12 +86,18 @@ class MemoryStore:
 class Connection:
     """One engine's view of the store."""
 
-    def __init__(self, store: MemoryStore, world: World) -> None:
-        self.documents = MemoryDocuments(store._documents)
+    def __init__(self, store: MemoryStore, world: World, client: bool) -> None:
+        self.documents = MemoryDocuments(store._documents, store._clock)
         self.events = MemoryEvents(store._lines, world)
         self.leases = MemoryLeases(store._leases, world.owner)
+        self.facts = MemoryFacts(store._lines, store._leases, store._queues)
         self._store = store
         self._world = world
+        if not client:
+            store._engines[self] = None
+
+    async def engines(self) -> bool:
+        return bool(self._store._engines)
 
     def queue(self, queue: Queue) -> MemoryQueue:
         return MemoryQueue(self._store.queue_state(queue), self._world)
@@ -89,6 +107,7 @@ class Connection:
 
     async def close(self) -> None:
         """Its leases, memberships, permits and claims are free at once. Closing twice is allowed."""
+        self._store._engines.pop(self, None)
         self.documents.close()
         self.events.close()
         self.leases.close()
@@ -122,9 +141,16 @@ class _StoreClock:
 class _DocumentState:
     def __init__(self) -> None:
         self.kinds: dict[str, dict[str, Document]] = {}
+        self.expiries: dict[tuple[str, str], float] = {}  # on the monotonic clock
         self.changes: Counter[str] = Counter()
         self.revisions = itertools.count(1)
         self.bell = Bell()
+
+    def sweep(self, now: float) -> None:
+        """What expired is gone; nobody is told."""
+        for kind, name in [key for key, at in self.expiries.items() if at <= now]:
+            del self.expiries[kind, name]
+            self.kinds[kind].pop(name, None)
 
     def changed(self, kind: str) -> None:
         self.changes[kind] += 1
@@ -134,28 +160,39 @@ class _DocumentState:
 class MemoryDocuments:
     """`Documents` in memory. Revisions come from one counter, so a recreated document never has an old one's."""
 
-    def __init__(self, state: _DocumentState) -> None:
+    def __init__(self, state: _DocumentState, clock: Clock) -> None:
         self._state = state
+        self._clock = clock
         self._closed = False
 
     async def get(self, kind: str, name: str) -> Document | None:
+        self._state.sweep(self._clock.monotonic())
         return self._state.kinds.get(kind, {}).get(name)
 
     async def list(self, kind: str) -> Sequence[Document]:
+        self._state.sweep(self._clock.monotonic())
         return tuple(self._state.kinds.get(kind, {}).values())
 
-    async def put(self, kind: str, name: str, body: str, revision: int | None = None) -> Document | None:
+    async def put(
+        self, kind: str, name: str, body: str, revision: int | None = None, expires_in_seconds: float | None = None
+    ) -> Document | None:
+        self._state.sweep(self._clock.monotonic())
         documents = self._state.kinds.setdefault(kind, {})
         stored = documents.get(name)
         if revision is not None and revision != (stored.revision if stored else 0):
             return None
         document = documents[name] = Document(kind, name, body, next(self._state.revisions))
+        self._state.expiries.pop((kind, name), None)
+        if expires_in_seconds is not None:
+            self._state.expiries[kind, name] = self._clock.monotonic() + expires_in_seconds
         self._state.changed(kind)
         return document
 
     async def delete(self, kind: str, name: str) -> bool:
+        self._state.sweep(self._clock.monotonic())
         if self._state.kinds.get(kind, {}).pop(name, None) is None:
             return False
+        self._state.expiries.pop((kind, name), None)
         self._state.changed(kind)
         return True
 
@@ -183,6 +220,24 @@ class _Held:
     expires_at: float = 0.0
 
 
+class Fates:
+    """What became of a shard's records: totals by (fate, reason), and the latest ranges. Neighbours of one fate and
+    reason are one range."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[Fate, str]] = Counter()
+        self.ranges: deque[Settled] = deque(maxlen=MAXIMUM_RANGES)
+
+    def add(self, settled: Sequence[Settled]) -> None:
+        for each in settled:
+            self.counts[each.fate, each.reason] += each.count
+            before = self.ranges[-1] if self.ranges else None
+            if before is not None and (before.fate, before.reason) == (each.fate, each.reason):
+                self.ranges[-1] = Settled(before.first, each.last, before.count + each.count, each.fate, each.reason)
+            else:
+                self.ranges.append(each)
+
+
 @dataclass(slots=True, eq=False)
 class _Block:
     """What an engine may use of a limit, what it said of itself at its last call, and its turn among those who want."""
@@ -198,7 +253,7 @@ class _LeaseState:
         self.clock = clock
         self.members: dict[str, dict[str, float]] = {}
         self.held: dict[tuple[str, str], _Held] = {}
-        self.fates: dict[str, Counter[str]] = {}
+        self.fates: dict[tuple[str, str], Fates] = {}  # by (mapping, shard)
         self.blocks: dict[str, dict[str, _Block]] = {}
         self.turns = itertools.count(1)
 
@@ -262,10 +317,6 @@ class MemoryLeases:
         expires_at = self._state.clock.monotonic() + valid_for_seconds
         return {resource: self._grant(resource, demand, expires_at) for resource, demand in demands.items()}
 
-    async def audit(self, group: str) -> Mapping[str, int]:
-        """How many records of a group's shards found which fate, over all checkpoints that were stored."""
-        return dict(self._state.fates.get(group, {}))
-
     def close(self) -> None:
         state = self._state
         for held in state.held.values():
@@ -285,9 +336,11 @@ class MemoryLeases:
             return False
         mine = held.lease  # `replace` would take as long as all the rest
         held.lease = Lease(mine.group, mine.name, mine.owner, mine.counter, checkpoint.progress, mine.free)
-        fates = self._state.fates.setdefault(lease.group, Counter())
-        for settled in checkpoint.settled:
-            fates[settled.fate] += settled.count
+        if checkpoint.settled:
+            fates = self._state.fates.get((lease.group, lease.name))
+            if fates is None:
+                fates = self._state.fates[lease.group, lease.name] = Fates()
+            fates.add(checkpoint.settled)
         return True
 
     def _grant(self, resource: str, demand: Demand, expires_at: float) -> int:
@@ -321,3 +374,40 @@ def _fair_part(mine: _Block, blocks: Sequence[_Block], limit: int) -> int:
         unserved = [block for block in unserved if block not in modest]
     each, odd = divmod(left, len(unserved))
     return each + (unserved.index(mine) < odd)
+
+
+# --------------------------------------------------------------------------- facts
+
+
+class MemoryFacts:
+    """`Facts` in memory: of ended events the latest are known, of settled records the latest ranges."""
+
+    def __init__(self, lines: EventLines, leases: _LeaseState, queues: Mapping[str, QueueState]) -> None:
+        self._lines = lines
+        self._leases = leases
+        self._queues = queues
+
+    async def event(self, request_id: str) -> EventFact | None:
+        self._lines.surface()
+        return self._lines.fact(request_id)
+
+    async def ended(self) -> Mapping[tuple[str, str], int]:
+        return dict(self._lines.counts)
+
+    async def message(self, message_id: str) -> MessageFact | None:
+        found = (queue.fact(message_id) for queue in self._queues.values())
+        return next((fact for fact in found if fact is not None), None)
+
+    async def shards(self, group: str) -> Sequence[ShardFact]:
+        known = self._leases
+        names = [name for of_group, name in known.held if of_group == group]
+        return [ShardFact(known.see(group, name), self._counts(group, name)) for name in names]
+
+    async def settled(self, group: str, shard: str, position: str) -> Settled | None:
+        fates = self._leases.fates.get((group, shard))
+        ranges = reversed(fates.ranges) if fates else ()
+        return next((each for each in ranges if each.first <= position <= each.last), None)
+
+    def _counts(self, group: str, shard: str) -> Mapping[tuple[Fate, str], int]:
+        fates = self._leases.fates.get((group, shard))
+        return dict(fates.counts) if fates else {}

@@ -16,22 +16,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from lambent.model import Delete, Event, Settlement
+from lambent.model import Delete, Event, EventFact, Settlement
 from lambent.ports import Clock, World
 from lambent.stores.memory_lines import Bell, Item, Line, Timers
 
 TERMINAL_RECORDS: Final = 10_000  # how many ended events can still be asked for
-
-
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """How an event ended: `state` as its Delete said; `ended_at` in epoch seconds."""
-
-    request_id: str
-    function: str
-    state: str
-    attempts: int
-    ended_at: float
 
 
 @dataclass(slots=True)
@@ -48,9 +37,10 @@ class EventLines:
         self.lines: dict[str, _FunctionLine] = {}
         self.timers: Timers[Event] = Timers()
         self.listeners: list[MemoryEvents] = []
-        self.ended: dict[str, Terminal] = {}
+        self.ended: dict[str, EventFact] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
         self._items: dict[str, Item[Event]] = {}
+        self._reasons: dict[str, str] = {}  # of those that wait because of something
         self._claims: dict[str, Item[Event]] = {}
         self._places = itertools.count(1)
 
@@ -92,7 +82,7 @@ class EventLines:
         self._time(item, claim_seconds)
         return item.value
 
-    def delete(self, receipt: str, state: str) -> bool:
+    def delete(self, receipt: str, state: str, result: bytes) -> bool:
         item = self._claims.pop(receipt, None)
         if item is None:
             return False
@@ -106,14 +96,23 @@ class EventLines:
         if not line.count:
             del self.lines[event.function]
         self.counts[event.function, state] += 1
-        self.ended[event.request_id] = Terminal(
-            event.request_id, event.function, state, event.attempts, self.clock.now()
-        )
+        self._reasons.pop(event.request_id, None)
+        e = event  # kept without its payload
+        kept = Event(e.request_id, e.function, b"", e.accepted_at, e.qualifier, e.attempts)
+        self.ended[e.request_id] = EventFact(kept, state, ended_at=self.clock.now(), result=result)
         if len(self.ended) > TERMINAL_RECORDS:
             del self.ended[next(iter(self.ended))]
         return True
 
-    def release(self, receipt: str, delay_seconds: float, give_back: bool) -> bool:
+    def fact(self, request_id: str) -> EventFact | None:
+        item = self._items.get(request_id)
+        if item is None:
+            return self.ended.get(request_id)
+        state = "running" if item.state == "in_flight" else "waiting"
+        left = 0.0 if item.state == "visible" else item.due - self.clock.monotonic()
+        return EventFact(item.value, state, self.clock.now() + left, self._reasons.get(request_id, ""))
+
+    def release(self, receipt: str, delay_seconds: float, give_back: bool, reason: str) -> bool:
         item = self._claims.get(receipt)
         if item is None or item.state != "in_flight":
             return False
@@ -127,6 +126,9 @@ class EventLines:
             deferrals=event.deferrals + 1 if give_back else 0,
         )
         item.receipt = ""
+        self._reasons.pop(event.request_id, None)
+        if reason:
+            self._reasons[event.request_id] = reason
         if delay_seconds > 0:
             item.state = "delayed"
             item.place = next(self._places)
@@ -217,14 +219,6 @@ class MemoryEvents:
     async def pending(self) -> Mapping[str, int]:
         return {function: line.count for function, line in self._lines.lines.items()}
 
-    def terminal(self, request_id: str) -> Terminal | None:
-        """How an event ended, of the last 10,000 that did."""
-        return self._lines.ended.get(request_id)
-
-    def ended(self) -> Mapping[tuple[str, str], int]:
-        """How many events ended, by (function, state)."""
-        return dict(self._lines.counts)
-
     def close(self) -> None:
         """What it has claimed is due again at once; the attempt stays counted, as after a crash."""
         if self in self._lines.listeners:
@@ -249,6 +243,6 @@ class MemoryEvents:
     def _settle(self, settlement: Settlement) -> bool:
         self._claimed.discard(settlement.receipt)
         if isinstance(settlement, Delete):
-            return self._lines.delete(settlement.receipt, settlement.state)
+            return self._lines.delete(settlement.receipt, settlement.state, settlement.result)
         delay_seconds = settlement.at - self._world.clock.now()
-        return self._lines.release(settlement.receipt, delay_seconds, settlement.give_back)
+        return self._lines.release(settlement.receipt, delay_seconds, settlement.give_back, settlement.reason)

@@ -56,6 +56,7 @@ class Item(Generic[T]):
     receipt: str = ""
     order: int = 0
     born: float = 0.0  # on the monotonic clock
+    due: float = 0.0  # on the monotonic clock: when it was last to fall due
 
 
 class Line(Generic[T]):
@@ -102,6 +103,7 @@ class Timers(Generic[T]):
 
     def push(self, at: float, item: Item[T]) -> bool:
         """True if it is now the first to fall due."""
+        item.due = at
         heapq.heappush(self._heap, (at, item.place, item))
         return self._heap[0][2] is item
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Final
+from itertools import dropwhile, islice
+from typing import Final, cast
 
 from lambent.arns import queue_arn
-from lambent.model import Message, Queue, Release, Send, Settlement
+from lambent.model import Depth, Message, MessageFact, MessageState, Queue, Release, Send, Settlement
 from lambent.ports import Clock, World
 from lambent.semantics.sending import check_send
 from lambent.semantics.shapes import sqs_event, sqs_view
@@ -33,15 +34,6 @@ class _Group:
     waiting: Line[Message] = field(default_factory=Line)
     in_flight: int = 0
     count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How many messages can be received now, are out, or are delayed."""
-
-    visible: int
-    in_flight: int
-    delayed: int
 
 
 class QueueState:
@@ -63,6 +55,7 @@ class QueueState:
     def purge(self) -> None:
         """Forget every message, also those that are out. What was sent in the last five minutes stays deduplicated."""
         self.counts: Counter[str] = Counter()
+        self._items: dict[str, Item[Message]] = {}  # by message id, in the order of their coming
         self._groups: dict[str, _Group] = {}
         self._open: dict[str, None] = {}  # groups that have something to give, in the order of becoming so
         self._out: dict[str, Item[Message]] = {}
@@ -102,6 +95,26 @@ class QueueState:
             self._open.pop(name, None)  # it goes to the end
             self._offer(name)
         return given
+
+    def claim(self, ids: Sequence[str]) -> list[Message]:
+        """Those of them that can be received now."""
+        self.surface()
+        given = []
+        for message_id in ids:
+            item = self._items.get(message_id)
+            if item is not None and item.state == "visible" and self._name(item) in self._open:
+                given.append(self._give(item))
+                self._offer(self._name(item))
+        return given
+
+    def facts(self) -> Iterator[MessageFact]:
+        self.surface()
+        return map(self._fact, self._items.values())
+
+    def fact(self, message_id: str) -> MessageFact | None:
+        self.surface()
+        item = self._items.get(message_id)
+        return None if item is None else self._fact(item)
 
     def delete(self, receipt: str) -> bool:
         item = self._out.get(receipt)
@@ -143,6 +156,7 @@ class QueueState:
         item = Item(message, order=next(self._sequence), born=self._clock.monotonic() if born is None else born)
         if self.config.fifo:
             item.value = replace(message, sequence_number=f"{item.order:020d}")
+        self._items[message.id] = item
         name = self._name(item)
         if name not in self._groups:
             self._groups[name] = _Group()
@@ -183,6 +197,7 @@ class QueueState:
         self._move(item, "")
         item.place = 0
         self._out.pop(item.receipt, None)
+        del self._items[item.value.id]
         group = self._groups[name]
         group.count -= 1
         if group.count:
@@ -221,6 +236,11 @@ class QueueState:
             self._open[name] = None
             self.bell.ring()
 
+    def _fact(self, item: Item[Message]) -> MessageFact:
+        left = 0.0 if item.state == "visible" else item.due - self._clock.monotonic()
+        due_at = self._clock.now() + left
+        return MessageFact(self.config.name, item.value, cast(MessageState, item.state), due_at)
+
     def _name(self, item: Item[Message]) -> str:
         return item.value.group or "" if self.config.fifo else ""
 
@@ -236,7 +256,7 @@ class MemoryQueue:
     """The built-in queue as one connection sees it."""
 
     capabilities = frozenset(
-        {"delay", "fifo", "deduplication", "redrive", "retention", "release", "give_back", "purge", "depth"}
+        {"delay", "fifo", "deduplication", "redrive", "retention", "release", "give_back", "purge", "depth", "peek"}
     )
 
     def __init__(self, state: QueueState, world: World) -> None:
@@ -279,14 +299,21 @@ class MemoryQueue:
         return sqs_event(messages, self.arn, self._world.region, windowed)
 
     async def depth(self) -> Depth:
-        """How many messages there are, as GetQueueAttributes counts them (but exact)."""
         self._state.surface()
         counts = self._state.counts
         return Depth(counts["visible"], counts["in_flight"], counts["delayed"])
 
     async def purge(self) -> None:
-        """Forget every message, also those that are out (PurgeQueue)."""
         self._state.purge()
+
+    async def peek(self, limit: int, after: str = "") -> Sequence[MessageFact]:
+        facts = self._state.facts()
+        if after:
+            facts = islice(dropwhile(lambda fact: fact.message.id != after, facts), 1, None)
+        return list(islice(facts, limit))
+
+    async def claim_many(self, ids: Sequence[str]) -> Sequence[Message]:
+        return self._state.claim(ids)
 
     def _settle(self, settlement: Settlement) -> bool:
         if isinstance(settlement, Release):

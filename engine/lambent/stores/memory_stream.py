@@ -20,7 +20,7 @@ from typing import Final
 
 from lambent.arns import role_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceNotFound
-from lambent.model import Put, Read, Record, Shard, Stream
+from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
 from lambent.semantics.sending import check_put
 from lambent.semantics.shapes import kinesis_event, kinesis_view
@@ -220,7 +220,7 @@ class MemoryReader:
 class MemoryStream:
     """The built-in stream as one connection sees it."""
 
-    capabilities = frozenset({"AT_TIMESTAMP", "reshard", "retention", "shards"})
+    capabilities = frozenset({"AT_TIMESTAMP", "backlog", "reshard", "retention", "shards"})
 
     def __init__(self, state: StreamState, world: World) -> None:
         self._state = state
@@ -269,6 +269,19 @@ class MemoryStream:
     async def merge(self, one: str, other: str) -> Shard:
         """Close both, which must be neighbours, and open one child (MergeShards)."""
         return self._state.merge(one, other)
+
+    async def backlog(self, shard: str, position: str | None) -> Backlog:
+        found = self._state.get(shard)
+        start = max(found.gone, 0 if position is None else found.place(position) - found.base)
+        oldest_at = found.records[start].arrived_at if start < len(found.records) else None
+        return Backlog(max(len(found.records) - start, 0), oldest_at)
+
+    async def find(self, position: str) -> tuple[str, Record] | None:
+        for name, shard in self._state.shards.items():
+            if position.startswith(shard.prefix):
+                index = self._state.get(name).place(position) - shard.base - 1
+                return (name, shard.records[index]) if shard.gone <= index < len(shard.records) else None
+        return None
 
 
 def _hash(key: str) -> int:

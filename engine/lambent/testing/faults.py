@@ -199,8 +199,8 @@ class FaultyStore:
         self._store = store
         self._faults = faults
 
-    async def connect(self, world: World) -> FaultyConnection:
-        return FaultyConnection(await self._store.connect(world), world, self._faults)
+    async def connect(self, world: World, client: bool = False) -> FaultyConnection:
+        return FaultyConnection(await self._store.connect(world, client), world, self._faults)
 
 
 class FaultyConnection:
@@ -211,6 +211,8 @@ class FaultyConnection:
         self.documents = cast(Documents, _Port("documents", inner.documents, faults))
         self.events = cast(EventQueue, _Events("events", inner.events, faults))
         self.leases = cast(Leases, _Port("leases", inner.leases, faults))
+        self.facts = inner.facts
+        self.engines = inner.engines
         self._world = world
         self._faults = faults
 

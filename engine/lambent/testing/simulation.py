@@ -581,8 +581,8 @@ class _Remembered(FaultyStore):
         super().__init__(store, faults)
         self._connections = connections
 
-    async def connect(self, world: World) -> FaultyConnection:
-        connection = await super().connect(world)
+    async def connect(self, world: World, client: bool = False) -> FaultyConnection:
+        connection = await super().connect(world, client)
         self._connections[PROCESS.get()] = cast(Connection, connection.inner)
         return connection
 
@@ -594,4 +594,3 @@ def _at_once(call: Coroutine[Any, Any, Any]) -> Any:
     except StopIteration as done:
         return done.value
     raise AssertionError("it waits")
-

@@ -230,6 +230,33 @@ class QueueSuite(Suite):
         await queue.send_many([Send("new")])
         assert bodies(await queue.receive(10, VISIBILITY + 1)) == ["new"]
 
+    @needs("peek")
+    async def test_a_look_into_a_queue_receives_nothing(self) -> None:
+        queue = await self.queue()
+        ids = await queue.send_many([Send("a"), Send("b"), Send("c", delay_seconds=1), Send("d")])
+        [out] = await queue.receive(1, 0)
+        facts = await queue.peek(3)  # type: ignore[attr-defined]
+        facts = [*facts, *await queue.peek(3, facts[-1].message.id)]  # type: ignore[attr-defined]
+        assert sorted(fact.message.id for fact in facts) == sorted(ids)
+        states = {fact.message.body: (fact.state, fact.message.receive_count) for fact in facts}
+        assert states[out.body] == ("in_flight", 1)
+        assert states["c"] == ("delayed", 0)
+        assert sorted(states.values()) == [("delayed", 0), ("in_flight", 1), ("visible", 0), ("visible", 0)]
+        assert {fact.queue for fact in facts} == {"orders"}
+
+    @needs("peek")
+    async def test_messages_can_be_received_by_their_ids(self) -> None:
+        queue = await self.queue()
+        ids = await queue.send_many([Send("a"), Send("b"), Send("c"), Send("d", delay_seconds=1)])
+        [out] = await queue.receive(1, 0)
+        left = [each for each in ids[:3] if each != out.id]
+        claimed = await queue.claim_many([left[1], out.id, ids[3], "unknown"])  # type: ignore[attr-defined]
+        assert [(message.id, message.receive_count) for message in claimed] == [(left[1], 1)]
+        assert [message.id for message in await queue.receive(10, 0)] == [left[0]]
+        assert list(await queue.settle_many([Delete(claimed[0].receipt)])) == [True]
+        await self.pass_time(VISIBILITY + 0.5)
+        assert claimed[0].id not in [message.id for message in await queue.receive(10, 1)]
+
     @pytest.mark.parametrize(
         "bad",
         [

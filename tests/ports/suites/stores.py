@@ -106,6 +106,32 @@ class DocumentsSuite(StoreSuite):
         async with asyncio.timeout(5):
             assert await anext(watch, "ended") is None
 
+    async def test_a_document_that_expires_is_gone_after_its_time(self) -> None:
+        documents = await self.documents()
+        await documents.put("request", "a", "1", expires_in_seconds=VALID)
+        await documents.put("request", "b", "2", expires_in_seconds=VALID)
+        await documents.put("request", "b", "3")
+        assert await documents.get("request", "a") is not None
+        await self.pass_time(VALID + 0.5)
+        assert await documents.get("request", "a") is None
+        assert [document.body for document in await documents.list("request")] == ["3"]
+        assert not await documents.delete("request", "a")
+        assert await documents.put("request", "a", "4", revision=0) is not None
+
+    async def test_a_client_sees_what_the_engine_sees_and_whether_there_is_one(self) -> None:
+        engine = await self.connect("engine-1")
+        client = await self.store.connect(self.world("client-1"), client=True)
+        assert await client.engines()
+        watch = engine.documents.watch("mapping")
+        await anext(watch, None)
+        await client.documents.put("mapping", "a", "{}")
+        async with asyncio.timeout(5):
+            assert await anext(watch, "ended") is None
+        assert await engine.documents.get("mapping", "a") == await client.documents.get("mapping", "a")
+        await engine.close()
+        assert not await client.engines()
+        await client.close()
+
     @needs("shared")
     async def test_a_watch_sees_what_another_connection_wrote(self) -> None:
         ours, theirs = await self.documents("engine-1"), await self.documents("engine-2")

@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 
 from lambent.errors import InvalidParameterValue
-from lambent.model import MAXIMUM_RECORD_BYTES, Put, Read, Record, Stream
+from lambent.model import MAXIMUM_RECORD_BYTES, Backlog, Put, Read, Record, Stream
 from lambent.ports import StreamReader, StreamSource, StreamTarget
 
 from . import Suite, needs
@@ -293,6 +293,30 @@ class StreamSuite(Suite):
         [after] = await self.put(stream, "k")
         assert len(before) == len(after)
         assert int(before) < int(after)
+
+    @needs("backlog")
+    async def test_the_backlog_is_what_lies_behind_a_position(self) -> None:
+        stream = await self.stream()
+        shard = (await stream.shards())[0].id
+        assert await stream.backlog(shard, None) == Backlog(0)  # type: ignore[attr-defined]
+        before = self.clock.now()
+        positions = await self.put(stream, "a", "b", "c")
+        backlog = await stream.backlog(shard, None)  # type: ignore[attr-defined]
+        assert backlog.records == 3
+        assert before - 1 <= backlog.oldest_at <= self.clock.now() + 1
+        assert (await stream.backlog(shard, positions[0])).records == 2  # type: ignore[attr-defined]
+        assert await stream.backlog(shard, positions[2]) == Backlog(0)  # type: ignore[attr-defined]
+
+    @needs("backlog")
+    async def test_a_record_is_found_by_its_position(self) -> None:
+        stream = await self.stream(shards=2)
+        positions = await self.put(stream, *(f"k{number}" for number in range(10)))
+        for number, position in enumerate(positions):
+            shard, record = await stream.find(position)  # type: ignore[attr-defined]
+            assert (record.position, record.key) == (position, f"k{number}")
+            assert position in [each.position for each in await self.read_all(stream, shard)]
+        assert await stream.find(positions[-1][:-6] + "999999") is None  # type: ignore[attr-defined]
+        assert await stream.find("no position") is None  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
         "bad",
