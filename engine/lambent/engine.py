@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, cast
 
+from lambent import inspection
 from lambent.context import CURRENT
 from lambent.control import NOT_STARTED, Control, MappingState, StoredMapping
 from lambent.declaring import Declarations, Hosted, Source
@@ -35,6 +36,7 @@ from lambent.model import (
     LATEST,
     MAXIMUM_ASYNC_PAYLOAD_BYTES,
     Event,
+    EventFact,
     Failed,
     Function,
     Invocation,
@@ -199,6 +201,11 @@ class Engine(Declarations):
         await life.events.put_many([event])
         self.telemetry.count(ASYNC_EVENTS_RECEIVED, name)
         return event.request_id
+
+    async def event(self, request_id: str) -> EventFact:
+        """Where an asynchronous event is: when it is due and because of what it waits, or how it ended, with the answer
+        or the error document. Raises ResourceNotFound, StoreUnavailable."""
+        return await inspection.event(self._living().connection, request_id)
 
     async def _once_more(self, invocation: Invocation, throttled: Throttled) -> Outcome:
         """Other engines may hold what is missing: a caller waits for one question, and no longer. Looking for room

@@ -24,6 +24,7 @@ MAXIMUM_BATCH_BYTES: Final = 6 * 1024 * 1024  # invocation payload of an event s
 MAXIMUM_RECORD_BYTES: Final = 1024 * 1024  # one stream record or queue message
 MAXIMUM_TIMESTAMP: Final = 32_503_680_000  # epoch seconds: the year 3000; milliseconds are above it
 MAXIMUM_KEY_CHARACTERS: Final = 256  # Kinesis API: PutRecord, PartitionKey
+DRAINED: Final = "drained"  # why work came back that a stop cut off; ours
 DESTINATION_FAILED: Final = "destination-failed"  # how an item ended whose report no destination took; ours
 
 # --------------------------------------------------------------------------- what users write
@@ -471,11 +472,13 @@ StreamStep = Fetch | Invoke | ReportBatch | Checkpoint | Wait | EndShard
 @dataclass(frozen=True, slots=True)
 class Delete:
     """Remove the item for good. `state` says how an asynchronous event ended: succeeded, failed, expired, dropped or
-    DESTINATION_FAILED; `result` is what its last attempt came to: the answer or the error document, as JSON."""
+    DESTINATION_FAILED; `result` is what its last attempt came to: the answer or the error document, as JSON; `reason`
+    says what the state leaves open: the words of a destination that refused."""
 
     receipt: str
     state: str = ""
     result: bytes = b""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,7 +529,8 @@ Delivery = Delivered | Refused | Unavailable
 @dataclass(frozen=True, slots=True)
 class EventFact:
     """Where an asynchronous event is: `state` is "waiting" (until `due_at`, because of `reason`), "running" (`due_at`:
-    when its claim ends), or how it ended, with its `result`; then its payload is gone. Times in epoch seconds."""
+    when its claim ends), or how it ended, with its `result`; then its payload is gone, and `reason` is the deletion's,
+    or else what it last waited for. Times in epoch seconds."""
 
     event: Event
     state: str

@@ -133,7 +133,8 @@ class EventQueue(Protocol):
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """Delete or release claimed events, all in one transaction; False: a stale receipt, nothing was done. A release
         that gives back lowers `attempts` and raises `deferrals`; any other sets `deferrals` to 0. A deleted event
-        leaves a terminal record with its `state` and `result`, a released one the `reason`: see `Facts`."""
+        leaves a terminal record with its `state`, `result` and `reason` (if it has none: the reason of its last
+        release), a released one its `reason`: see `Facts`."""
         ...
 
     async def pending(self) -> Mapping[str, int]:

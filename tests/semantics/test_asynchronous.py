@@ -27,6 +27,7 @@ FAILED = Failed({"errorMessage": "no", "errorType": "ValueError"})
 THROTTLED = Throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
 ZERO = Throttled("ReservedFunctionConcurrentInvocationLimitExceeded", reserved_zero=True)
 AWAY = Unavailable("no environment")
+NO = '{"errorMessage":"no","errorType":"ValueError"}'
 
 
 def event(attempts: int = 1, accepted_at: float = 0.0, deferrals: int = 0) -> Event:
@@ -57,8 +58,8 @@ def test_a_success_counts_however_late_it_comes() -> None:
 
 
 def test_a_function_error_is_retried_after_60_seconds_then_120_then_given_up() -> None:
-    assert after(event(1), FAILED, now=10.0) == (Release("r", 70.0),)
-    assert after(event(2), FAILED, now=71.0) == (Release("r", 191.0),)
+    assert after(event(1), FAILED, now=10.0) == (Release("r", 70.0, reason=NO),)
+    assert after(event(2), FAILED, now=71.0) == (Release("r", 191.0, reason=NO),)
     assert ended(after(event(3), FAILED, now=192.0)) == ("RetriesExhausted", 3, FAILED, "failed")
 
 
@@ -71,7 +72,8 @@ def test_maximum_retry_attempts_is_one_less_than_the_attempts(retries: int) -> N
 
 
 def test_the_retry_delays_can_be_scaled() -> None:
-    assert asynchronous.after(event(2), FAILED, DEFAULTS, 10.0, 0.0, delays=(0.5, 1.0)) == (Release("r", 11.0),)
+    steps = asynchronous.after(event(2), FAILED, DEFAULTS, 10.0, 0.0, delays=(0.5, 1.0))
+    assert steps == (Release("r", 11.0, reason=NO),)
 
 
 @pytest.mark.parametrize(("limit", "attempts"), [(60, 1), (90, 2), (181, 3), (21600, 3)])
@@ -91,17 +93,20 @@ def test_a_last_failure_is_exhausted_retries_even_if_the_event_is_too_old_too() 
 
 
 @pytest.mark.parametrize("outcome", [THROTTLED, AWAY])
-def test_a_throttled_event_backs_off_and_gives_its_attempt_back(outcome: Outcome) -> None:
+def test_a_throttled_event_backs_off_and_gives_its_attempt_back(outcome: Throttled | Unavailable) -> None:
     for deferrals, delay in enumerate((1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300)):
-        assert after(event(1, deferrals=deferrals), outcome, now=10.0) == (Release("r", 10.0 + delay, give_back=True),)
+        (step,) = after(event(1, deferrals=deferrals), outcome, now=10.0)
+        assert step == Release("r", 10.0 + delay, give_back=True, reason=outcome.reason)
 
 
 @pytest.mark.parametrize("outcome", [THROTTLED, AWAY])
-def test_a_throttled_event_is_planned_no_later_than_its_age_limit_and_ends_there(outcome: Outcome) -> None:
+def test_a_throttled_event_is_planned_no_later_than_its_age_limit_and_ends_there(
+    outcome: Throttled | Unavailable,
+) -> None:
     config = EventInvokeConfig(maximum_event_age_seconds=60)
     throttled = event(2, accepted_at=0.1, deferrals=20)
     (step,) = after(throttled, outcome, config, now=30.0)
-    assert step == Release("r", 60.1, give_back=True)
+    assert step == Release("r", 60.1, give_back=True, reason=outcome.reason)
     assert ended(asynchronous.before(throttled, config, step.at)) == ("EventAgeExceeded", 1, None, "expired")
 
 

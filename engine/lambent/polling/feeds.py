@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED
-from lambent.destinations import DESTINATION_RETRY_SECONDS
+from lambent.destinations import DESTINATION_RETRY_SECONDS, embedded
 from lambent.invoker import value_of
 from lambent.model import (
     Delete,
@@ -129,6 +130,8 @@ class EventFeed:
     def after(self, items: Sequence[Event], outcome: Outcome) -> Sequence[EventStep]:
         (event,) = items
         world, config = self._loop.world, self._functions[event.function].event_invoke
+        if isinstance(outcome, Succeeded) and outcome.by_reference:  # from here on it is reported and kept, as JSON
+            outcome = replace(outcome, payload=embedded(outcome.payload).encode(), by_reference=False)
         return asynchronous.after(event, outcome, config, world.clock.now(), world.random(), self._delays)
 
     def settled(self, attempt: Attempt[Event], settlements: Sequence[Settlement]) -> None: ...
@@ -205,7 +208,7 @@ class EventFeed:
         elif not steps and refusal is not None and refusal.reserved_zero:
             steps = self.after([event], refusal)
         elif not steps:
-            steps = (Release(event.receipt, now, give_back=True),)
+            steps = (Release(event.receipt, now, give_back=True, reason=refusal.reason if refusal else ""),)
         return Attempt((event,), permit, steps, len(event.payload))
 
     # --- functions that may not start ------------------------------------------------------------------------------

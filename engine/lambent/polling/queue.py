@@ -21,6 +21,7 @@ from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker
 from lambent.model import (
     DESTINATION_FAILED,
+    DRAINED,
     Delete,
     Event,
     EventStep,
@@ -157,7 +158,7 @@ class QueueLoop(Generic[Item]):
         """These were received: hand them back if the loop stops before they are settled."""
         now = self.world.clock.now()
         for item in items:
-            self._claims[item.receipt] = Release(item.receipt, now, give_back=True)
+            self._claims[item.receipt] = Release(item.receipt, now, give_back=True, reason=DRAINED)
 
     async def wait(self, waiting: Coroutine[object, object, T], seconds: float | None = None) -> T | None:
         """Its result; None if the loop stops first, or after `seconds`. Only for what may be cancelled."""
@@ -245,15 +246,18 @@ class QueueLoop(Generic[Item]):
     async def _report(self, attempt: Attempt[Item]) -> Sequence[Settlement]:
         """Perform the reports; gives the settlements, which come after all of them."""
         settlements: list[Settlement] = []
-        refused = False
+        refusals: list[str] = []
         for step in attempt.steps:
             match step:
                 case ReportEvent():
                     answer = await self._destinations.report_event(step, self._feed.function(step.event.function))
-                    refused = refused or isinstance(answer, Refused)
+                    if isinstance(answer, Refused):
+                        refusals.append(answer.reason)
                     self.telemetry.step(self._feed.subject, step, answer)
                 case Delete():
-                    settlements.append(replace(step, state=DESTINATION_FAILED) if refused else step)
+                    if refusals:
+                        step = replace(step, state=DESTINATION_FAILED, reason="; ".join(refusals))
+                    settlements.append(step)
                 case Release():
                     settlements.append(step)
                 case _:
@@ -282,7 +286,7 @@ class QueueLoop(Generic[Item]):
     def _count_attempt(self, attempt: Attempt[Item]) -> None:
         """The handler has ended: a stop before the settlement no longer makes its attempt undone."""
         for item in attempt.items:
-            self._claims[item.receipt] = Release(item.receipt, self.world.clock.now())
+            self._claims[item.receipt] = Release(item.receipt, self.world.clock.now(), reason=DRAINED)
 
     def _forget(self, attempt: Attempt[Item]) -> None:
         for item in attempt.items:

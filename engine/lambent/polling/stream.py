@@ -20,6 +20,7 @@ from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker, value_of
 from lambent.model import (
+    DRAINED,
     Checkpoint,
     EndShard,
     Fate,
@@ -363,7 +364,7 @@ class StreamLoop:
         return shapes.windowed_event(event, step.window, shard, self._source.arn, step.final)
 
     def _not_run(self, owned: _OwnedShard, step: Invoke) -> None:
-        owned.consumer.invoked(step, Unavailable("drained"), self._world.clock.monotonic())
+        owned.consumer.invoked(step, Unavailable(DRAINED), self._world.clock.monotonic())
         self._pump(owned)
 
     async def _report(self, owned: _OwnedShard, step: ReportBatch) -> None:

@@ -8,10 +8,12 @@ The rules are AWS's (Lambda developer guide, «Asynchronous invocation: error ha
 errors are retried after 60 s and 120 s; an event whose next try would come after its age limit is given up at once;
 throttles and an unavailable world use up no attempt and back off until the age limit; reserved concurrency 0 is final.
 Ours: an attempt whose end is unknown (a crash) counts, so that an event which kills the engine does not loop for ever.
+Ours too: what is kept of a result for people who ask (`kept`). AWS keeps none.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, assert_never
@@ -32,6 +34,8 @@ from lambent.model import (
 )
 from lambent.semantics import backoff
 
+MAXIMUM_RESULT_BYTES: Final = 64 * 1024  # kept of an answer or an error document, so that results cannot fill a store
+MAXIMUM_WORDS: Final = 1024  # characters of the message of an error document that is larger
 RECURSIVE: Final = Failed(
     {
         "errorType": "RecursiveInvocationException",
@@ -58,7 +62,8 @@ def before(event: Event, config: EventInvokeConfig, now: float) -> tuple[EventSt
 
 def recursive(event: Event) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed, where `recursion.py` cuts the chain; it is not counted."""
-    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped")
+    result = kept(RECURSIVE)
+    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped", result)
 
 
 def after(
@@ -80,21 +85,46 @@ def after(
             retry_at = now + backoff.async_retry(event.attempts, delays)
             if retry_at >= _limit(event, config):
                 return _end(event, "EventAgeExceeded", outcome)
-            return (Release(event.receipt, retry_at),)
+            return (Release(event.receipt, retry_at, reason=kept(outcome).decode()),)
         case Throttled(reserved_zero=True):
-            return _end(_given_back(event), "ZeroReservedConcurrency", None)
+            return _end(_given_back(event), "ZeroReservedConcurrency", None, outcome.reason)
         case Throttled() | Unavailable():
             limit = _limit(event, config)
             if now >= limit:
-                return _end(_given_back(event), "EventAgeExceeded", None)
+                return _end(_given_back(event), "EventAgeExceeded", None, outcome.reason)
             retry_at = min(now + backoff.throttle(event.deferrals, jitter), limit)  # `before` ends it at the limit
-            return (Release(event.receipt, retry_at, give_back=True),)
+            return (Release(event.receipt, retry_at, give_back=True, reason=outcome.reason),)
         case _:
             assert_never(outcome)
 
 
-def _end(event: Event, condition: AsyncCondition, outcome: Outcome | None) -> tuple[EventStep, ...]:
-    return ReportEvent(event, condition, outcome), Delete(event.receipt, STATES[condition])
+def kept(outcome: Outcome | None) -> bytes:
+    """What is kept of an attempt's outcome, as JSON: the answer (of bytes; the value itself is the caller's to encode)
+    or the error document. What is larger than MAXIMUM_RESULT_BYTES is cut to the error's type and the beginning of its
+    message, an answer to a note of its size. Nothing without an attempt."""
+    match outcome:
+        case Succeeded(payload=bytes() as answer):
+            if len(answer) > MAXIMUM_RESULT_BYTES:
+                return _json({"note": f"not kept: its {len(answer)} bytes are more than {MAXIMUM_RESULT_BYTES}"})
+            return answer or b"null"
+        case Failed(document):
+            text = _json(document)
+            if len(text) > MAXIMUM_RESULT_BYTES:
+                words = {name: str(document.get(name, ""))[:MAXIMUM_WORDS] for name in ("errorType", "errorMessage")}
+                return _json({**words, "note": f"cut: its {len(text)} bytes are more than {MAXIMUM_RESULT_BYTES}"})
+            return text
+        case _:
+            return b""
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _end(
+    event: Event, condition: AsyncCondition, outcome: Outcome | None, reason: str = ""
+) -> tuple[EventStep, ...]:
+    return ReportEvent(event, condition, outcome), Delete(event.receipt, STATES[condition], kept(outcome), reason)
 
 
 def _limit(event: Event, config: EventInvokeConfig) -> float:

@@ -82,8 +82,8 @@ class EventLines:
         self._time(item, claim_seconds)
         return item.value
 
-    def delete(self, receipt: str, state: str, result: bytes) -> bool:
-        item = self._claims.pop(receipt, None)
+    def delete(self, settlement: Delete) -> bool:
+        item = self._claims.pop(settlement.receipt, None)
         if item is None:
             return False
         event = item.value
@@ -95,11 +95,13 @@ class EventLines:
         line.count -= 1
         if not line.count:
             del self.lines[event.function]
-        self.counts[event.function, state] += 1
-        self._reasons.pop(event.request_id, None)
+        self.counts[event.function, settlement.state] += 1
+        reason = self._reasons.pop(event.request_id, "")
         e = event  # kept without its payload
         kept = Event(e.request_id, e.function, b"", e.accepted_at, e.qualifier, e.attempts)
-        self.ended[e.request_id] = EventFact(kept, state, ended_at=self.clock.now(), result=result)
+        self.ended[e.request_id] = EventFact(
+            kept, settlement.state, 0.0, settlement.reason or reason, self.clock.now(), settlement.result
+        )
         if len(self.ended) > TERMINAL_RECORDS:
             del self.ended[next(iter(self.ended))]
         return True
@@ -243,6 +245,6 @@ class MemoryEvents:
     def _settle(self, settlement: Settlement) -> bool:
         self._claimed.discard(settlement.receipt)
         if isinstance(settlement, Delete):
-            return self._lines.delete(settlement.receipt, settlement.state, settlement.result)
+            return self._lines.delete(settlement)
         delay_seconds = settlement.at - self._world.clock.now()
         return self._lines.release(settlement.receipt, delay_seconds, settlement.give_back, settlement.reason)

@@ -36,9 +36,22 @@ class FactsSuite(StoreSuite):
         ended = await facts.event("e1")
         assert ended is not None
         assert (ended.state, ended.result, ended.event.attempts) == ("succeeded", b'"done"', 2)
+        assert ended.reason == '{"errorType": "E"}', "what it last waited for stays"
         assert (ended.event.function, ended.event.qualifier, ended.event.payload) == ("f", "v1", b"")
         assert now <= ended.ended_at <= self.clock.now()
         assert await facts.ended() == {("f", "succeeded"): 1}
+
+    async def test_how_an_event_ended_is_told_with_the_reason_that_its_end_gives(self) -> None:
+        connection = await self.connect()
+        events, now = connection.events, self.clock.now()
+        await events.put_many([Event("e1", "f", b"{}", now)])
+        [claimed] = await events.receive("f", 1, CLAIM)
+        await events.settle_many([Release(claimed.receipt, now, give_back=True, reason="Throttled")])
+        [claimed] = await events.receive("f", 1, CLAIM)
+        await events.settle_many([Delete(claimed.receipt, "destination-failed", b"{}", "HTTP status 404")])
+        ended = await connection.facts.event("e1")
+        assert ended is not None
+        assert (ended.state, ended.result, ended.reason) == ("destination-failed", b"{}", "HTTP status 404")
 
     async def test_a_message_is_found_in_whichever_queue_it_is(self) -> None:
         connection = await self.connect()
