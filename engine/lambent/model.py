@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -207,6 +208,7 @@ class Invocation:
     partial: bool = False  # does the mapping report batch item failures
     tail: bool = False  # collect the log tail
     build: Callable[[], object] | None = None
+    start_before: float = inf  # monotonic seconds: what it is made of is then somebody else's
 
     def event(self) -> object:
         """What the handler is for: the payload, or what is built in its place."""

@@ -51,8 +51,9 @@ class Runtime(Protocol):
     async def run(
         self, invocation: Invocation, started: Callable[[], None], respond: Callable[[bytes], None]
     ) -> Outcome:
-        """Run it once under the function's time limit. `started` is called when the deadline begins, `respond` with
-        each chunk of a streamed answer. Cancelling this call abandons the handler."""
+        """Run it once under the function's time limit, or not at all from `invocation.start_before` on. `started` is
+        called when the deadline begins, `respond` with each chunk of a streamed answer. Cancelling this call abandons
+        the handler."""
         ...
 
     async def close(self) -> None:

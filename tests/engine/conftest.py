@@ -179,7 +179,11 @@ async def live_and_die(loop: QueueLoop[Any], seconds: float) -> None:
     with with_process("a life"):
         task = asyncio.create_task(loop.run(asyncio.Event()))
     await asyncio.sleep(seconds)
-    virtual = asyncio.get_running_loop()
-    assert isinstance(virtual, VirtualLoop)
-    virtual.kill("a life")
+    virtual_loop().kill("a life")
     assert not task.done()
+
+
+def virtual_loop() -> VirtualLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop

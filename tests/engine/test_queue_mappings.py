@@ -18,9 +18,10 @@ from lambent.model import (
     Send,
     Unavailable,
 )
+from lambent.runtimes.in_process import InProcess
 from lambent.stores.memory import MemoryStore
 from lambent.testing.loop import run
-from tests.engine.conftest import Bench, Watched, live_and_die, messages_of, now, running
+from tests.engine.conftest import Bench, Watched, live_and_die, messages_of, now, running, virtual_loop
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
 
@@ -209,6 +210,50 @@ async def test_a_result_that_comes_after_the_visibility_timeout_is_void(bench: B
     assert answers[0] is False
     assert answers.count(True) == 1
     assert bench.count("DeletedEventCount") == 1
+
+
+async def test_a_batch_is_not_started_once_its_messages_are_visible_to_others(bench: Bench) -> None:
+    batches = Batches()
+    bench.add(batches)
+    queue = bench.queue("q", visibility_timeout_seconds=2)
+
+    class Stalls(Watched):
+        """Its process stands still after the first receive, as on a machine that has no time for it."""
+
+        async def receive(self, limit: int, wait_seconds: float) -> Any:
+            messages = await queue.receive(limit, wait_seconds)
+            if messages and now() < 2:
+                virtual_loop().pause("a life", 5)
+            return messages
+
+    await queue.send_many(sends("x"))
+    await live_and_die(bench.mapping_loop(Stalls(queue)), 60)
+    assert batches.got == [["x"]]
+    assert batches.at[0] >= 5
+    depth = await queue.depth()
+    assert (depth.visible, depth.in_flight) == (0, 0)
+
+
+async def test_a_batch_that_waited_for_a_thread_until_its_messages_were_visible_is_not_started(bench: Bench) -> None:
+    bench.runtime = bench.invoker._runtime = InProcess(world=bench.world, threads=1, executor=lambda call: call())
+    got: list[list[str]] = []
+
+    def plain(event: Any, context: Any) -> None:
+        got.append([record["body"] for record in event["Records"]])
+
+    bench.add(plain)  # type: ignore[arg-type]
+    queue = bench.queue("q", visibility_timeout_seconds=2)
+    await queue.send_many(sends("x"))
+    assert bench.runtime._slots.take()
+    async with running(bench.mapping_loop(queue)):
+        await asyncio.sleep(1)
+        assert (await queue.depth()).in_flight == 1
+        await asyncio.sleep(2)
+        assert got == []
+        bench.runtime._slots.end(overrun=False)
+        await asyncio.sleep(10)
+    assert got == [["x"]]
+    assert bench.runtime._slots.running == 0
 
 
 async def test_a_mapping_backs_off_while_nothing_can_run_and_no_receive_is_counted(bench: Bench) -> None:

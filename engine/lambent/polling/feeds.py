@@ -254,7 +254,7 @@ class MappingFeed:
     """The batches of one queue mapping. `functions` is the live mapping of what this engine hosts.
 
     A batch is open for at most the batching window, and never so long that the function's time limit no longer fits
-    into the visibility time-out of its first message.
+    into the visibility time-out of its first message; once that is over, it is not started any more.
     """
 
     def __init__(
@@ -404,8 +404,9 @@ class MappingFeed:
         go round between engines, each of which has the permit only while it has no batch."""
         permit = self._loop.invoker.admit(self._mapping.function, self.subject)
         if not isinstance(permit, Throttled):
+            visible_at = self._opened_at + self._source.visibility_timeout_seconds
             size_bytes, batch = self._bytes, self._take()
-            return [Attempt(batch, permit, (), size_bytes)]
+            return [Attempt(batch, permit, (), size_bytes, visible_at)]
         left = self._opened_at + min(self._spare_seconds(), self._window_seconds() + WAIT_SECONDS) - self._now()
         if permit.reserved_zero or left <= 0:
             return [self._given_back(self._take())]

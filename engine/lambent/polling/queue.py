@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar, assert_never
 
 from lambent.destinations import Destinations
@@ -59,6 +60,7 @@ class Attempt(Generic[Item]):
     permit: Permit | None = None
     steps: Sequence[EventStep] = ()
     size_bytes: int = 0
+    start_before: float = inf  # monotonic seconds: then others see the items
     ran: bool = False
 
 
@@ -233,6 +235,7 @@ class QueueLoop(Generic[Item]):
         try:
             if attempt.permit is not None:
                 invocation = self._feed.invocation(attempt.items)
+                invocation.start_before = attempt.start_before
                 permit, attempt.permit, attempt.ran = attempt.permit, None, True  # now the permit is the invoker's
                 outcome = await self.invoker.run(invocation, permit)
                 attempt.steps = self._feed.after(attempt.items, outcome)

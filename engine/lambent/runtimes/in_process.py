@@ -43,6 +43,7 @@ _ITS_OWN: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit, asyn
 _NOTHING: Final = contextlib.nullcontext()
 _OURS: Final = frozenset({__file__, handlers.__file__, type_adapter.__file__})
 _STOPPED: Final = Unavailable("the engine was stopped while the call ran")
+_TOO_LATE: Final = Unavailable("it could not be started in time: what it was for may be with others")
 _Result = asyncio.Future[Succeeded | Failed | Unavailable | None]  # None: the deadline passed
 
 
@@ -133,6 +134,8 @@ class InProcess:
     ) -> Outcome:
         loop = asyncio.get_running_loop()
         began = self._monotonic()
+        if began >= invocation.start_before:
+            return _TOO_LATE
         seconds = handler.function.timeout_seconds
         result: _Result = loop.create_future()
         task = loop.create_task(_attempt(handler, invocation, began + seconds, result), name=invocation.function)
@@ -168,6 +171,9 @@ class InProcess:
         if not self._slots.take() and not await self._slots.turn():
             return Unavailable("threads exhausted: too many plain functions run beyond their deadline")
         began = self._monotonic()
+        if began >= invocation.start_before:
+            self._slots.end(overrun=False)
+            return _TOO_LATE
         seconds = handler.function.timeout_seconds
         call = _PlainCall(handler, invocation, began + seconds, self._slots, self._overruns)
         line.add(call.result, began + seconds)
