@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar, overload
 from lambent.control import Control
 from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import EventInvokeConfig, Function, QueueMapping, StreamMapping
-from lambent.ports import BuiltinQueue, BuiltinStream
+from lambent.ports import BuiltinQueue, BuiltinStream, Clock
 from lambent.resources import Functions, MappingHandle, Mappings, QueueHandle, StreamHandle
 from lambent.sources import load_source
 from lambent.validation import changed, unknown, validated
@@ -50,8 +50,9 @@ class Opened(Protocol):
 class Declarations(Mappings):
     """The declaring half of an engine; may be used before the start and after."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, clock: Clock) -> None:
         self.control = control
+        self._clock = clock
         self._hosted: dict[object, Hosted] = {}  # by name and by handler
         self._handlers: dict[str, Callable[..., object]] = {}
         self._queues: dict[str, QueueHandle] = {}
@@ -113,7 +114,9 @@ class Declarations(Mappings):
             options["dead_letter_queue"] = dead.name if isinstance(dead, QueueHandle) else dead
         self.control.declare_queue(name, options)
         if name not in self._queues:
-            self._queues[name] = QueueHandle(name, lambda: self.control.queues[name], lambda: self._open().queue(name))
+            self._queues[name] = QueueHandle(
+                name, lambda: self.control.queues[name], lambda: self._open().queue(name), self._clock.now
+            )
         return self._queues[name]
 
     def stream(self, name: str, **options: object) -> StreamHandle:

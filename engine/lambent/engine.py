@@ -96,11 +96,10 @@ class Engine(Declarations):
         if settings is not None and not isinstance(settings, EngineSettings):
             raise InvalidParameterValue(f"settings: {settings!r} is not allowed; it must be an EngineSettings or None")
         self.settings = settings = settings or validated(EngineSettings, options, "the engine")
-        super().__init__(Control(settings))
+        super().__init__(Control(settings), clock or SystemClock())
         self.telemetry = telemetry or Telemetry()
         self.store = load_store(store)
         self._in_memory_by_default = store is None
-        self._clock = clock or SystemClock()
         self._chance = random or Random(seed)
         self._executor = executor
         self._life: Life | None = None

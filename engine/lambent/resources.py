@@ -22,6 +22,7 @@ from lambent.model import (
     MessageAttribute,
     Put,
     Queue,
+    Release,
     Send,
     Shard,
     Stream,
@@ -31,15 +32,23 @@ from lambent.ports import BuiltinQueue, BuiltinStream
 
 F = TypeVar("F", bound=Callable[..., object])
 MAXIMUM_WAIT_SECONDS = 20  # SQS API: ReceiveMessage, WaitTimeSeconds
+MAXIMUM_VISIBILITY_SECONDS = 43_200  # SQS API: ChangeMessageVisibility, VisibilityTimeout
 
 
 class QueueHandle:
     """A built-in queue. As an option (`on_failure=queue`) it is a destination."""
 
-    def __init__(self, name: str, declared: Callable[[], Queue], opened: Callable[[], BuiltinQueue]) -> None:
+    def __init__(
+        self,
+        name: str,
+        declared: Callable[[], Queue],
+        opened: Callable[[], BuiltinQueue],
+        now: Callable[[], float],
+    ) -> None:
         self.name = name
         self._declared = declared
         self._opened = opened
+        self._now = now
 
     @property
     def destination(self) -> str:
@@ -89,6 +98,17 @@ class QueueHandle:
     async def delete(self, messages: Iterable[Message]) -> None:
         """Remove messages that were received; one that has been received again since stays."""
         await self._opened().settle_many([Delete(message.receipt) for message in messages])
+
+    async def change_visibility(self, receipts: Iterable[str], seconds: float) -> None:
+        """Show messages that were received to others so many seconds from now, 0 to 43,200 (SQS API:
+        ChangeMessageVisibility). A handler that reports `batchItemFailures` chooses so when they are tried again: a
+        record's receipt is its `receiptHandle`. One that has been received again since stays as it is."""
+        if type(seconds) not in (int, float) or not 0 <= seconds <= MAXIMUM_VISIBILITY_SECONDS:
+            raise InvalidParameterValue(
+                f"seconds: {seconds!r} is not allowed; it must be 0 to {MAXIMUM_VISIBILITY_SECONDS} (float)"
+            )
+        at = self._now() + seconds
+        await self._opened().settle_many([Release(receipt, at) for receipt in receipts])
 
     def __repr__(self) -> str:
         return f"<queue {self.name}>"

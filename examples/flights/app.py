@@ -23,6 +23,7 @@ from lambent import Engine, MappingHandle, StreamHandle
 WINDOW_SECONDS = 1
 BATCH_SIZE = 32
 REBOOKING_FAILS = 0.15  # of the tries
+REBOOK_AGAIN_SECONDS = 1
 ALERT_FAILS = 0.25  # of the tries
 
 
@@ -39,16 +40,16 @@ class Figures(TypedDict):
 
 @dataclass(slots=True)
 class Board:
-    """Where the functions write what they found. It stands for your database; only `extend`, `append` and counting in
-    the event loop are used, so threads may write too."""
+    """Where the functions write what they found: how often each flight (by id) was there. It stands for your
+    database. Each counter has one function that writes it, so one of them may be on a thread."""
 
     total: Figures = field(default_factory=lambda: Figures(departed={}, minutes={}))
-    covered: list[int] = field(default_factory=list)  # flights of successful invocations
-    rebooked: list[int] = field(default_factory=list)
-    given_up: list[int] = field(default_factory=list)
-    alerted: list[int] = field(default_factory=list)
-    confirmed: list[int] = field(default_factory=list)  # by the alerts' on-success destination
-    unheard: list[int] = field(default_factory=list)  # by the alerts' dead-letter queue
+    covered: Counter[int] = field(default_factory=Counter)  # by successful invocations
+    rebooked: Counter[int] = field(default_factory=Counter)
+    given_up: Counter[int] = field(default_factory=Counter)
+    alerted: Counter[int] = field(default_factory=Counter)
+    confirmed: Counter[int] = field(default_factory=Counter)  # by the alerts' on-success destination
+    unheard: Counter[int] = field(default_factory=Counter)  # by the alerts' dead-letter queue
     windows: Counter[tuple[str, str]] = field(default_factory=Counter)  # (shard, start): closed
     failed_attempts: Counter[str] = field(default_factory=Counter)  # by function; an item that was tried in vain
     isolated: int = 0  # poison that stood alone in its batch
@@ -70,7 +71,7 @@ def flights(seed: int = 2013) -> Flights:
     board = Board()
     engine = Engine(async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to watch that
     departures = engine.stream("departures", shards=8)
-    rebook = engine.queue("rebook", visibility_timeout_seconds=1, max_receive_count=3, dead_letter_queue="rebook-dead")
+    rebook = engine.queue("rebook", visibility_timeout_seconds=6, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
     alerts_lost = engine.queue("alerts-lost")
@@ -90,7 +91,7 @@ def flights(seed: int = 2013) -> Flights:
             add(figures, flight)
             if is_long(flight):
                 await engine.invoke_async("alert", flight)
-        board.covered.extend(flight["id"] for flight in batch)
+        board.covered.update(flight["id"] for flight in batch)
         if batch:
             age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"]
             board.iterator_age = max(board.iterator_age, age)
@@ -112,21 +113,23 @@ def flights(seed: int = 2013) -> Flights:
     # ---- queue: rebook the passengers of what never departed
 
     @engine.on(rebook, batch_size=10, report_batch_item_failures=True, timeout_seconds=1)
-    def rebooking(event: dict[str, Any], context: object) -> dict[str, Any]:
-        failures = []
+    async def rebooking(event: dict[str, Any], context: object) -> dict[str, Any]:
+        failed = []
         for message in event["Records"]:
             stranded = [flight["id"] for flight in reported(message["body"])]
             if fails(REBOOKING_FAILS, seed, stranded, message["attributes"]["ApproximateReceiveCount"]):
                 board.failed_attempts["rebooking"] += 1
-                failures.append({"itemIdentifier": message["messageId"]})
+                failed.append(message)
             else:
-                board.rebooked.extend(stranded)
-        return {"batchItemFailures": failures}
+                board.rebooked.update(stranded)
+        # The visibility is six times the time limit, as AWS advises, so a machine may stall: what failed needn't wait.
+        await rebook.change_visibility([message["receiptHandle"] for message in failed], REBOOK_AGAIN_SECONDS)
+        return {"batchItemFailures": [{"itemIdentifier": message["messageId"]} for message in failed]}
 
     @engine.on(rebook_dead, batch_size=10)
-    async def refund(event: dict[str, Any], context: object) -> None:
+    def refund(event: dict[str, Any], context: object) -> None:  # a plain function: on a thread, as it may block
         for message in event["Records"]:
-            board.given_up.extend(flight["id"] for flight in reported(message["body"]))
+            board.given_up.update(flight["id"] for flight in reported(message["body"]))
 
     # ---- async: tell somebody about long delays
 
@@ -144,16 +147,16 @@ def flights(seed: int = 2013) -> Flights:
         if fails(ALERT_FAILS, seed, flight["id"], tries[context.aws_request_id]):
             board.failed_attempts["alert"] += 1
             raise ConnectionError("the pager does not answer")
-        board.alerted.append(flight["id"])
+        board.alerted[flight["id"]] += 1
         return {"alerted": flight["id"]}
 
     @engine.on(alerts_sent, batch_size=10)
     async def confirm(event: dict[str, Any], context: object) -> None:
-        board.confirmed.extend(json.loads(each["body"])["responsePayload"]["alerted"] for each in event["Records"])
+        board.confirmed.update(json.loads(each["body"])["responsePayload"]["alerted"] for each in event["Records"])
 
     @engine.on(alerts_lost, batch_size=10)
     async def telephone(event: dict[str, Any], context: object) -> None:
-        board.unheard.extend(json.loads(each["body"])["id"] for each in event["Records"])
+        board.unheard.update(json.loads(each["body"])["id"] for each in event["Records"])
 
     # ---- sync: what does an airport look like right now?
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from examples.flights.app import Board
@@ -22,7 +23,7 @@ async def test_the_first_departures_add_up_to_what_the_file_says(tmp_path: Path)
 
 
 def test_the_audit_notices_a_lost_a_doubled_and_a_miscounted_departure() -> None:
-    board = Board(covered=[0, 0], given_up=[2])
+    board = Board(covered=Counter([0, 0]), given_up=Counter([2]))
     board.total["departed"] = {"UA": 1, "JFK": 1}
     said = Truth(rows=4, never_departed={2, 3})
     said.departed.update({"UA": 2, "JFK": 1})

@@ -12,7 +12,7 @@ import pytest
 from lambent import Engine, InvalidParameterValue
 from lambent.model import MessageAttribute
 
-from .conftest import Calls, bodies, messages
+from .conftest import Calls, bodies, messages, now
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
 
@@ -113,6 +113,24 @@ async def test_a_failed_batch_comes_back_after_the_visibility_time_out(engine: E
     assert second["receiptHandle"] != first["receiptHandle"]
     assert [each["attributes"]["ApproximateReceiveCount"] for each in (first, second)] == ["1", "2"]
     assert second["attributes"]["ApproximateFirstReceiveTimestamp"] == "1700000000000"
+
+
+async def test_a_handler_chooses_when_a_failed_message_comes_back(engine: Engine) -> None:
+    queue = engine.queue("q", visibility_timeout_seconds=30)
+    at: list[tuple[float, list[str]]] = []
+
+    @engine.on(queue, report_batch_item_failures=True)
+    async def handler(event: Any, context: object) -> object:
+        at.append((now(), [record["body"] for record in event["Records"]]))
+        failed = [record for record in event["Records"] if record["body"] != "a"] if len(at) < 3 else []
+        await queue.change_visibility([record["receiptHandle"] for record in failed], 2)
+        return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in failed]}
+
+    async with engine:
+        await queue.send_many("ab")
+        await asyncio.sleep(100)
+        assert await messages(queue) == []
+    assert at == [(0, ["a", "b"]), (2, ["b"]), (4, ["b"])]
 
 
 async def test_a_batch_whose_function_timed_out_has_failed(engine: Engine) -> None:

@@ -54,6 +54,7 @@ Sending = Callable[[Any, Any, Any], Awaitable[object]]
         (lambda q, f, s: s.put_many([("good", "k"), "xk"]), r"'xk' is not allowed; each must be a tuple \(data, key\)"),
         (lambda q, f, s: q.receive(0), "limit: 0 is not allowed; it must be at least 1"),
         (lambda q, f, s: q.receive(1, float("nan")), "wait_seconds: nan is not allowed; it must be 0 to 20"),
+        (lambda q, f, s: q.change_visibility(["r"], -1), "seconds: -1 is not allowed; it must be 0 to 43200"),
     ],
 )
 async def test_what_could_not_be_delivered_is_refused_by_name_and_not_stored(send: Sending, said: str) -> None:
