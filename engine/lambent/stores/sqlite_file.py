@@ -1,0 +1,284 @@
+"""One SQLite file: its one thread, its transactions, and what happens to callers when the disk misbehaves.
+
+Decides when callers' work is committed and answered (together with all that waits meanwhile: one sync serves many),
+which errors of SQLite a caller meets, and that nothing is written after a failed write before the file was opened anew.
+Leaves to `sqlite_opening.py` how a file is opened and upgraded, and to the adapters (`sqlite_*.py`) what is in it.
+
+An adapter gives a function `perform(cursor, items)` and an item. The items of all callers that wait with the same
+function are performed together, in one transaction with those of other functions; it gives one result for each item. It
+runs in the file's thread: it may touch nothing that the event loop touches. It may be called again with the same items
+after a rollback, so it keeps nothing for itself; what it raises for several items is found out by trying each alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+import apsw
+
+from lambent.errors import StoreUnavailable
+from lambent.ports import Clock
+from lambent.stores.sqlite_opening import Opened, Opening, unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Perform = Callable[[apsw.Cursor, Sequence[Item]], Sequence[Result]]
+Executor = Callable[[Callable[[], None]], None]
+"""Runs each call once, somewhere, one after the other, without waiting for it."""
+
+_Job = tuple[Callable[[apsw.Cursor, Sequence[Any]], Sequence[Any]], Any, asyncio.Future[Any]]
+
+CHECKPOINT_PAGES: Final = 4_000  # of the log, above which it is copied into the file
+POLL_SECONDS: Final = 0.1  # within which a write by another process is noticed
+
+
+class FileClock:
+    """The store's own time. `now()` is epoch seconds and never goes back: the wall clock as it was at opening, or what
+    the file had seen before if that is later, and from there on the monotonic clock."""
+
+    def __init__(self, clock: Clock, seen_at: float) -> None:
+        self._monotonic = clock.monotonic
+        self._offset = max(clock.now(), seen_at) - clock.monotonic()
+
+    def now(self) -> float:
+        return self._offset + self._monotonic()
+
+
+class SqliteFile:
+    """The file as an event loop sees it. Open it before use. A cancelled caller never cancels what it asked for.
+
+    executor: runs the file's work; None is a thread of its own. Answers come in a later step of the loop, always.
+    poll_seconds: how often to look for other processes' writes; None: never."""
+
+    clock: FileClock
+
+    def __init__(
+        self,
+        opening: Opening,
+        clock: Clock,
+        executor: Executor | None = None,
+        poll_seconds: float | None = POLL_SECONDS,
+    ) -> None:
+        self.path = opening.path
+        self._opening = opening
+        self._world_clock = clock
+        self._thread = None if executor else _Thread()
+        self._executor: Executor = executor or self._thread  # type: ignore[assignment]
+        self._poll_seconds = poll_seconds
+        self._writes: list[_Job] = []
+        self._reads: list[_Job] = []
+        self._scheduled = False  # a group is under way, or its handing over is
+        self._callbacks: list[Callable[[], None]] = []
+        self._poll: asyncio.TimerHandle | None = None
+        self._closed = False
+        # what only the thread touches:
+        self._opened: Opened | None = None
+        self._broken = False
+
+    async def open(self) -> None:
+        """Raises StoreUnavailable that says what to do."""
+        self._loop = asyncio.get_running_loop()
+        seen_at = await self._run(self._open)
+        self.clock = FileClock(self._world_clock, seen_at)
+        if self._poll_seconds is not None:
+            self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
+
+    async def write(self, perform: Perform[Item, Result], item: Item) -> Result:
+        """Answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or what `perform`
+        raises for this item."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._writes.append((perform, item, future))
+        if not self._scheduled:
+            self._schedule()
+        return await future
+
+    async def read(self, perform: Perform[Item, Result], item: Item) -> Result:
+        """Sees everything that was committed before it was asked for, and the items of one function in one state."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._reads.append((perform, item, future))
+        if not self._scheduled:
+            self._schedule()
+        return await future
+
+    def on_foreign_change(self, callback: Callable[[], None]) -> None:
+        """Called on the loop when the file may hold what this connection knows nothing of: another process wrote, or a
+        write failed whose outcome is unknown."""
+        self._callbacks.append(callback)
+
+    async def close(self) -> None:
+        """After what was asked for is done. Closing twice is allowed."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._poll is not None:
+            self._poll.cancel()
+        while self._scheduled:
+            await self.read(_nothing, None)
+        await self._run(self._close)
+        if self._thread is not None:
+            self._thread.close()
+
+    # --- on the loop -----------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        """Hand over in the next step, so that all who ask in this one share a group."""
+        self._scheduled = True
+        self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        writes, reads, self._writes, self._reads = self._writes, self._reads, [], []
+        self._executor(lambda: self._group(writes, reads))
+
+    def _answer(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+        for future, answer in answers:
+            if future.done():
+                continue  # its caller was cancelled
+            if type(answer) is _Raised:
+                future.set_exception(answer.error)
+            else:
+                future.set_result(answer)
+
+    def _next(self) -> None:
+        if self._writes or self._reads:
+            self._hand_over()
+        else:
+            self._scheduled = False
+
+    def _changed(self) -> None:
+        for callback in self._callbacks:
+            callback()
+
+    def _look_around(self) -> None:
+        """The next group looks, too: this only sees to it that there is one."""
+        self._reads.append((_nothing, None, self._loop.create_future()))
+        if not self._scheduled:
+            self._schedule()
+        assert self._poll_seconds is not None
+        self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
+
+    async def _run(self, call: Callable[[], Result]) -> Result:
+        """In the thread, alone."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                answer: Any = call()
+            except Exception as error:  # noqa: BLE001  it is the caller's
+                answer = _Raised(error)
+            self._tell(self._answer, [(future, answer)])
+
+        self._executor(run)
+        return await asyncio.shield(future)
+
+    # --- in the thread ---------------------------------------------------------------------------------------------
+
+    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _open(self) -> float:
+        self._opened = self._opening.open(self._world_clock.now())
+        return self._opened.seen_at
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
+        try:
+            opened = self._open_again() if self._broken else self._opened
+            assert opened is not None, "the file is used before it is open, or after it was closed"
+            answers = self._transaction(opened, writes, "BEGIN IMMEDIATE") if writes else []
+            if reads:
+                answers += self._transaction(opened, reads, "BEGIN")
+            if opened.foreign_change():
+                self._tell(self._changed)
+            self._tell(self._answer, answers)
+            opened.checkpoint(CHECKPOINT_PAGES)
+        except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
+            self._distrust(error)
+            raised = _Raised(unavailable(error, self.path) or error)
+            self._tell(self._answer, [(future, raised) for _, _, future in (*writes, *reads)])
+        finally:
+            self._tell(self._next)
+
+    def _transaction(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[asyncio.Future[Any], Any]]:
+        try:
+            return self._together(opened, jobs, begin)
+        except Exception as error:  # noqa: BLE001  told to those whom it concerns
+            self._distrust(error)
+            refused = unavailable(error, self.path)
+            if len(jobs) == 1 or self._broken or (refused and not isinstance(error, apsw.CorruptError)):
+                return [(future, _Raised(refused or error)) for _, _, future in jobs]
+        return [answer for job in jobs for answer in self._transaction(opened, [job], begin)]
+
+    def _together(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[asyncio.Future[Any], Any]]:
+        if self._broken:
+            raise StoreUnavailable(f"{self.path} is opened anew after a failed write; nothing was stored. Ask again.")
+        cursor, answers = opened.connection.cursor(), list[tuple[asyncio.Future[Any], Any]]()
+        of_one_kind: dict[Any, list[_Job]] = {}
+        for job in jobs:
+            of_one_kind.setdefault(job[0], []).append(job)
+        cursor.execute(begin)
+        try:
+            for perform, kind in of_one_kind.items():
+                results = perform(cursor, [item for _, item, _ in kind])
+                answers += zip([future for _, _, future in kind], results, strict=True)
+            cursor.execute("COMMIT")
+        except BaseException:
+            if opened.connection.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+        return answers
+
+    def _distrust(self, error: Exception) -> None:
+        """After a failed write or sync, pages that the system calls written may be lost: begin anew."""
+        if isinstance(error, apsw.IOError | OSError) and self._opened is not None:
+            self._broken = True
+            self._opened.abandon()
+
+    def _open_again(self) -> Opened:
+        self._opened = None
+        opened = self._opening.open(self._world_clock.now(), distrust=True)
+        self._opened, self._broken = opened, False
+        self._tell(self._changed)
+        return opened
+
+
+class _Raised:
+    """An answer that is an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Thread:
+    """A daemon thread that runs calls one after the other; the interpreter does not wait for it at exit."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._started = False
+
+    def __call__(self, call: Callable[[], None]) -> None:
+        if not self._started:
+            threading.Thread(target=self._serve, name="lambent-sqlite", daemon=True).start()
+            self._started = True
+        self._calls.put(call)
+
+    def close(self) -> None:
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        for call in iter(self._calls.get, None):
+            call()
+            del call  # or an idle thread would keep the last group alive
+
+
+def _nothing(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
+    return items

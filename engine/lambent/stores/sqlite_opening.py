@@ -1,0 +1,206 @@
+"""How a SQLite file is opened: its pragmas, its permissions, its schema and the upgrades to it.
+
+Decides what a file must be before a byte is written to it: ours, of a version that we know, with a log that is synced
+at every commit. Every pragma is read back, because SQLite may keep another value and say nothing (an unwritable
+directory leaves `journal_mode` as it was). Leaves to `sqlite_file.py` when what is done with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import apsw
+
+from lambent.errors import StoreUnavailable
+
+APPLICATION_ID: Final = 0x6C616D62  # "lamb": in the file's header, for `file` and for us
+BUSY_SECONDS: Final = 5.0  # that a writer waits for another process's short transaction
+CACHE_KIB: Final = 16_384
+LOG_LIMIT_BYTES: Final = 64 * 1024 * 1024  # what the log may keep on disk once it was emptied
+FILE_MODE: Final = 0o600
+
+Upgrade = Callable[[apsw.Cursor], None]
+"""A step from one version of the schema to the next; in the same transaction as the version's number."""
+
+PRAGMAS: Final[Sequence[tuple[str, str, object]]] = (  # what is said, what is asked, what must be answered
+    ("PRAGMA auto_vacuum=INCREMENTAL", "PRAGMA auto_vacuum", 2),
+    ("PRAGMA journal_mode=WAL", "PRAGMA journal_mode", "wal"),
+    ("PRAGMA synchronous=FULL", "PRAGMA synchronous", 2),
+    ("PRAGMA wal_autocheckpoint=0", "PRAGMA wal_autocheckpoint", 0),  # ours reports its errors
+    ("PRAGMA journal_size_limit=67108864", "PRAGMA journal_size_limit", LOG_LIMIT_BYTES),
+    ("PRAGMA cell_size_check=ON", "PRAGMA cell_size_check", 1),
+    ("PRAGMA temp_store=MEMORY", "PRAGMA temp_store", 2),
+    ("PRAGMA cache_size=-16384", "PRAGMA cache_size", -CACHE_KIB),
+)
+
+META: Final = (
+    "CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), seen_at REAL NOT NULL) STRICT",
+    "INSERT INTO meta VALUES (1, 0)",
+)
+
+
+@dataclass(slots=True)
+class Opened:
+    """An open file. `seen_at` is the latest time that is known to it."""
+
+    connection: apsw.Connection
+    seen_at: float
+    data_version: int = 0
+    log_pages: int = 0
+
+    def __post_init__(self) -> None:
+        self.connection.set_wal_hook(self._logged)
+        self.foreign_change()
+
+    def foreign_change(self) -> bool:
+        """Has another connection written since this was asked last?"""
+        before, self.data_version = self.data_version, _answer(self.connection, "PRAGMA data_version")
+        return self.data_version != before
+
+    def checkpoint(self, pages: int) -> None:
+        """Copy the log into the file if it is longer than that. A reader in another process may keep it from being
+        emptied: it grows until he is done, and is tried again with every group."""
+        if self.log_pages > pages:
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self.log_pages = 0
+
+    def close(self) -> None:
+        with suppress(apsw.Error):  # what is in the log stays there
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self.connection.close()
+
+    def abandon(self) -> None:
+        """Close it without copying anything: the system may believe pages written that are not."""
+        with suppress(apsw.Error):
+            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self.connection.close(True)
+
+    def _logged(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        self.log_pages = pages
+        return apsw.SQLITE_OK
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How to open one file. `upgrades[n]` leads from version n to n + 1. `vfs`: SQLite's, by name; another than the
+    default is taken for one without shared memory, and the file for ours alone."""
+
+    path: str
+    upgrades: Sequence[Upgrade]
+    vfs: str | None = None
+    busy_seconds: float = BUSY_SECONDS
+    pragmas: Sequence[tuple[str, str, object]] = field(default=PRAGMAS)
+
+    def open(self, now: float, distrust: bool = False) -> Opened:
+        """Raises StoreUnavailable that says what to do. `distrust`: a write has failed, so that what the log holds may
+        be on the disk or not; it is written anew into the file, and emptied, before anything is added to it."""
+        try:
+            connection = self._connect()
+        except (apsw.Error, OSError) as error:
+            raise unavailable(error, self.path) or error from error
+        try:
+            for say, ask, expected in self.pragmas:
+                connection.execute(say).fetchall()
+                if (answer := _answer(connection, ask)) != expected:
+                    raise StoreUnavailable(
+                        f"{self.path}: SQLite answers {ask} with {answer!r} instead of {expected!r}, so it would not "
+                        "keep what it promises. Put the file on a local disk that this process may write to."
+                    )
+            if distrust:
+                busy, left, done = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+                if busy or left != done:
+                    raise StoreUnavailable(f"{self.path} is read by another process; the engine goes on when it ends.")
+            self._upgrade(connection)
+            seen_at = _answer(connection, "SELECT seen_at FROM meta")
+            return Opened(connection, seen_at)
+        except BaseException as error:
+            with suppress(apsw.Error):
+                connection.close(True)
+            if isinstance(error, Exception) and (known := unavailable(error, self.path)) is not None:
+                raise known from error
+            raise
+
+    def _connect(self) -> apsw.Connection:
+        if self.vfs is None:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))  # -wal, -shm: as the file
+            connection = apsw.Connection(self.path, statementcachesize=256)
+        else:
+            connection = apsw.Connection(self.path, vfs=self.vfs, statementcachesize=256)
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+        connection.set_busy_timeout(int(self.busy_seconds * 1000))
+        return connection
+
+    def _upgrade(self, connection: apsw.Connection) -> None:
+        """One transaction: a crash at any statement leaves the file as it was."""
+        cursor, newest = connection.cursor(), len(self.upgrades)
+        if self._version(connection) == newest:
+            return
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            for upgrade in self.upgrades[self._version(connection) :]:
+                upgrade(cursor)
+            connection.pragma("user_version", newest)
+            connection.pragma("application_id", APPLICATION_ID)
+            cursor.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+
+    def _version(self, connection: apsw.Connection) -> int:
+        version: int = _answer(connection, "PRAGMA user_version")
+        application: int = _answer(connection, "PRAGMA application_id")
+        empty = not _answer(connection, "SELECT count(*) FROM sqlite_schema")
+        if application != APPLICATION_ID and not (empty and not application and not version):
+            raise StoreUnavailable(f"{self.path} is a SQLite file of something else. Name another file.")
+        if version > len(self.upgrades):
+            raise StoreUnavailable(
+                f"{self.path} was written by a newer lambent (schema {version}; this one knows up to "
+                f"{len(self.upgrades)}). Install that version or a newer one, or name another file."
+            )
+        return version
+
+
+def creating(*statements: str) -> Upgrade:
+    """The step that executes these."""
+
+    def upgrade(cursor: apsw.Cursor) -> None:
+        for statement in statements:
+            cursor.execute(statement)
+
+    return upgrade
+
+
+_ADVICE: Final[Sequence[tuple[type[Exception], str]]] = (
+    (apsw.BusyError, "another process has held it for too long. Ask again; if it goes on, end that process"),
+    (apsw.LockedError, "another connection holds it. Ask again"),
+    (apsw.ProtocolError, "another process is in the way. Ask again"),
+    (apsw.FullError, "the disk is full. Free some space; the engine goes on by itself"),
+    (apsw.ReadOnlyError, "it cannot be written. Give this user write permission to the file and its directory"),
+    (apsw.PermissionsError, "it cannot be written. Give this user write permission to the file and its directory"),
+    (apsw.CantOpenError, "it cannot be opened. Its directory must exist, and this user may write to both"),
+    (apsw.NotADBError, "it is no SQLite file. Name another file, or restore it from a backup"),
+    (apsw.CorruptError, "it is damaged. Stop the engine, and restore it from a backup or with sqlite3's .recover"),
+    (apsw.NoMemError, "there is no memory left. Free some; the engine goes on by itself"),
+    (apsw.InterruptError, "the work was interrupted. Ask again"),
+    (apsw.IOError, "the disk reports an error. The engine opens the file anew; if it goes on, look at the disk"),
+    (OSError, "the system refuses it. Its directory must exist, and this user may write to both"),
+)
+
+
+def unavailable(error: Exception, path: str) -> StoreUnavailable | None:
+    """What a caller meets of an error of SQLite or of the system; None: it is a bug of ours."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    for kind, advice in _ADVICE:
+        if isinstance(error, kind):
+            return StoreUnavailable(f"{path}: {advice}. Nothing is known to be stored. ({error})")
+    return None
+
+
+def _answer(connection: apsw.Connection, question: str) -> Any:
+    return connection.execute(question).get
