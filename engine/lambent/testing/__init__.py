@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lambent.testing.disk import Disk
     from lambent.testing.faults import CLEAR, Faults, FaultyStore, Rates
     from lambent.testing.fixture import LambentSimulation
     from lambent.testing.history import Expectations, History, Violation, check
@@ -20,6 +21,7 @@ __all__ = [
     "CLEAR",
     "Blow",
     "Deadlock",
+    "Disk",
     "Expectations",
     "Faults",
     "FaultyStore",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "disk": ("Disk",),
     "faults": ("CLEAR", "Faults", "FaultyStore", "Rates"),
     "fixture": ("LambentSimulation",),
     "history": ("Expectations", "History", "Violation", "check"),
