@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from itertools import dropwhile, islice
-from typing import Final, cast
+from typing import cast
 
-from lambent.arns import queue_arn
 from lambent.model import Depth, Message, MessageFact, MessageState, Queue, Release, Send, Settlement
 from lambent.ports import Clock, World
 from lambent.semantics.sending import check_send
-from lambent.semantics.shapes import sqs_event, sqs_view
+from lambent.stores.builtin import DEDUPLICATION_SECONDS, QueueView, deduplication_id, sequence_number
 from lambent.stores.memory_lines import Bell, Item, Line, Timers
-
-DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
 
 
 @dataclass(slots=True)
@@ -64,9 +60,8 @@ class QueueState:
 
     def send(self, send: Send, message_id: str) -> str:
         """Store a checked message; gives the id of the one stored, which for a duplicate is the earlier one's."""
-        identity = send.deduplication_id
-        if self.config.fifo:
-            identity = identity or sha256(send.body.encode()).hexdigest()
+        identity = deduplication_id(send, self.config)
+        if self.config.fifo and identity is not None:
             if (earlier := self._duplicate(identity)) is not None:
                 return earlier
             self._sent[identity] = (self._clock.monotonic() + DEDUPLICATION_SECONDS, message_id)
@@ -155,7 +150,7 @@ class QueueState:
     def _add(self, message: Message, delay_seconds: float, born: float | None = None) -> None:
         item = Item(message, order=next(self._sequence), born=self._clock.monotonic() if born is None else born)
         if self.config.fifo:
-            item.value = replace(message, sequence_number=f"{item.order:020d}")
+            item.value = replace(message, sequence_number=sequence_number(item.order))
         self._items[message.id] = item
         name = self._name(item)
         if name not in self._groups:
@@ -252,26 +247,18 @@ class QueueState:
         return earlier[1] if earlier else None
 
 
-class MemoryQueue:
+class MemoryQueue(QueueView):
     """The built-in queue as one connection sees it."""
 
-    capabilities = frozenset(
-        {"delay", "fifo", "deduplication", "redrive", "retention", "release", "give_back", "purge", "depth", "peek"}
-    )
-
     def __init__(self, state: QueueState, world: World) -> None:
+        super().__init__(state.config.name, world)
         self._state = state
         self._world = world
         self._clock = state._clock
-        self.arn = queue_arn(world.region, world.account_id, state.config.name)
 
     @property
-    def visibility_timeout_seconds(self) -> float:
-        return self._state.config.visibility_timeout_seconds
-
-    @property
-    def fifo(self) -> bool:
-        return self._state.config.fifo
+    def config(self) -> Queue:
+        return self._state.config
 
     async def send_many(self, sends: Sequence[Send]) -> Sequence[str]:
         """Raises InvalidParameterValue for what SendMessage would refuse; then none is stored."""
@@ -291,12 +278,6 @@ class MemoryQueue:
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         self._state.surface()
         return [self._settle(settlement) for settlement in settlements]
-
-    def view(self, message: Message) -> Mapping[str, object]:
-        return sqs_view(message)
-
-    def to_event(self, messages: Sequence[Message], windowed: bool) -> dict[str, object]:
-        return sqs_event(messages, self.arn, self._world.region, windowed)
 
     async def depth(self) -> Depth:
         self._state.surface()

@@ -3,31 +3,34 @@
 Decides which shard a key belongs to, what a position means, and what was lost to retention. Leaves batches, order of
 processing and checkpoints to `semantics/stream.py`. A read is a slice of a list and costs no more a record than that;
 an idle shard, and a reader that waits for it, cost nothing: only a put to that very shard wakes it.
-
-A position is a sequence number: 56 decimal digits, shard first, then the record's place in it. It reads as "after".
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import md5
-from itertools import pairwise
 from operator import attrgetter
 from typing import Final
 
-from lambent.arns import role_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
 from lambent.semantics.sending import check_put
-from lambent.semantics.shapes import kinesis_event, kinesis_view
+from lambent.stores.builtin import (
+    StreamView,
+    hash_key,
+    hash_ranges,
+    middle_of,
+    place_in,
+    position_of,
+    prefix_of,
+    shard_id,
+    size_of,
+)
 from lambent.stores.memory_lines import Bell
 
-HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
-PLACE_DIGITS: Final = 24
 TRIM_AT_LEAST: Final = 1024  # dropped records that are not worth moving the others for
 
 
@@ -51,12 +54,10 @@ class _Shard:
         return self.base + len(self.records)
 
     def position(self, place: int) -> str:
-        return f"{self.prefix}{place:0{PLACE_DIGITS}d}"
+        return position_of(self.prefix, place)
 
     def place(self, position: str) -> int:
-        if not position.startswith(self.prefix) or not position[-PLACE_DIGITS:].isdecimal():
-            raise InvalidParameterValue(f"{position!r} is no position of {self.shard.id}")
-        return int(position[-PLACE_DIGITS:])
+        return place_in(self.shard.id, self.prefix, position)
 
     def trim(self, before: float) -> None:
         while self.gone < len(self.records) and self.records[self.gone].arrived_at < before:
@@ -71,7 +72,7 @@ class _Shard:
         start = max(asked, self.gone)
         stop = min(start + maximum_records, len(self.records))
         if stop > start:
-            before = self.sizes[start - 1] if start else self.sizes[0] - _size(self.records[0])
+            before = self.sizes[start - 1] if start else self.sizes[0] - size_of(self.records[0])
             fits = bisect_right(self.sizes, before + maximum_bytes, start, stop)
             stop = max(fits, start + 1)  # one is always given, or a large one would block the shard
         tip = stop >= len(self.records)
@@ -95,14 +96,13 @@ class StreamState:
         self.shards: dict[str, _Shard] = {}
         self._open: list[_Shard] = []
         self._starts: list[int] = []
-        edges = [HASH_KEYS * number // config.shards for number in range(config.shards + 1)]
-        for first, end in pairwise(edges):
+        for first, end in hash_ranges(config.shards):
             self._add(first, end, ())
 
     def put(self, puts: Sequence[Put]) -> list[str]:
         for put in puts:
             check_put(put)
-        hashes = [_hash(put.key) for put in puts] if len(self._open) > 1 else [0] * len(puts)
+        hashes = [hash_key(put.key) for put in puts] if len(self._open) > 1 else [0] * len(puts)
         now = self.clock.now()
         oldest = now - self.config.retention_seconds
         positions = []
@@ -110,7 +110,7 @@ class StreamState:
         for put, hashed in zip(puts, hashes, strict=True):
             shard = self._open[bisect_right(self._starts, hashed) - 1]
             record = Record(shard.position(shard.last + 1), put.key, put.data, now, put.hops)
-            shard.sizes.append((shard.sizes[-1] if shard.sizes else 0) + _size(record))
+            shard.sizes.append((shard.sizes[-1] if shard.sizes else 0) + size_of(record))
             shard.records.append(record)
             touched[shard.shard.id] = shard
             positions.append(record.position)
@@ -130,9 +130,7 @@ class StreamState:
 
     def split(self, shard: str) -> Sequence[Shard]:
         parent = self._parent(shard)
-        middle = (parent.first_hash + parent.end_hash) // 2
-        if middle == parent.first_hash:
-            raise InvalidParameterValue(f"{shard} holds one hash key and cannot be split")
+        middle = middle_of(shard, parent.first_hash, parent.end_hash)
         self._close(parent)
         edges = ((parent.first_hash, middle), (middle, parent.end_hash))
         return [self._add(first, end, (shard,)).shard for first, end in edges]
@@ -153,8 +151,8 @@ class StreamState:
 
     def _add(self, first: int, end: int, parents: tuple[str, ...]) -> _Shard:
         number = len(self.shards)
-        shard = Shard(f"shardId-{number:012d}", parents)
-        added = _Shard(shard, first, end, f"49{number:030d}")
+        shard = Shard(shard_id(number), parents)
+        added = _Shard(shard, first, end, prefix_of(number))
         self.shards[shard.id] = added
         self._arrange([*self._open, added])
         return added
@@ -217,16 +215,12 @@ class MemoryReader:
         return read
 
 
-class MemoryStream:
+class MemoryStream(StreamView):
     """The built-in stream as one connection sees it."""
 
-    capabilities = frozenset({"AT_TIMESTAMP", "backlog", "reshard", "retention", "shards"})
-
     def __init__(self, state: StreamState, world: World) -> None:
+        super().__init__(state.config.name, world)
         self._state = state
-        self._world = world
-        self.arn = stream_arn(world.region, world.account_id, state.config.name)
-        self._role_arn = role_arn(world.account_id)
 
     @property
     def retention_seconds(self) -> float:
@@ -256,12 +250,6 @@ class MemoryStream:
     def reader(self) -> StreamReader:
         return MemoryReader(self._state)
 
-    def view(self, record: Record) -> Mapping[str, object]:
-        return kinesis_view(record)
-
-    def to_event(self, shard: str, records: Sequence[Record]) -> dict[str, object]:
-        return kinesis_event(shard, records, self.arn, self._world.region, self._role_arn)
-
     async def split(self, shard: str) -> Sequence[Shard]:
         """Close it, and open two children, each with half of its hash keys (SplitShard)."""
         return self._state.split(shard)
@@ -282,11 +270,3 @@ class MemoryStream:
                 index = self._state.get(name).place(position) - shard.base - 1
                 return (name, shard.records[index]) if shard.gone <= index < len(shard.records) else None
         return None
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(md5(key.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest(), "big")
-
-
-def _size(record: Record) -> int:
-    return len(record.data) + len(record.key)
