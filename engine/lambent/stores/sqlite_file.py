@@ -31,7 +31,11 @@ Perform = Callable[[apsw.Cursor, Sequence[Item]], Sequence[Result]]
 Executor = Callable[[Callable[[], None]], None]
 """Runs each call once, somewhere, one after the other, without waiting for it."""
 
-_Job = tuple[Callable[[apsw.Cursor, Sequence[Any]], Sequence[Any]], Any, asyncio.Future[Any]]
+Then = Callable[[Result], None]
+"""Called on the loop with what was done, before its caller is answered, and also if that was cancelled meanwhile."""
+
+_Asked = tuple[asyncio.Future[Any], Then[Any] | None]
+_Job = tuple[Callable[[apsw.Cursor, Sequence[Any]], Sequence[Any]], Any, _Asked]
 
 CHECKPOINT_PAGES: Final = 4_000  # of the log, above which it is copied into the file
 POLL_SECONDS: Final = 0.1  # within which a write by another process is noticed
@@ -88,19 +92,25 @@ class SqliteFile:
         if self._poll_seconds is not None:
             self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
 
-    async def write(self, perform: Perform[Item, Result], item: Item) -> Result:
+    async def write(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
         """Answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or what `perform`
         raises for this item."""
+        return await self.ask(perform, item, then)
+
+    def ask(
+        self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None
+    ) -> asyncio.Future[Result]:
+        """As `write`, for who need not wait."""
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._writes.append((perform, item, future))
+        self._writes.append((perform, item, (future, then)))
         if not self._scheduled:
             self._schedule()
-        return await future
+        return future
 
     async def read(self, perform: Perform[Item, Result], item: Item) -> Result:
         """Sees everything that was committed before it was asked for, and the items of one function in one state."""
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._reads.append((perform, item, future))
+        self._reads.append((perform, item, (future, None)))
         if not self._scheduled:
             self._schedule()
         return await future
@@ -134,11 +144,14 @@ class SqliteFile:
         writes, reads, self._writes, self._reads = self._writes, self._reads, [], []
         self._executor(lambda: self._group(writes, reads))
 
-    def _answer(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-        for future, answer in answers:
+    def _answer(self, answers: Sequence[tuple[_Asked, Any]]) -> None:
+        for (future, then), answer in answers:
+            raised = type(answer) is _Raised
+            if then is not None and not raised:
+                then(answer)
             if future.done():
                 continue  # its caller was cancelled
-            if type(answer) is _Raised:
+            if raised:
                 future.set_exception(answer.error)
             else:
                 future.set_result(answer)
@@ -155,7 +168,7 @@ class SqliteFile:
 
     def _look_around(self) -> None:
         """The next group looks, too: this only sees to it that there is one."""
-        self._reads.append((_nothing, None, self._loop.create_future()))
+        self._reads.append((_nothing, None, (self._loop.create_future(), None)))
         if not self._scheduled:
             self._schedule()
         assert self._poll_seconds is not None
@@ -170,7 +183,7 @@ class SqliteFile:
                 answer: Any = call()
             except Exception as error:  # noqa: BLE001  it is the caller's
                 answer = _Raised(error)
-            self._tell(self._answer, [(future, answer)])
+            self._tell(self._answer, [((future, None), answer)])
 
         self._executor(run)
         return await asyncio.shield(future)
@@ -204,24 +217,24 @@ class SqliteFile:
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._distrust(error)
             raised = _Raised(unavailable(error, self.path) or error)
-            self._tell(self._answer, [(future, raised) for _, _, future in (*writes, *reads)])
+            self._tell(self._answer, [(asked, raised) for _, _, asked in (*writes, *reads)])
         finally:
             self._tell(self._next)
 
-    def _transaction(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[asyncio.Future[Any], Any]]:
+    def _transaction(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[_Asked, Any]]:
         try:
             return self._together(opened, jobs, begin)
         except Exception as error:  # noqa: BLE001  told to those whom it concerns
             self._distrust(error)
             refused = unavailable(error, self.path)
             if len(jobs) == 1 or self._broken or (refused and not isinstance(error, apsw.CorruptError)):
-                return [(future, _Raised(refused or error)) for _, _, future in jobs]
+                return [(asked, _Raised(refused or error)) for _, _, asked in jobs]
         return [answer for job in jobs for answer in self._transaction(opened, [job], begin)]
 
-    def _together(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[asyncio.Future[Any], Any]]:
+    def _together(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[_Asked, Any]]:
         if self._broken:
             raise StoreUnavailable(f"{self.path} is opened anew after a failed write; nothing was stored. Ask again.")
-        cursor, answers = opened.connection.cursor(), list[tuple[asyncio.Future[Any], Any]]()
+        cursor, answers = opened.connection.cursor(), list[tuple[_Asked, Any]]()
         of_one_kind: dict[Any, list[_Job]] = {}
         for job in jobs:
             of_one_kind.setdefault(job[0], []).append(job)
@@ -229,7 +242,7 @@ class SqliteFile:
         try:
             for perform, kind in of_one_kind.items():
                 results = perform(cursor, [item for _, item, _ in kind])
-                answers += zip([future for _, _, future in kind], results, strict=True)
+                answers += zip([asked for _, _, asked in kind], results, strict=True)
             cursor.execute("COMMIT")
         except BaseException:
             if opened.connection.in_transaction:
