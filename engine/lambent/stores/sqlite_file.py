@@ -210,10 +210,11 @@ class SqliteFile:
             answers = self._transaction(opened, writes, "BEGIN IMMEDIATE") if writes else []
             if reads:
                 answers += self._transaction(opened, reads, "BEGIN")
-            if opened.foreign_change():
+            if not self._broken and opened.foreign_change():
                 self._tell(self._changed)
             self._tell(self._answer, answers)
-            opened.checkpoint(CHECKPOINT_PAGES)
+            if not self._broken:
+                opened.checkpoint(CHECKPOINT_PAGES)
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._distrust(error)
             raised = _Raised(unavailable(error, self.path) or error)

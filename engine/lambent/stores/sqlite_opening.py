@@ -71,7 +71,8 @@ class Opened:
     def close(self) -> None:
         with suppress(apsw.Error):  # what is in the log stays there
             self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        self.connection.close()
+        with suppress(apsw.Error):
+            self.connection.close()
 
     def abandon(self) -> None:
         """Close it without copying anything: the system may believe pages written that are not."""
@@ -86,8 +87,8 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How to open one file. `upgrades[n]` leads from version n to n + 1. `vfs`: SQLite's, by name; another than the
-    default is taken for one without shared memory, and the file for ours alone."""
+    """How to open one file. `upgrades[n]` leads from version n to n + 1. `vfs`: SQLite's, by name; it needs shared
+    memory, as one that inherits from the default has."""
 
     path: str
     upgrades: Sequence[Upgrade]
@@ -125,12 +126,8 @@ class Opening:
             raise
 
     def _connect(self) -> apsw.Connection:
-        if self.vfs is None:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))  # -wal, -shm: as the file
-            connection = apsw.Connection(self.path, statementcachesize=256)
-        else:
-            connection = apsw.Connection(self.path, vfs=self.vfs, statementcachesize=256)
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))  # -wal, -shm: as the file
+        connection = apsw.Connection(self.path, vfs=self.vfs, statementcachesize=256)
         connection.set_busy_timeout(int(self.busy_seconds * 1000))
         return connection
 
