@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lambent.calls import InvokeResponse
+    from lambent.client import Client
     from lambent.context import Context
-    from lambent.engine import Engine, InvokeResponse
+    from lambent.engine import Engine
     from lambent.errors import (
         EngineStopped,
         FunctionError,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from lambent.stores.memory import MemoryStore
 
 __all__ = [
+    "Client",
     "Context",
     "Engine",
     "EngineSettings",
@@ -52,8 +55,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "calls": ("InvokeResponse",),
+    "client": ("Client",),
     "context": ("Context",),
-    "engine": ("Engine", "InvokeResponse"),
+    "engine": ("Engine",),
     "resources": ("Functions", "MappingHandle", "QueueHandle", "StreamHandle"),
     "settings": ("EngineSettings",),
     "stores.memory": ("MemoryStore",),

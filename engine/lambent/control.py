@@ -209,7 +209,7 @@ class Control:
         """Check what was declared since the last time against everything that is known, then write it. Nothing is
         written if anything is refused."""
         new = sorted(self._unpublished)
-        known = await self._known()
+        known = await self.known()
         stored = await self.list_mappings()
         for kind, name in new:
             if kind == "function":
@@ -235,13 +235,21 @@ class Control:
             raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
         return Function.model_validate_json(document.body)
 
+    async def get_queue(self, name: str) -> Queue:
+        """As it is stored. Raises ResourceNotFound."""
+        return await self._get(Queue, name)
+
+    async def get_stream(self, name: str) -> Stream:
+        """As `get_queue`."""
+        return await self._get(Stream, name)
+
     async def list_functions(self) -> dict[str, Function]:
         return await self._list(Function)
 
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
         """Replace some fields. Engines that host the function follow; what runs already ends as it began."""
         function = changed(await self.get_function(name), changes, "a function")
-        (await self._known()).check_function(function)
+        (await self.known()).check_function(function)
         if name in self.functions:
             self.functions[name] = function
         await self._write_resource(function)
@@ -256,7 +264,7 @@ class Control:
         """Raises InvalidParameterValue, ResourceConflict if there is such a mapping."""
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
-        known = await self._known()
+        known = await self.known()
         known.check_mapping(mapping)
         identity = mapping_id(mapping)
         known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
@@ -281,7 +289,7 @@ class Control:
         for fixed in ("source", "function", "name", "qualifier", "kind"):
             if fixed in changes:
                 raise InvalidParameterValue(f"{fixed} of a mapping does not change; create another mapping")
-        known = await self._known()
+        known = await self.known()
 
         def change(stored: StoredMapping) -> StoredMapping:
             kind = stored.mapping.kind
@@ -346,7 +354,8 @@ class Control:
     def _here(self) -> Known:
         return Known(self.functions, self.queues, self.streams, self.sources, self._settings, final=False)
 
-    async def _known(self) -> Known:
+    async def known(self) -> Known:
+        """Everything that is declared here or stored."""
         return Known(
             {**await self._list(Function), **self.functions},
             {**await self._list(Queue), **self.queues},
@@ -359,6 +368,14 @@ class Control:
     def _new_mapping(self, source: str, function: str, options: Mapping[str, object]) -> AnyMapping:
         kind = self.sources.get(source) or source.partition(":")[0]
         return new_mapping(kind, source, function, options)
+
+    async def _get(self, model: type[C], name: str) -> C:
+        kind = model.__name__.lower()
+        document = await self._opened.get(kind, name)
+        if document is None:
+            advice = f"declare it with engine.{kind}({name!r})"
+            raise ResourceNotFound(f'There is no {kind} "{name}" in this store: {advice}.')
+        return model.model_validate_json(document.body)
 
     async def _list(self, model: type[C]) -> dict[str, C]:
         documents = await self._opened.list(model.__name__.lower())

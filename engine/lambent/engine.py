@@ -13,11 +13,11 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, cast
 
 from lambent import inspection
+from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes
 from lambent.context import CURRENT
 from lambent.control import NOT_STARTED, Control, MappingState, StoredMapping
 from lambent.declaring import Declarations, Hosted, Source
@@ -57,18 +57,6 @@ from lambent.world import SystemClock, ids_of
 
 NO_PAYLOAD: Final = b""
 NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
-
-
-@dataclass(frozen=True, slots=True)
-class InvokeResponse:
-    """What boto3's `invoke` answers. `status_code` is 200 (also for an error of the function) or 204 (dry run)."""
-
-    status_code: int
-    request_id: str
-    payload: bytes = b""
-    function_error: str | None = None
-    executed_version: str | None = None
-    log_tail: str = ""
 
 
 class Engine(Declarations):
@@ -196,7 +184,8 @@ class Engine(Declarations):
                 name = (await self.control.get_function(function)).name
             except ResourceNotFound:
                 raise self._not_found(function, qualifier) from None
-        event = self._event(name, _json(payload, MAXIMUM_ASYNC_PAYLOAD_BYTES), qualifier, client_context)
+        body = payload_bytes(payload, MAXIMUM_ASYNC_PAYLOAD_BYTES)
+        event = new_event(self._new_id(), name, body, self._clock.now(), qualifier, client_context)
         await life.events.put_many([event])
         self.telemetry.count(ASYNC_EVENTS_RECEIVED, name)
         return event.request_id
@@ -221,7 +210,7 @@ class Engine(Declarations):
         elif not hosted.by_reference:
             payload = encode_payload(payload)
         if client_context is not None:
-            _check_context(client_context)
+            check_context(client_context)
         caller = CURRENT.get()
         if caller is None:
             if self._closed:
@@ -236,23 +225,6 @@ class Engine(Declarations):
             )
         return Invocation(
             self._new_id(), hosted.name, payload, qualifier, caller.hops + 1, caller.trace_id, client_context
-        )
-
-    def _event(
-        self, name: str, payload: bytes, qualifier: str | None, client_context: Mapping[str, object] | None
-    ) -> Event:
-        if client_context is not None:
-            _check_context(client_context)
-        caller = CURRENT.get()
-        return Event(
-            request_id=self._new_id(),
-            function=name,
-            payload=payload,
-            accepted_at=self._clock.now(),
-            qualifier=qualifier,
-            hops=0 if caller is None else caller.hops,
-            trace_id=None if caller is None else caller.trace_id,
-            client_context=client_context,
         )
 
     async def _enqueue(self, name: str, payload: bytes, hops: int) -> None:
@@ -371,6 +343,7 @@ class Engine(Declarations):
             telemetry=self.telemetry,
             world=world,
             executor=self._executor,
+            invoke=self.invoke_response,
             enqueue=self._enqueue,
             followed=self._followed,
         )
@@ -529,20 +502,6 @@ class Engine(Declarations):
     def _not_found(self, function: Callable[..., object] | str, qualifier: str | None) -> ResourceNotFound:
         name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         return ResourceNotFound(f"Function not found: {self.control.function_arn(name, qualifier or LATEST)}")
-
-
-def _json(payload: object, limit: int) -> bytes:
-    return check_payload(payload, limit) if isinstance(payload, bytes) else encode_payload(payload, limit)
-
-
-def _check_context(client_context: object) -> None:
-    if not isinstance(client_context, Mapping):
-        shown = repr(client_context)[:100]
-        raise InvalidParameterValue(f"client_context: {shown} is not allowed; it must be a dict or None")
-    try:
-        encode_result(dict(client_context))
-    except ValueError as error:
-        raise InvalidParameterValue(f"client_context must have a JSON form: {error}") from None
 
 
 async def _awaited(main: Callable[[], Awaitable[object]]) -> object:

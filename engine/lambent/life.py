@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from lambent.calls import InvokeResponse
 from lambent.control import Control, MappingState, StoredMapping
+from lambent.desk import Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.model import Delivery, Function, Message, QueueMapping
@@ -48,8 +50,8 @@ MAXIMUM_RESOLVED: Final = 1000  # destinations that are remembered by their refe
 
 
 class Life:
-    """The parts of an engine that runs. `enqueue(function, payload, hops)` stores an event; `followed` hears of the
-    functions in the store whenever they change."""
+    """The parts of an engine that runs. `invoke` is `Engine.invoke_response`; `enqueue(function, payload, hops)` stores
+    an event; `followed` hears of the functions in the store whenever they change."""
 
     connection: Connection
     events: EventQueue
@@ -64,6 +66,7 @@ class Life:
         telemetry: Telemetry,
         world: World,
         executor: Callable[[Callable[[], None]], None] | None,
+        invoke: Callable[..., Awaitable[InvokeResponse]],
         enqueue: Callable[[str, bytes, int], Awaitable[None]],
         followed: Callable[[Mapping[str, Function]], None],
     ) -> None:
@@ -72,6 +75,7 @@ class Life:
         self._settings = settings
         self._telemetry = telemetry
         self._world = world
+        self._invoke = invoke
         self._enqueue = enqueue
         self._followed = followed
         self._closing = AsyncExitStack()
@@ -127,6 +131,14 @@ class Life:
             telemetry=telemetry,
             world=world,
         )
+        desk = Desk(
+            documents=self.connection.documents,
+            hosted=control.functions,
+            invoke=self._invoke,
+            mappings=self._shown,
+            telemetry=telemetry,
+            world=world,
+        )
         control.on_declared = self._declared.set
         if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
             watchdog = Watchdog(telemetry, world.clock, self._settings.watchdog_seconds)
@@ -134,6 +146,7 @@ class Life:
             self._closing.callback(watchdog.stop)
         self._begin(self._served, "events", self._serve_events)
         self._begin(self._served, "supervisor", lambda: self.supervisor.run(self.stopping))
+        self._begin(self._served, "desk", lambda: desk.run(self.stopping))
         self._begin(self._beside, "permits", self._permits.run)
         self._begin(self._beside, "declarations", self._publish_later)
         self._begin(self._beside, "functions", self._follow_functions)
@@ -270,6 +283,13 @@ class Life:
     async def _wanted(self) -> Mapping[str, StoredMapping]:
         stored = await self._control.list_mappings()
         return {name: each for name, each in stored.items() if each.mapping.function in self._control.functions}
+
+    async def _shown(self) -> dict[str, dict[str, object]]:
+        shown: dict[str, dict[str, object]] = {}
+        for identity, wanted in (await self._wanted()).items():
+            state, details = self.supervisor.state(identity, wanted), self.supervisor.details(identity)
+            shown[identity] = {"revision": wanted.revision, "state": state, **details}
+        return shown
 
     async def _open_loop(self, stored: StoredMapping) -> Loop:
         mapping = stored.mapping

@@ -1,0 +1,78 @@
+"""What a caller gives and what it gets, whoever takes the call: an engine, or a client of its store.
+
+Decides how a payload and a context are checked, what an asynchronous event is made of, and what a caller meets of an
+answer (Lambda API: Invoke). Which calls are taken, and what becomes of them, is `engine.py`'s and `client.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lambent.context import CURRENT
+from lambent.errors import FunctionError, InvalidParameterValue
+from lambent.model import Event
+from lambent.payload import check_payload, decode_payload, encode_payload, encode_result
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeResponse:
+    """What boto3's `invoke` answers. `status_code` is 200 (also for an error of the function) or 204 (dry run)."""
+
+    status_code: int
+    request_id: str
+    payload: bytes = b""
+    function_error: str | None = None
+    executed_version: str | None = None
+    log_tail: str = ""
+
+
+def value_of_response(response: InvokeResponse) -> Any:
+    """What the function returned. Raises FunctionError with AWS's document if it failed."""
+    value = decode_payload(response.payload)
+    if response.function_error is not None:
+        raise FunctionError(value, response.request_id)
+    return value
+
+
+def payload_bytes(payload: object, limit: int) -> bytes:
+    """A caller's payload as JSON: bytes are JSON already, anything else is a value. `limit` is in bytes.
+
+    Raises InvalidRequestContent, RequestTooLarge."""
+    return check_payload(payload, limit) if isinstance(payload, bytes) else encode_payload(payload, limit)
+
+
+def check_context(client_context: object) -> None:
+    """Raises InvalidParameterValue for what could not be a ClientContext."""
+    if not isinstance(client_context, Mapping):
+        shown = repr(client_context)[:100]
+        raise InvalidParameterValue(f"client_context: {shown} is not allowed; it must be a dict or None")
+    try:
+        encode_result(dict(client_context))
+    except ValueError as error:
+        raise InvalidParameterValue(f"client_context must have a JSON form: {error}") from None
+
+
+def new_event(
+    request_id: str,
+    function: str,
+    payload: bytes,
+    now: float,
+    qualifier: str | None = None,
+    client_context: Mapping[str, object] | None = None,
+) -> Event:
+    """An asynchronous event that is accepted `now` (epoch seconds). Within a handler it goes on with its chain."""
+    if client_context is not None:
+        check_context(client_context)
+    caller = CURRENT.get()
+    return Event(
+        request_id=request_id,
+        function=function,
+        payload=payload,
+        accepted_at=now,
+        qualifier=qualifier,
+        hops=0 if caller is None else caller.hops,
+        trace_id=None if caller is None else caller.trace_id,
+        client_context=client_context,
+    )

@@ -1,0 +1,247 @@
+"""A client of a store: what people and other services do beside its engines, without hosting a function.
+
+Decides what needs a running engine and what does not. To invoke and wait needs one, and goes over its `desk.py`; all
+else is read from the store or written to it, by the rules that hold for an engine: what is valid is decided in
+`control.py` and `calls.py`, what a value becomes in `resources.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
+from lambent.control import Control, MappingState, StoredMapping
+from lambent.dead_letters import DeadLetters
+from lambent.desk import LOOK_SECONDS, Snapshot, ask, look
+from lambent.errors import EngineStopped, InvalidParameterValue, ResourceNotFound
+from lambent.model import (
+    LATEST,
+    MAXIMUM_ASYNC_PAYLOAD_BYTES,
+    MAXIMUM_SYNC_PAYLOAD_BYTES,
+    EventFact,
+    Function,
+)
+from lambent.ports import Clock, Connection, Store, World
+from lambent.resources import MappingHandle, QueueHandle, StreamHandle
+from lambent.settings import EngineSettings
+from lambent.sources import load_store
+from lambent.standing import MappingStanding, standing, state_shown
+from lambent.world import SystemClock, ids_of
+
+NO_PAYLOAD = b""
+NOT_OPEN = "The client is not open: enter `async with Client(…) as client:` first."
+
+
+class Client:
+    """Calls functions, sends, and looks after a store that engines work on, in this process or in others.
+
+    store: the engines' store, as a URL or an object. settings: where they name a region or an account, the same ones.
+    clock, random or seed: time and chance; by default the machine's."""
+
+    def __init__(
+        self,
+        store: str | Store,
+        *,
+        settings: EngineSettings | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if isinstance(store, str) and store == "memory://":
+            raise InvalidParameterValue("store: a new store in memory has no engines: give the object that they have")
+        self.store = load_store(store)
+        self._settings = settings or EngineSettings()
+        self._clock = clock or SystemClock()
+        self._chance = random or Random(seed)
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Client:
+        new_id = ids_of(self._chance)
+        region, account_id = self._settings.region, self._settings.account_id
+        self._world = World(new_id(), self._clock, self._chance.random, new_id, region, account_id)
+        self._control = Control(self._settings)
+        self._connection = await self.store.connect(self._world, client=True)
+        self._control.connect(self._connection.documents)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        connection, self._connection = self._open, None
+        self._control.connect(None)
+        await connection.close()
+
+    # --- functions -------------------------------------------------------------------------------------------------
+
+    async def invoke(
+        self,
+        function: str,
+        payload: object = NO_PAYLOAD,
+        *,
+        client_context: Mapping[str, object] | None = None,
+        qualifier: str | None = None,
+    ) -> Any:
+        """Have a running engine call a function, and wait for its value; otherwise as `Engine.invoke`.
+
+        Raises what that raises; EngineStopped also if no engine is running."""
+        return value_of_response(
+            await self.invoke_response(function, payload, client_context=client_context, qualifier=qualifier)
+        )
+
+    async def invoke_response(
+        self,
+        function: str,
+        payload: object = NO_PAYLOAD,
+        *,
+        log_type: str = "None",
+        client_context: Mapping[str, object] | None = None,
+        qualifier: str | None = None,
+    ) -> InvokeResponse:
+        """As `invoke`, but answers as boto3 does; see `Engine.invoke_response`."""
+        if log_type not in ("None", "Tail"):
+            raise InvalidParameterValue(f"log_type: {log_type!r} is not allowed; it must be one of 'None', 'Tail'")
+        called = await self._function(function, qualifier)
+        if client_context is not None:
+            check_context(client_context)
+        return await ask(
+            self._open,
+            self._world.new_id(),
+            self._clock,
+            called.name,
+            payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES),
+            timeout_seconds=called.timeout_seconds,
+            tail=log_type == "Tail",
+            client_context=client_context,
+        )
+
+    async def invoke_async(
+        self,
+        function: str,
+        payload: object = NO_PAYLOAD,
+        *,
+        client_context: Mapping[str, object] | None = None,
+        qualifier: str | None = None,
+    ) -> str:
+        """Store an event for a function, durably; gives its request id. As `Engine.invoke_async`; needs no engine."""
+        called = await self._function(function, qualifier)
+        body = payload_bytes(payload, MAXIMUM_ASYNC_PAYLOAD_BYTES)
+        event = new_event(self._world.new_id(), called.name, body, self._clock.now(), qualifier, client_context)
+        await self._open.events.put_many([event])
+        return event.request_id
+
+    async def event(self, request_id: str) -> EventFact:
+        """Where an asynchronous event is, or what became of it. Raises ResourceNotFound."""
+        fact = await self._open.facts.event(request_id)
+        if fact is None:
+            raise ResourceNotFound(f"There is no event {request_id}: it was never accepted, or has ended long ago.")
+        return fact
+
+    async def list_functions(self) -> Mapping[str, Function]:
+        """All functions of the store, by name."""
+        return await self._opened.list_functions()
+
+    # --- queues and streams ----------------------------------------------------------------------------------------
+
+    async def queue(self, name: str) -> QueueHandle:
+        """A queue that an engine declared. Raises ResourceNotFound."""
+        configuration = await self._opened.get_queue(name)
+        opened = self._open.queue(configuration)
+        return QueueHandle(name, lambda: configuration, lambda: opened)
+
+    async def stream(self, name: str) -> StreamHandle:
+        """As `queue`."""
+        configuration = await self._opened.get_stream(name)
+        opened = self._open.stream(configuration)
+        return StreamHandle(name, lambda: configuration, lambda: opened)
+
+    async def send(self, queue: str, body: object, **options: Any) -> str:
+        """Send one message, as `QueueHandle.send`; gives its id."""
+        return await (await self.queue(queue)).send(body, **options)
+
+    async def put(self, stream: str, data: object, *, key: str) -> str:
+        """Put one record, as `StreamHandle.put`; gives its sequence number."""
+        return await (await self.stream(stream)).put(data, key=key)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What failed for good, to be looked at and brought back."""
+        return DeadLetters(self._opened, self._open, self._world)
+
+    # --- mappings --------------------------------------------------------------------------------------------------
+
+    async def list_mappings(self) -> Mapping[str, StoredMapping]:
+        """All mappings of the store, by id."""
+        return await self._opened.list_mappings()
+
+    async def mapping(self, identity: str) -> MappingHandle:
+        """The handle of a mapping, to pause, resume, seek or change it. Raises ResourceNotFound."""
+        stored = (await self._opened.get_mapping(identity)).mapping
+        return MappingHandle(identity, stored.source, stored.function, self)
+
+    async def update_mapping(self, identity: str, **changes: object) -> StoredMapping:
+        """As `MappingHandle.update`. Raises InvalidParameterValue, ResourceNotFound, ResourceConflict."""
+        return await self._opened.update_mapping(identity, changes)
+
+    async def seek_mapping(
+        self, identity: str, starting_position: str, timestamp: float | None = None
+    ) -> StoredMapping:
+        """As `MappingHandle.seek`; `timestamp` (epoch seconds) goes with AT_TIMESTAMP."""
+        return await self._opened.seek_mapping(identity, starting_position, timestamp)
+
+    async def delete_mapping(self, identity: str) -> None:
+        """As `MappingHandle.delete`. Raises ResourceNotFound."""
+        await self._opened.delete_mapping(identity)
+
+    async def mapping_state(self, identity: str) -> MappingState:
+        """In which state a mapping is in the engines that run; without any, in which it is wanted."""
+        stored = await self._opened.get_mapping(identity)
+        shown = [each.mappings[identity] for each in await self.snapshots() if identity in each.mappings]
+        return state_shown(stored, shown) or ("Enabled" if stored.mapping.enabled else "Disabled")
+
+    async def mapping_reaches(self, identity: str, state: MappingState) -> None:
+        """Wait until a mapping is in this state."""
+        while await self.mapping_state(identity) != state:  # noqa: ASYNC110  nobody tells a client
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def mapping_details(self, identity: str) -> dict[str, object]:
+        """What its loops show, by engine."""
+        shown = await self.snapshots()
+        return {each.engine: each.mappings[identity] for each in shown if identity in each.mappings}
+
+    async def standings(self, snapshots: Sequence[Snapshot] = ()) -> list[MappingStanding]:
+        """How all mappings stand, by source and function; what runs is told by `snapshots`."""
+        known, stored = await self._opened.known(), await self._opened.list_mappings()
+        now = self._clock.now()
+        ordered = sorted(stored.values(), key=lambda each: (each.mapping.source, each.mapping.function))
+        return [
+            await standing(each, self._open, known.queues, known.streams, snapshots, now) for each in ordered
+        ]
+
+    # --- engines ---------------------------------------------------------------------------------------------------
+
+    async def engines(self) -> bool:
+        """Is any engine running on this store?"""
+        return await self._open.engines()
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        """What each running engine shows of itself, not older than some seconds; none if none is running."""
+        return await look(self._open)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise EngineStopped(NOT_OPEN)
+        return self._connection
+
+    @property
+    def _opened(self) -> Control:
+        assert self._open is not None
+        return self._control
+
+    async def _function(self, name: str, qualifier: str | None) -> Function:
+        if qualifier not in (None, LATEST):
+            raise ResourceNotFound(f"Function not found: {self._opened.function_arn(name, qualifier)}")
+        return await self._opened.get_function(name)
