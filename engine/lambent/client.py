@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+from lambent import inspection
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
 from lambent.control import Control, MappingState, StoredMapping
 from lambent.dead_letters import DeadLetters
@@ -132,10 +133,7 @@ class Client:
 
     async def event(self, request_id: str) -> EventFact:
         """Where an asynchronous event is, or what became of it. Raises ResourceNotFound."""
-        fact = await self._open.facts.event(request_id)
-        if fact is None:
-            raise ResourceNotFound(f"There is no event {request_id}: it was never accepted, or has ended long ago.")
-        return fact
+        return await inspection.event(self._open, request_id)
 
     async def list_functions(self) -> Mapping[str, Function]:
         """All functions of the store, by name."""
@@ -147,7 +145,7 @@ class Client:
         """A queue that an engine declared. Raises ResourceNotFound."""
         configuration = await self._opened.get_queue(name)
         opened = self._open.queue(configuration)
-        return QueueHandle(name, lambda: configuration, lambda: opened)
+        return QueueHandle(name, lambda: configuration, lambda: opened, self._clock.now)
 
     async def stream(self, name: str) -> StreamHandle:
         """As `queue`."""

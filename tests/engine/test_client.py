@@ -215,7 +215,7 @@ async def test_a_client_stores_events_and_sees_what_became_of_them() -> None:
         async with engine:
             await asyncio.sleep(1)
         assert (await client.event(request_id)).state == "succeeded"
-        with pytest.raises(ResourceNotFound, match="There is no event nowhere"):
+        with pytest.raises(ResourceNotFound, match="This store knows no event nowhere"):
             await client.event("nowhere")
 
 
