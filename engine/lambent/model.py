@@ -362,6 +362,7 @@ class Progress:
     window: WindowState | None = None
     ended: bool = False  # the shard is closed and everything in it finished
     seek: int = 0  # the mapping's seek generation that this progress belongs to
+    start: str = ""  # the position after which the reading of this generation began
 
 
 Fate = Literal["delivered", "failed", "filtered", "lost"]
@@ -369,7 +370,8 @@ Fate = Literal["delivered", "failed", "filtered", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A range of records that found its fate; `reason` is the condition or the destination's refusal."""
+    """A range of records that found its fate; `reason` is the condition or the destination's refusal. Nobody knows the
+    positions of lost records: both are empty."""
 
     first: str
     last: str
@@ -450,7 +452,8 @@ class ReportBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """Store this progress under the lease, with what was settled since the last checkpoint."""
+    """Store this progress under the lease, with the fates of exactly those records that lie between the last stored
+    position and this one (lost ones included), in their order."""
 
     progress: Progress
     settled: tuple[Settled, ...]

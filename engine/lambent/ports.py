@@ -169,7 +169,9 @@ class Leases(Protocol):
         ...
 
     async def checkpoint_many(self, checkpoints: Sequence[tuple[Lease, Checkpoint]]) -> Sequence[bool]:
-        """Store progress if owner and counter still hold; False: the lease is lost and nothing was written."""
+        """Store progress and fates if owner and counter still hold; False: the lease is lost and nothing was written.
+        A checkpoint whose progress is what is stored adds no fates, so writing one again is safe; one of another seek
+        generation than what is stored forgets the fates so far."""
         ...
 
     async def permits(self, demands: Mapping[str, Demand], valid_for_seconds: float) -> Mapping[str, int]:
@@ -340,7 +342,7 @@ class Facts(Protocol):
         ...
 
     async def shards(self, group: str) -> Sequence[ShardFact]:
-        """How far a mapping is in each shard that it ever had."""
+        """How far a mapping is in each shard that it ever had, and the fates of what it read since its last seek."""
         ...
 
     async def settled(self, group: str, shard: str, position: str) -> Settled | None:

@@ -97,6 +97,7 @@ class _OwnedShard:
     lease: Lease
     shard: Shard
     consumer: ShardConsumer
+    where: str  # for whoever watches steps: mapping's id and shard
     wanted: Fetch | None = None  # asked of the reader and not answered
     buffered: int = 0  # bytes, as last told to ReadAhead
     timer: asyncio.TimerHandle | None = None
@@ -190,7 +191,7 @@ class StreamLoop:
         if progress is None:
             start = "TRIM_HORIZON" if after_parent else self._start
             position = await self._source.position(shard.id, start, self._timestamp)
-            progress = Progress(position, seek=self._seek)
+            progress = Progress(position, seek=self._seek, start=position)
             (stored,) = await self._leases.checkpoint_many([(lease, Checkpoint(progress, ()))])
             if not stored:
                 return False
@@ -201,7 +202,7 @@ class StreamLoop:
             accepts=self._accepts,
             retention_seconds=self._source.retention_seconds,
         )
-        self._shards[shard.id] = owned = _OwnedShard(lease, shard, consumer)
+        self._shards[shard.id] = owned = _OwnedShard(lease, shard, consumer, f"{self._id}/{shard.id}")
         if self._stopping:
             consumer.drain()
         self._pump(owned)
@@ -311,7 +312,7 @@ class StreamLoop:
             self._admitted[step] = (owned, admitted)
             self._spawn(self._steps, self._invoke(owned, step, admitted), f"invoke {owned.shard.id}")
             return
-        self._telemetry.step(owned.shard.id, step, admitted)
+        self._telemetry.step(owned.where, step, admitted)
         owned.consumer.invoked(step, admitted, now, jitter=self._world.random())
 
         def freed() -> None:
@@ -353,7 +354,7 @@ class StreamLoop:
         else:
             telemetry.count(FAILED_INVOKE_EVENT_COUNT, self._id, len(records))
             self._last_result = PROBLEM
-        telemetry.step(owned.shard.id, step, outcome)
+        telemetry.step(owned.where, step, outcome)
         owned.consumer.invoked(step, outcome, clock.monotonic(), value, self._world.random())
         self._pump(owned)
 
@@ -378,7 +379,7 @@ class StreamLoop:
             )
         finally:
             del owned.reports[task]
-        self._telemetry.step(owned.shard.id, step, delivery)
+        self._telemetry.step(owned.where, step, delivery)
         owned.consumer.reported(step, delivery)
         self._pump(owned)
 
@@ -426,7 +427,7 @@ class StreamLoop:
                 await asyncio.sleep(backoff.destination(tries, self._world.random()))
                 continue
             for (owned, step), is_stored in zip(batch, stored, strict=True):
-                self._telemetry.step(owned.shard.id, step, is_stored)
+                self._telemetry.step(owned.where, step, is_stored)
                 for settled in step.settled if is_stored else ():
                     self._telemetry.count(METRIC_OF_FATE[settled.fate], self._id, settled.count)
                 owned.consumer.checkpointed(is_stored)

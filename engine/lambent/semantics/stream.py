@@ -2,8 +2,9 @@
 
 `ShardConsumer` decides what is fetched, which records make a batch, when a failed batch is halved, tried again,
 reported or passed over, and what may be checkpointed. It performs nothing: `next` hands out a step, the shell performs
-it and answers by `fetched`, `invoked`, `reported` or `checkpointed`, each once, in any order. A window's arithmetic is
-in `windows.py`, what a batch response means in `responses.py`, delays in `backoff.py`.
+it and answers by `fetched`, `invoked`, `reported` or `checkpointed`, each once, in any order. How far a checkpoint may
+go is in `watermark.py`, a window's arithmetic in `windows.py`, what a batch response means in `responses.py`, delays in
+`backoff.py`.
 
 Rules: Lambda developer guide, «Kinesis: processing and error handling», and recordings of AWS's pollers. Where AWS is
 silent: halves of a batch run at once and use up no retry; only a repeated try of the same records waits.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from math import inf
 from operator import attrgetter
 from typing import Final, assert_never
@@ -35,7 +35,6 @@ from lambent.model import (
     Read,
     Record,
     ReportBatch,
-    Settled,
     StreamCondition,
     StreamMapping,
     StreamStep,
@@ -46,50 +45,13 @@ from lambent.model import (
     WindowState,
 )
 from lambent.semantics import backoff, batching, responses, windows
+from lambent.semantics.watermark import Watermark
 
 MAXIMUM_FETCH_RECORDS: Final = 10_000
 MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
 MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
 _ARRIVED_AT, _DATA, _POSITION = attrgetter("arrived_at"), attrgetter("data"), attrgetter("position")  # faster in C
 _ROUGH_OVERHEAD_BYTES: Final = 4_000  # at most what a record's keys and names add to its data in an event
-
-
-class Watermark:
-    """Which position may be checkpointed: the last one below which nothing is unfinished."""
-
-    __slots__ = ("_chunks", "_finished", "low", "next", "position")
-
-    def __init__(self, position: str) -> None:
-        self.position = position
-        self.low = 0  # every ordinal below is finished
-        self.next = 0  # the ordinal of the next record to be read
-        self._chunks: deque[tuple[int, list[str]]] = deque()  # positions by first ordinal
-        self._finished: set[int] = set()  # ordinals finished above `low`
-
-    def read(self, positions: list[str]) -> range:
-        """Number what was read, in its order."""
-        first = self.next
-        self.next += len(positions)
-        self._chunks.append((first, positions))
-        return range(first, self.next)
-
-    def finish(self, ordinals: Sequence[int]) -> None:
-        """These are finished; the watermark moves as far as nothing unfinished lies below."""
-        if not ordinals:
-            return
-        if ordinals[0] == self.low and ordinals[-1] - ordinals[0] == len(ordinals) - 1:
-            self.low = ordinals[-1] + 1
-        else:
-            self._finished.update(ordinals)
-        while self.low in self._finished:
-            self._finished.remove(self.low)
-            self.low += 1
-        while self._chunks and self._chunks[0][0] < self.low:
-            first, positions = self._chunks[0]
-            self.position = positions[min(self.low - first, len(positions)) - 1]
-            if first + len(positions) > self.low:
-                break
-            self._chunks.popleft()
 
 
 class _Batch:
@@ -156,9 +118,8 @@ class ShardConsumer:
         self._read_to = progress.position
         self._restored = {piece.first: piece for piece in progress.pieces}
         self._window = progress.window
-        self._seek = progress.seek
+        self._start, self._seek = progress.start, progress.seek
         self._lanes = [_Lane(index) for index in range(config.parallelization_factor)]
-        self._settled: list[Settled] = []
         self._beginning: list[_Batch] = []  # their attempts are in the checkpoint under way
         self._under_way: Checkpoint | None = None
         self._fetching = self._dirty = self._draining = self._leave_reports = self._void = False
@@ -325,7 +286,7 @@ class ShardConsumer:
         self._caught_up = read.caught_up
         self._source_ended = self._source_ended or read.ended
         if read.lost:
-            self._settle_range(self._read_to, self._read_to, read.lost, "lost", "trimmed by the source")
+            self._watermark.lose(read.lost)
         if read.ended and not read.records and self._idle():
             self._dirty = True
         if read.records:
@@ -365,8 +326,8 @@ class ShardConsumer:
         if all(passed):
             return records, ordinals
         missed = [index for index, good in enumerate(passed) if not good]
-        self._settle_range(records[missed[0]].position, records[missed[-1]].position, len(missed), "filtered")
-        self._watermark.finish([ordinals[index] for index in missed])
+        self._watermark.finish([ordinals[index] for index in missed], "filtered")
+        self._dirty = True
         return (
             [record for record, good in zip(records, passed, strict=True) if good],
             [ordinal for ordinal, good in zip(ordinals, passed, strict=True) if good],
@@ -557,10 +518,10 @@ class ShardConsumer:
             if (batch.attempts or batch.half) and batch.records
         ]
         pieces.extend(self._restored.values())
-        settled = tuple(self._settled)
-        self._settled.clear()
         self._dirty = False
-        progress = Progress(self._watermark.position, tuple(pieces), self._window, self._finished(), self._seek)
+        ended = self._finished()
+        settled = self._watermark.settled(ended)
+        progress = Progress(self._watermark.position, tuple(pieces), self._window, ended, self._seek, self._start)
         self._under_way = Checkpoint(progress, settled)
         return self._under_way
 
@@ -570,19 +531,8 @@ class ShardConsumer:
         self._dirty = True
 
     def _settle(self, batch: _Batch, fate: Fate, reason: str = "") -> None:
-        self._watermark.finish(batch.ordinals)
-        if batch.records:
-            first, last = batch.records[0].position, batch.records[-1].position
-            self._settle_range(first, last, len(batch.records), fate, reason)
-
-    def _settle_range(self, first: str, last: str, count: int, fate: Fate, reason: str = "") -> None:
+        self._watermark.finish(batch.ordinals, fate, reason)
         self._dirty = True
-        if self._settled and len(self._lanes) == 1:
-            before = self._settled[-1]
-            if (before.fate, before.reason) == (fate, reason):
-                self._settled[-1] = replace(before, last=last, count=before.count + count)
-                return
-        self._settled.append(Settled(first, last, count, fate, reason))
 
     def _idle(self) -> bool:
         return self._watermark.low == self._watermark.next and not any(lane.batches for lane in self._lanes)

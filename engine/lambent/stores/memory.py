@@ -335,11 +335,14 @@ class MemoryLeases:
         if held is None:
             return False
         mine = held.lease  # `replace` would take as long as all the rest
+        before, where = mine.progress, (lease.group, lease.name)
+        if before is not None and before.seek != checkpoint.progress.seek:
+            self._state.fates.pop(where, None)
         held.lease = Lease(mine.group, mine.name, mine.owner, mine.counter, checkpoint.progress, mine.free)
-        if checkpoint.settled:
-            fates = self._state.fates.get((lease.group, lease.name))
+        if checkpoint.settled and before != checkpoint.progress:
+            fates = self._state.fates.get(where)
             if fates is None:
-                fates = self._state.fates[lease.group, lease.name] = Fates()
+                fates = self._state.fates[where] = Fates()
             fates.add(checkpoint.settled)
         return True
 

@@ -315,14 +315,11 @@ class _Run:
             await asyncio.sleep(limit - JUST_BEFORE if hangs else seconds)
         except asyncio.CancelledError:
             over = self._loop.time() >= began + limit - JUST_BEFORE
-            self._witness.failed(function, ids if over else ())
             self._history.ended(row, "timed out" if over else "interrupted")
             raise
         if hangs:
-            self._witness.failed(function, ids)
             self._history.ended(row, "timed out")
             await asyncio.sleep(limit * 10.0)
-        self._witness.failed(function, [id for id in ids if id not in done] if partial else ids if failed else ())
         if failed and (not partial or not done):
             self._history.ended(row, "failed")
             if partial:
@@ -358,6 +355,7 @@ class _Run:
         store = _Remembered(self._store, self._faults, self._connections)
         chance = random.Random(f"{self._plan.seed} {process}")
         engine = Engine(store, clock=self._clock, random=chance, **day.settings)
+        engine.telemetry.subscribe(self._witness.step)
         for name, options in day.queues.items():
             engine.queue(name, **options)
         for name, options in day.streams.items():
@@ -532,7 +530,8 @@ class _Run:
         ]
         undisturbed = self._witness.strict and not self._away_for(0.0)
         self._problems += audit(self._history, self._day, undisturbed=undisturbed, times_tell=times_tell)
-        self._problems += self._witness.audit(exact=not self._faults.struck.get("unknown"), steady=steady)
+        books = {id: [fact.counts for fact in _at_once(self._raw.facts.shards(id))] for id in names}
+        self._problems += self._witness.audit(books, steady=steady)
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")
         leases = {id: [shard for group, shard in self._witness.holders if group == id] for id in names}

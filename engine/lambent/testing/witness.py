@@ -13,7 +13,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from lambent.model import Checkpoint, Delete, Event, Lease, Message, Put, Send, Settled, Settlement
+from lambent.model import (
+    Checkpoint,
+    Delete,
+    Event,
+    Fate,
+    Lease,
+    Message,
+    Progress,
+    Put,
+    Refused,
+    ReportBatch,
+    Send,
+    Settled,
+    Settlement,
+)
 from lambent.ports import Holdings
 from lambent.semantics.concurrency import Demand
 from lambent.testing.history import History
@@ -59,13 +73,13 @@ class Witness:
         self._numbers: dict[str, int] = {}  # of items, by id
         self._claims: dict[str, tuple[str, float]] = {}  # by id: receipt, until
         self._claimants: dict[str, str] = {}  # by id: the process
+        self._stored: dict[tuple[str, str], Progress] = {}  # by (mapping id, shard)
         self._progress: dict[tuple[str, str], int] = defaultdict(lambda: -1)  # (mapping id, shard): place
         self._owners: dict[tuple[str, str], int] = defaultdict(int)  # (mapping id, shard): how many there were
         self._ids: dict[str, str] = {}  # by receipt
         self._places: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # (stream, shard): ids by place
         self._grants: dict[str, tuple[float, bool]] = {}  # by process: until, told
         self._leased: dict[tuple[str, str], tuple[str, float]] = {}  # (mapping id, shard): by whom, until
-        self._failed: set[tuple[str, str]] = set()  # (function, id) that a handler failed
 
     def __call__(self, point: str, arguments: Sequence[Any], answer: Any) -> None:
         port, _, method = point.rpartition(".")
@@ -113,9 +127,12 @@ class Witness:
 
     # --- what the simulation tells
 
-    def failed(self, function: str, ids: Sequence[str]) -> None:
-        """A handler did not finish these."""
-        self._failed.update((function, id) for id in ids)
+    def step(self, where: str, step: object, answer: object) -> None:
+        """Hears what no store sees: nobody took the report of these records, and their shard moves on."""
+        if isinstance(step, ReportBatch) and isinstance(answer, Refused):
+            function = self._workload.mappings[self.mappings[where.partition("/")[0]]].function
+            ids = [f"r{json.loads(record.data)['n']}" for record in step.records]
+            self._history.reported("nobody", ids, step.condition, function)
 
     def expired(self, ids: Sequence[str]) -> None:
         """The store was made to forget these claims."""
@@ -246,19 +263,29 @@ class Witness:
             self._filter([(id, number)], f"stream:{stream}")
 
     def _checkpointed(self, lease: Lease, checkpoint: Checkpoint) -> None:
-        mapped = self._workload.mappings[self.mappings[lease.group]]
-        for settled in checkpoint.settled:
-            self.settled[lease.group, settled.fate] += settled.count
-            if settled.fate == "failed" and settled.reason.startswith("destination-failed"):
-                self._given_up(mapped.source.partition(":")[2], lease.name, mapped.function, settled)
-        place = place_of(checkpoint.progress.position)
-        self._progress[lease.group, lease.name] = place
+        mapped, where = self._workload.mappings[self.mappings[lease.group]], (lease.group, lease.name)
+        place, before = place_of(checkpoint.progress.position), self._progress[where]
+        if self._stored.get(where) != checkpoint.progress:  # else it was written again, and the fates are known
+            self._told(lease, checkpoint.settled, before, place)
+        self._stored[where] = checkpoint.progress
+        self._progress[where] = place
         if checkpoint.progress.ended:
             self._ended.add((lease.group, lease.name))
             places = self._places.get((mapped.source.partition(":")[2], lease.name), {})
             if place < max(places, default=-1):
                 self.findings.append(f"{lease.name} is said to be finished at {place}, but goes on to {max(places)}")
         self._history.checkpointed(lease.group, lease.name, place, _engine(), lease.counter)
+
+    def _told(self, lease: Lease, settled: Sequence[Settled], before: int, place: int) -> None:
+        at = before
+        for each in settled:
+            self.settled[lease.group, each.fate] += each.count
+            if each.fate != "lost" and (place_of(each.first), place_of(each.last)) != (at + 1, at + each.count):
+                break
+            at += each.count
+        if at != place:
+            text = f"{lease.name} went from {before} to {place} at {self._clock():g} s"
+            self.findings.append(f"{text}, but the fates told are {list(settled)}")
 
     def _began(self, lease: Lease) -> None:
         stream = self._workload.mappings[self.mappings[lease.group]].source.partition(":")[2]
@@ -299,10 +326,11 @@ class Witness:
                 if where == stream and self._progress[id, shard] < max(places):
                     yield f"{name}, {shard}: {self._progress[id, shard]} of {max(places)}"
 
-    def audit(self, *, exact: bool, steady: bool) -> Iterator[str]:
-        """What the stores' own books do not balance. `exact`: no answer of a checkpoint was lost, so that each record
-        was settled once, where no second owner began above what the first had reached. `steady`: no clock was set, or a
-        window that was closed may open anew."""
+    def audit(
+        self, books: Mapping[str, Sequence[Mapping[tuple[Fate, str], int]]], *, steady: bool
+    ) -> Iterator[str]:
+        """What the stores' own books do not balance; `books`: of each mapping, what each of its shards counted by fate
+        and reason. `steady`: no clock was set, or a window that was closed may open anew."""
         yield from self._uncovered() if steady else ()
         for id, born in self._history.born.items():
             if born.kind == "event" and self.terminal[id] != 1:
@@ -311,21 +339,11 @@ class Witness:
             stream = self._workload.mappings[name].source.partition(":")[2]
             came = sum(len(places) for (where, _), places in self._places.items() if where == stream)
             fates = {fate: count for (mapping, fate), count in self.settled.items() if mapping == id}
-            moved = any(owners > 1 for (mapping, _), owners in self._owners.items() if mapping == id)
-            options = self._workload.mappings[name].options
-            ahead = options.get("parallelization_factor", 1) > 1 or options.get("filters")
-            settled = sum(fates.values())
-            if settled < came or (settled != came and exact and not (moved and ahead)):
+            if sum(fates.values()) != came:
                 yield f"mapping {name} settled {fates}, but {came} records came"
-
-    def _given_up(self, stream: str, shard: str, function: str, settled: Settled) -> None:
-        """The destination never took the report: a fate all the same, if there was anything to report."""
-        places = self._places[stream, shard]
-        between = [places[place] for place in range(place_of(settled.first), place_of(settled.last) + 1)]
-        tried = [id for id in between if (function, id) in self._failed]
-        if len(tried) < settled.count and "RecordAgeExceeded" not in settled.reason:
-            tried = between if len(between) == settled.count else tried
-        self._history.filtered(tried, function)
+            stored = sum(count for counts in books[id] for count in counts.values())
+            if stored != came:
+                yield f"the store counts {stored} records of mapping {name}, but {came} came"
 
     # --- fates
 

@@ -98,3 +98,31 @@ class FactsSuite(StoreSuite):
         assert await facts.settled("mapping", "s0", "010") is None
         assert await facts.settled("mapping", "s1", "002") is None
         assert await facts.shards("other") == []
+
+    async def test_a_checkpoint_that_is_written_again_adds_no_fates(self) -> None:
+        """Whoever got no answer asks again, and may not know that it was stored."""
+        connection = await self.connect()
+        leases = connection.leases
+        seen = (await leases.heartbeat("mapping", ["s0"], VALID)).leases["s0"]
+        [lease] = await leases.take_many([seen], VALID)
+        checkpoint = Checkpoint(Progress("003", start="000"), (Settled("001", "003", 3, "delivered"),))
+        for _ in range(2):
+            assert list(await leases.checkpoint_many([(lease, checkpoint)])) == [True]
+        [shard] = await connection.facts.shards("mapping")
+        assert shard.counts == {("delivered", ""): 3}
+        assert shard.lease.progress == checkpoint.progress
+
+    async def test_a_seek_begins_the_fates_anew(self) -> None:
+        connection = await self.connect()
+        leases, facts = connection.leases, connection.facts
+        seen = (await leases.heartbeat("mapping", ["s0", "s1"], VALID)).leases
+        one, other = await leases.take_many(list(seen.values()), VALID)
+        settled = (Settled("001", "003", 3, "delivered"),)
+        await leases.checkpoint_many([(lease, Checkpoint(Progress("003"), settled)) for lease in (one, other)])
+        await leases.checkpoint_many([(one, Checkpoint(Progress("000", seek=1, start="000"), ()))])
+        assert {fact.lease.name: fact.counts for fact in await facts.shards("mapping")} == {
+            "s0": {},
+            "s1": {("delivered", ""): 3},
+        }
+        assert await facts.settled("mapping", "s0", "002") is None
+        assert await facts.settled("mapping", "s1", "002") == settled[0]
