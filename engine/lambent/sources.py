@@ -1,13 +1,14 @@
 """Sources and stores by URL: 'kafka://…' is found through the entry point group `lambent.sources`.
 
-Decides which installed package serves a scheme, and what to say if none does. What a source is, is decided in
-`ports.py`.
+Decides which installed package serves a scheme, and what to say if none does; which file a SQLite store's URL names.
+What a source is, is decided in `ports.py`.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
 from typing import Final, Literal, Protocol
+from urllib.parse import unquote
 
 from lambent.errors import InvalidParameterValue
 from lambent.ports import QueueSource, Store, StreamSource, World
@@ -59,14 +60,33 @@ def load_source(url: str) -> SourceFactory:
 
 
 def load_store(store: str | Store | None) -> Store:
-    """The store that is meant: none or 'memory://' is a fresh one in memory."""
+    """The store that is meant: none or 'memory://' is a fresh one in memory, 'sqlite:///app.db' a file in the current
+    directory, 'sqlite:////var/lib/app.db' the one with that path. Raises InvalidParameterValue that says what to write.
+    """
     if store is None or store == "memory://":
         return MemoryStore()
-    if isinstance(store, str):
-        raise InvalidParameterValue(f'store: "{store}" is not known; it must be "memory://" or an instance of a store')
-    if not hasattr(store, "connect"):
-        raise InvalidParameterValue(f'store: {store!r} is not known; it must be "memory://" or an instance of a store')
+    if isinstance(store, str) and store.startswith("sqlite:"):
+        from lambent.stores.sqlite import SqliteStore  # loads SQLite, which not every engine needs
+
+        return SqliteStore(_sqlite_path(store))
+    if isinstance(store, str) or not hasattr(store, "connect"):
+        raise InvalidParameterValue(
+            f"store: {store!r} is not known; it must be 'memory://', 'sqlite:///FILE' or an instance of a store"
+        )
     return store
+
+
+def _sqlite_path(url: str) -> str:
+    """As SQLAlchemy reads it: what follows the third slash is the path."""
+    path = unquote(url.removeprefix("sqlite:///"))
+    if not url.startswith("sqlite:///") or not path or path.endswith("/") or path == ":memory:":
+        raise InvalidParameterValue(
+            f"store: {url!r} names no file; write 'sqlite:///app.db' for one in the current directory, "
+            "'sqlite:////var/lib/app.db' for one with its whole path, or 'memory://' for a store without a file"
+        )
+    if "?" in url or "#" in url:
+        raise InvalidParameterValue(f"store: {url!r} has a part after ? or #; a SQLite store has no options in its URL")
+    return path
 
 
 def _advice(scheme: str) -> str:

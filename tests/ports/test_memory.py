@@ -112,7 +112,7 @@ async def test_what_is_settled_leaves_no_timers_behind() -> None:
     state = queue._state
     for timers in (store._lines.timers, state._timers, state._ages):
         assert len(timers._heap) < 4 * SWEEP_AT_LEAST
-    assert len(store._lines._items) == len(store._lines._claims) == len(state._out) == 1
+    assert len(store._lines.items) == len(store._lines._claims) == len(state._out) == 1
 
 
 def test_a_store_outlives_an_event_loop_whose_time_begins_anew() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from lambent.model import Delete, Event, EventFact, Settlement
+from lambent.model import Delete, Event, EventFact, Release, Settlement
 from lambent.ports import Clock, World
 from lambent.stores.memory_lines import Bell, Item, Line, Timers
 
@@ -26,6 +26,7 @@ TERMINAL_RECORDS: Final = 10_000  # how many ended events can still be asked for
 @dataclass(slots=True)
 class _FunctionLine:
     waiting: Line[Event] = field(default_factory=Line)
+    visible: int = 0
     count: int = 0
 
 
@@ -39,39 +40,45 @@ class EventLines:
         self.listeners: list[MemoryEvents] = []
         self.ended: dict[str, EventFact] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
-        self._items: dict[str, Item[Event]] = {}
-        self._reasons: dict[str, str] = {}  # of those that wait because of something
+        self.items: dict[str, Item[Event]] = {}
+        self.reasons: dict[str, str] = {}  # of those that wait because of something
         self._claims: dict[str, Item[Event]] = {}
-        self._places = itertools.count(1)
+        self.places = itertools.count(1)
 
-    def put(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if event.request_id not in self._items:
-                item = self._items[event.request_id] = Item(event)
-                line = self.lines.get(event.function)
-                if line is None:
-                    line = self.lines[event.function] = _FunctionLine()
-                line.count += 1
-                self._show(item)
+    def put(self, event: Event, order: int = 0) -> None:
+        """One whose id is here already changes nothing."""
+        if event.request_id not in self.items:
+            item = self.items[event.request_id] = Item(event, order=order)
+            line = self.lines.get(event.function)
+            if line is None:
+                line = self.lines[event.function] = _FunctionLine()
+            line.count += 1
+            self.show(item)
 
     def surface(self) -> None:
         """What fell due (a release's time, an expired claim) waits again."""
         for item in self.timers.due(self.clock.monotonic()):
-            self._show(item)
+            self.show(item)
 
-    def oldest(self, function: str) -> Event | None:
+    def oldest(self, function: str) -> Item[Event] | None:
+        """The next one to be claimed."""
         line = self.lines.get(function)
-        item = line.waiting.peek() if line else None
-        return item.value if item else None
+        return line.waiting.peek() if line else None
+
+    def oldest_at(self, function: str) -> float | None:
+        """When the next one was accepted; None: there is none."""
+        oldest = self.oldest(function)
+        return oldest.value.accepted_at if oldest else None
 
     def claim(self, function: str, claim_seconds: float) -> Event | None:
         line = self.lines.get(function)
         item = line.waiting.pop() if line else None
-        if item is None:
+        if line is None or item is None:
             return None
+        line.visible -= 1
         e = item.value
         self._claims.pop(item.receipt, None)
-        item.place = next(self._places)
+        item.place = next(self.places)
         item.receipt = f"{e.request_id}#{item.place}"
         item.state = "in_flight"
         item.value = Event(
@@ -82,45 +89,33 @@ class EventLines:
         self._time(item, claim_seconds)
         return item.value
 
-    def delete(self, settlement: Delete) -> bool:
-        item = self._claims.pop(settlement.receipt, None)
-        if item is None:
-            return False
-        event = item.value
-        if item.state != "visible":
+    def settle(self, settlement: Settlement) -> Item[Event] | None:
+        """Take the event out of what can be claimed, until `end` or `give_back` says what became of it. None: the
+        receipt is stale."""
+        item = self._claims.get(settlement.receipt)
+        if item is None or (isinstance(settlement, Release) and item.state != "in_flight"):
+            return None
+        del self._claims[settlement.receipt]
+        if item.state == "visible":
+            self.lines[item.value.function].visible -= 1
+        else:
             self.timers.abandon()
+        item.state = "settling"
         item.place = 0
-        del self._items[event.request_id]
+        return item
+
+    def end(self, item: Item[Event]) -> None:
+        """It is settled for good."""
+        event = item.value
+        del self.items[event.request_id]
         line = self.lines[event.function]
         line.count -= 1
         if not line.count:
             del self.lines[event.function]
-        self.counts[event.function, settlement.state] += 1
-        reason = self._reasons.pop(event.request_id, "")
-        e = event  # kept without its payload
-        kept = Event(e.request_id, e.function, b"", e.accepted_at, e.qualifier, e.attempts)
-        self.ended[e.request_id] = EventFact(
-            kept, settlement.state, 0.0, settlement.reason or reason, self.clock.now(), settlement.result
-        )
-        if len(self.ended) > TERMINAL_RECORDS:
-            del self.ended[next(iter(self.ended))]
-        return True
 
-    def fact(self, request_id: str) -> EventFact | None:
-        item = self._items.get(request_id)
-        if item is None:
-            return self.ended.get(request_id)
-        state = "running" if item.state == "in_flight" else "waiting"
-        left = 0.0 if item.state == "visible" else item.due - self.clock.monotonic()
-        return EventFact(item.value, state, self.clock.now() + left, self._reasons.get(request_id, ""))
-
-    def release(self, receipt: str, delay_seconds: float, give_back: bool, reason: str) -> bool:
-        item = self._claims.get(receipt)
-        if item is None or item.state != "in_flight":
-            return False
+    def give_back(self, item: Item[Event], delay_seconds: float, give_back: bool) -> None:
+        """It waits again, visible after the delay."""
         event = item.value
-        del self._claims[receipt]
-        self.timers.abandon()
         item.value = replace(
             event,
             receipt="",
@@ -128,29 +123,54 @@ class EventLines:
             deferrals=event.deferrals + 1 if give_back else 0,
         )
         item.receipt = ""
-        self._reasons.pop(event.request_id, None)
-        if reason:
-            self._reasons[event.request_id] = reason
         if delay_seconds > 0:
             item.state = "delayed"
-            item.place = next(self._places)
+            item.place = next(self.places)
             self._time(item, delay_seconds)
         else:
-            self._show(item)
-        return True
+            self.show(item)
+
+    def keep(self, item: Item[Event]) -> None:
+        """It could not be settled: its claim goes on."""
+        item.state = "in_flight"
+        item.place = next(self.places)
+        self._claims[item.receipt] = item
+        self._time(item, item.due - self.clock.monotonic())
+
+    def record(self, event: Event, end: Delete) -> None:
+        """How it ended; kept without its payload."""
+        self.counts[event.function, end.state] += 1
+        kept = Event(event.request_id, event.function, b"", event.accepted_at, event.qualifier, event.attempts)
+        reason = self.reasons.pop(event.request_id, "")
+        self.ended[event.request_id] = EventFact(
+            kept, end.state, 0.0, end.reason or reason, self.clock.now(), end.result
+        )
+        if len(self.ended) > TERMINAL_RECORDS:
+            del self.ended[next(iter(self.ended))]
+
+    def fact(self, request_id: str) -> EventFact | None:
+        item = self.items.get(request_id)
+        if item is None:
+            return self.ended.get(request_id)
+        state = "running" if item.state == "in_flight" else "waiting"
+        left = 0.0 if item.state == "visible" else item.due - self.clock.monotonic()
+        return EventFact(item.value, state, self.clock.now() + left, self.reasons.get(request_id, ""))
 
     def expire(self, receipt: str) -> None:
         """As if the claim's time were over."""
         item = self._claims.get(receipt)
         if item is not None and item.state == "in_flight":
             self.timers.abandon()
-            self._show(item)
+            self.show(item)
 
-    def _show(self, item: Item[Event]) -> None:
+    def show(self, item: Item[Event]) -> None:
+        """It can be claimed."""
         item.state = "visible"
-        item.place = next(self._places)
+        item.place = next(self.places)
         event = item.value
-        self.lines[event.function].waiting.push(event.accepted_at, item)
+        line = self.lines[event.function]
+        line.visible += 1
+        line.waiting.push(event.accepted_at, item)
         for listener in self.listeners:
             listener.announce(event.function)
 
@@ -180,7 +200,8 @@ class MemoryEvents:
             self.bell.ring()
 
     async def put_many(self, events: Sequence[Event]) -> None:
-        self._lines.put(events)
+        for event in events:
+            self._lines.put(event)
 
     async def due(self, hosted: Collection[str], wait_seconds: float) -> Sequence[tuple[str, float]]:
         clock = self._lines.clock
@@ -204,12 +225,14 @@ class MemoryEvents:
         self._told.discard(function)
         events: list[Event] = []
         while (oldest := lines.oldest(function)) is not None:
-            if len(events) >= limit or (accepted_before is not None and oldest.accepted_at >= accepted_before):
+            young = accepted_before is not None and oldest.value.accepted_at >= accepted_before
+            if young or len(events) >= limit:
                 self.announce(function)
                 break
+            stale = oldest.receipt
             event = lines.claim(function, claim_seconds)
             assert event is not None
-            self._claimed.discard(oldest.receipt)
+            self._claimed.discard(stale)
             self._claimed.add(event.receipt)
             events.append(event)
         return events
@@ -233,18 +256,26 @@ class MemoryEvents:
     def _tell(self, hosted: Collection[str]) -> Iterator[tuple[str, float]]:
         fresh, self._fresh = self._fresh, {}
         for function in fresh:
-            oldest = self._lines.oldest(function)
-            if oldest is None:
+            oldest_at = self._lines.oldest_at(function)
+            if oldest_at is None:
                 continue
             if function in hosted:
                 self._told.add(function)
-                yield function, oldest.accepted_at
+                yield function, oldest_at
             else:
                 self._elsewhere[function] = None
 
     def _settle(self, settlement: Settlement) -> bool:
         self._claimed.discard(settlement.receipt)
+        item = self._lines.settle(settlement)
+        if item is None:
+            return False
         if isinstance(settlement, Delete):
-            return self._lines.delete(settlement)
-        delay_seconds = settlement.at - self._world.clock.now()
-        return self._lines.release(settlement.receipt, delay_seconds, settlement.give_back, settlement.reason)
+            self._lines.end(item)
+            self._lines.record(item.value, settlement)
+        else:
+            self._lines.give_back(item, settlement.at - self._world.clock.now(), settlement.give_back)
+            self._lines.reasons.pop(item.value.request_id, None)
+            if settlement.reason:
+                self._lines.reasons[item.value.request_id] = settlement.reason
+        return True

@@ -24,6 +24,7 @@ import apsw
 from lambent.errors import StoreUnavailable
 from lambent.ports import Clock
 from lambent.stores.sqlite_opening import Opened, Opening, unavailable
+from lambent.stores.sqlite_rows import Quarantined
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,7 +78,9 @@ class SqliteFile:
         self._writes: list[_Job] = []
         self._reads: list[_Job] = []
         self._scheduled = False  # a group is under way, or its handing over is
-        self._callbacks: list[Callable[[], None]] = []
+        self._on_foreign_change: list[Callable[[], None]] = []
+        self._on_reopened: list[Callable[[], None]] = []
+        self._on_quarantine: list[Callable[[Sequence[Quarantined]], None]] = []
         self._poll: asyncio.TimerHandle | None = None
         self._closed = False
         # what only the thread touches:
@@ -107,18 +110,25 @@ class SqliteFile:
             self._schedule()
         return future
 
-    async def read(self, perform: Perform[Item, Result], item: Item) -> Result:
+    async def read(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
         """Sees everything that was committed before it was asked for, and the items of one function in one state."""
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._reads.append((perform, item, (future, None)))
+        self._reads.append((perform, item, (future, then)))
         if not self._scheduled:
             self._schedule()
         return await future
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
-        """Called on the loop when the file may hold what this connection knows nothing of: another process wrote, or a
-        write failed whose outcome is unknown."""
-        self._callbacks.append(callback)
+        """Called on the loop when another connection has written."""
+        self._on_foreign_change.append(callback)
+
+    def on_reopened(self, callback: Callable[[], None]) -> None:
+        """Called on the loop when the file was opened anew after a failed write: what was refused may be in it."""
+        self._on_reopened.append(callback)
+
+    def on_quarantine(self, callback: Callable[[Sequence[Quarantined]], None]) -> None:
+        """Called on the loop with the rows that were found damaged and put aside."""
+        self._on_quarantine.append(callback)
 
     async def close(self) -> None:
         """After what was asked for is done. Closing twice is allowed."""
@@ -162,9 +172,9 @@ class SqliteFile:
         else:
             self._scheduled = False
 
-    def _changed(self) -> None:
-        for callback in self._callbacks:
-            callback()
+    def _call(self, callbacks: Sequence[Callable[..., None]], *arguments: object) -> None:
+        for callback in callbacks:
+            callback(*arguments)
 
     def _look_around(self) -> None:
         """The next group looks, too: this only sees to it that there is one."""
@@ -211,7 +221,7 @@ class SqliteFile:
             if reads:
                 answers += self._transaction(opened, reads, "BEGIN")
             if not self._broken and opened.foreign_change():
-                self._tell(self._changed)
+                self._tell(self._call, self._on_foreign_change)
             self._tell(self._answer, answers)
             if not self._broken:
                 opened.checkpoint(CHECKPOINT_PAGES)
@@ -239,12 +249,15 @@ class SqliteFile:
         of_one_kind: dict[Any, list[_Job]] = {}
         for job in jobs:
             of_one_kind.setdefault(job[0], []).append(job)
+        opened.connection.quarantined = []
         cursor.execute(begin)
         try:
             for perform, kind in of_one_kind.items():
                 results = perform(cursor, [item for _, item, _ in kind])
                 answers += zip([asked for _, _, asked in kind], results, strict=True)
             cursor.execute("COMMIT")
+            if found := opened.connection.quarantined:
+                self._tell(self._call, self._on_quarantine, found)
         except BaseException:
             if opened.connection.in_transaction:
                 cursor.execute("ROLLBACK")
@@ -261,7 +274,8 @@ class SqliteFile:
         self._opened = None
         opened = self._opening.open(self._world_clock.now(), distrust=True)
         self._opened, self._broken = opened, False
-        self._tell(self._changed)
+        self._tell(self._call, self._on_reopened)
+        self._tell(self._call, self._on_foreign_change)
         return opened
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import apsw
 
 from lambent.errors import StoreUnavailable
+from lambent.stores.sqlite_rows import StoreConnection
 
 APPLICATION_ID: Final = 0x6C616D62  # "lamb": in the file's header, for `file` and for us
 BUSY_SECONDS: Final = 5.0  # that a writer waits for another process's short transaction
@@ -47,7 +48,7 @@ META: Final = (
 class Opened:
     """An open file. `seen_at` is the latest time that is known to it."""
 
-    connection: apsw.Connection
+    connection: StoreConnection
     seen_at: float
     data_version: int = 0
     log_pages: int = 0
@@ -125,9 +126,10 @@ class Opening:
                 raise known from error
             raise
 
-    def _connect(self) -> apsw.Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))  # -wal, -shm: as the file
-        connection = apsw.Connection(self.path, vfs=self.vfs, statementcachesize=256)
+    def _connect(self) -> StoreConnection:
+        with suppress(FileExistsError):  # opening one that exists, and closing it, would drop this process's locks on it
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+        connection = StoreConnection(self.path, vfs=self.vfs, statementcachesize=256)  # -wal and -shm: as the file
         connection.set_busy_timeout(int(self.busy_seconds * 1000))
         return connection
 

@@ -1,0 +1,158 @@
+"""The store in a SQLite file: one engine process for a file, and any number of clients beside it.
+
+Decides what a connection is made of, who may have one, and when what is no longer needed is removed. What is kept, and
+how, is decided by the adapters (`sqlite_*.py`); when it is written, by `sqlite_file.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from lambent.errors import StoreUnavailable
+from lambent.model import Event, Queue, Settlement, Stream
+from lambent.ports import BuiltinQueue, BuiltinStream, EventQueue, World
+from lambent.stores import (
+    sqlite_documents,
+    sqlite_event_rows,
+    sqlite_leases,
+    sqlite_rows,
+)
+from lambent.stores.sqlite_documents import SqliteDocuments
+from lambent.stores.sqlite_events import SqliteEvents
+from lambent.stores.sqlite_facts import SqliteFacts
+from lambent.stores.sqlite_file import POLL_SECONDS, Executor, SqliteFile
+from lambent.stores.sqlite_leases import SqliteLeases
+from lambent.stores.sqlite_lock import FileLock
+from lambent.stores.sqlite_opening import META, Opening, Upgrade, creating
+
+UPGRADES: Final[Sequence[Upgrade]] = (
+    creating(
+        *META,
+        *sqlite_rows.SCHEMA,
+        *sqlite_documents.SCHEMA,
+        *sqlite_event_rows.SCHEMA,
+        *sqlite_leases.SCHEMA,
+    ),
+)
+SWEEP_SECONDS: Final = 1.0  # between two looks for what need not be kept any longer
+
+
+class SqliteStore:
+    """Everything in the file `path`, beside which SQLite keeps `-wal` and `-shm`, and the engine its `-lock`.
+
+    executor: runs the file's work; None is a thread for each connection.
+    vfs: SQLite's, by name; another than the default has the file for itself, without a lock.
+    poll_seconds: how often to look for what other processes wrote; None: never."""
+
+    capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream"})
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        executor: Executor | None = None,
+        vfs: str | None = None,
+        poll_seconds: float | None = POLL_SECONDS,
+    ) -> None:
+        self.path = str(path)
+        self._executor = executor
+        self._vfs = vfs
+        self._poll_seconds = poll_seconds
+
+    async def connect(self, world: World, client: bool = False) -> Connection:
+        """Raises StoreUnavailable: another engine has the file, or it cannot be opened."""
+        lock = FileLock(self.path) if self._vfs is None else None
+        if lock is not None and not client:
+            await lock.take()
+        file = SqliteFile(Opening(self.path, UPGRADES, self._vfs), world.clock, self._executor, self._poll_seconds)
+        connection = Connection(file, world, lock, client)
+        try:
+            await connection.open()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+
+class Connection:
+    """An engine's or a client's view of the file."""
+
+    events: EventQueue
+
+    def __init__(self, file: SqliteFile, world: World, lock: FileLock | None, client: bool) -> None:
+        self.documents = SqliteDocuments(file)
+        self.leases = SqliteLeases(file, world)
+        self.facts = SqliteFacts(file)
+        self.file = file
+        self._events = None if client else SqliteEvents(file, world)
+        self.events = self._events or _ClientEvents(file)
+        self._lock = lock
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await self.file.open()
+        if self._events is not None:
+            await self.file.write(sqlite_leases.void_all, None)
+            await self._events.recover()
+            self._sweeping = asyncio.create_task(self._sweep(), name="sqlite: sweep")
+
+    async def engines(self) -> bool:
+        return self._events is not None or (self._lock is not None and self._lock.taken())
+
+    def queue(self, queue: Queue) -> BuiltinQueue:
+        raise NotImplementedError
+
+    def stream(self, stream: Stream) -> BuiltinStream:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self.documents.close()
+        if self._events is not None:
+            await self._events.close()
+        await self.file.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _sweep(self) -> None:
+        assert self._events is not None
+        sweeps: Sequence[Callable[[], Awaitable[None]]] = (
+            self._events.sweep,
+            self.documents.sweep,
+        )
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                for sweep in sweeps:
+                    await sweep()
+            except StoreUnavailable:
+                continue  # the loops say so
+
+
+class _ClientEvents:
+    """A client puts events, and claims none."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    async def put_many(self, events: Sequence[Event]) -> None:
+        await self._file.write(sqlite_event_rows.put_as_client, events)
+
+    async def due(self, hosted: object, wait_seconds: float) -> Sequence[tuple[str, float]]:
+        await asyncio.sleep(wait_seconds)
+        return ()
+
+    async def receive(
+        self, function: str, limit: int, claim_seconds: float, accepted_before: float | None = None
+    ) -> Sequence[Event]:
+        return ()
+
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        return [False] * len(settlements)
+
+    async def pending(self) -> Mapping[str, int]:
+        return await self._file.read(sqlite_event_rows.pending, None)

@@ -1,0 +1,95 @@
+"""What the rows of a SQLite store have in common: a checksum, a quarantine, and statements for many rows at once.
+
+Decides when a row counts as damaged, and where it goes then: out of its table, as it is, into `quarantine`, so that
+whoever reads on meets the others and a person can look at it. What a row holds is its adapter's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final, TypeVar
+from zlib import crc32
+
+import apsw
+
+T = TypeVar("T")
+
+SCHEMA: Final = (
+    """CREATE TABLE quarantine (
+        id INTEGER PRIMARY KEY, source TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL
+    ) STRICT""",
+)
+MAXIMUM_QUARANTINED: Final = 10_000  # rows that are kept; the oldest make room
+LARGEST_STATEMENT: Final = 256  # rows; SQLite's time for them is long beside the time to begin
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A row that was not what had been written: of which table, and what it was called there."""
+
+    source: str
+    name: str
+
+
+class StoreConnection(apsw.Connection):
+    """Remembers which rows the transaction under way has put into quarantine."""
+
+    quarantined: list[Quarantined]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.quarantined = []
+
+
+def checksum(*parts: str | bytes | float | None) -> int:
+    """CRC-32 of these; what moves from one part to the next is noticed."""
+    crc = 0
+    for part in parts:
+        text = part if type(part) is bytes else repr(part).encode()
+        crc = crc32(text, crc)
+    return crc
+
+
+def quarantine(cursor: apsw.Cursor, source: str, name: str, row: Sequence[object]) -> None:
+    """Keep a damaged row apart. Its table is left to the caller, who knows how to name it there."""
+    content = json.dumps([_shown(each) for each in row])
+    cursor.execute("INSERT INTO quarantine (source, name, content) VALUES (?, ?, ?)", (source, name, content))
+    cursor.execute("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?", (MAXIMUM_QUARANTINED,))
+    connection = cursor.connection
+    assert isinstance(connection, StoreConnection)
+    connection.quarantined.append(Quarantined(source, name))
+
+
+def many(cursor: apsw.Cursor, statement: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Execute a statement for many rows, with few steps: `statement` has one `VALUES` list at the place of `{rows}`, of
+    as many values as a row has. Gives how many rows were changed."""
+    changed = 0
+    for part in _parts(rows):
+        cursor.execute(_statement(statement, len(part), len(part[0])), tuple(chain.from_iterable(part)))
+        changed += cursor.connection.changes()
+    return changed
+
+
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In powers of two, so that there are few statements to be prepared."""
+    begin, size = 0, LARGEST_STATEMENT
+    while (left := len(rows) - begin) > 0:
+        while size > left:
+            size //= 2
+        yield rows[begin : begin + size]
+        begin += size
+
+
+@lru_cache(maxsize=256)
+def _statement(statement: str, rows: int, width: int) -> str:
+    row = "(" + ",".join("?" * width) + ")"
+    return statement.replace("{rows}", ",".join([row] * rows))
+
+
+def _shown(value: object) -> object:
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
