@@ -115,13 +115,8 @@ class EventLines:
 
     def give_back(self, item: Item[Event], delay_seconds: float, give_back: bool) -> None:
         """It waits again, visible after the delay."""
-        event = item.value
-        item.value = replace(
-            event,
-            receipt="",
-            attempts=event.attempts - give_back,
-            deferrals=event.deferrals + 1 if give_back else 0,
-        )
+        attempts, deferrals = counted(item.value, give_back)
+        item.value = replace(item.value, receipt="", attempts=attempts, deferrals=deferrals)
         item.receipt = ""
         if delay_seconds > 0:
             item.state = "delayed"
@@ -178,6 +173,11 @@ class EventLines:
         if self.timers.push(self.clock.monotonic() + delay_seconds, item):
             for listener in self.listeners:
                 listener.bell.ring()  # they sleep until what was first before
+
+
+def counted(event: Event, give_back: bool) -> tuple[int, int]:
+    """The attempts and deferrals of an event that is released."""
+    return event.attempts - give_back, event.deferrals + 1 if give_back else 0
 
 
 class MemoryEvents:

@@ -23,7 +23,7 @@ from lambent.errors import StoreUnavailable
 from lambent.model import Delete, Event, Settlement
 from lambent.ports import Clock, World
 from lambent.stores import sqlite_event_rows as rows
-from lambent.stores.memory_events import EventLines, MemoryEvents
+from lambent.stores.memory_events import EventLines, MemoryEvents, counted
 from lambent.stores.memory_lines import Item
 from lambent.stores.sqlite_event_rows import Key
 from lambent.stores.sqlite_file import SqliteFile
@@ -62,75 +62,51 @@ class SqliteEvents:
         self._file.on_reopened(lambda: self._begin(self._overview))
 
     async def put_many(self, events: Sequence[Event]) -> None:
-        ids = await self._file.write(rows.put, events)
-        for event, id in zip(events, ids, strict=True):
-            if id:
-                if self._is_full(event.function):
-                    self._lines.put_beyond(event.function, (event.accepted_at, id - 1))
-                    self._view.announce(event.function)
-                else:
-                    self._hold(event, id)
+        await self._file.write(rows.put, events, lambda ids: self._accepted(events, ids))
 
     async def receive(
         self, function: str, limit: int, claim_seconds: float, accepted_before: float | None = None
     ) -> Sequence[Event]:
-        if function in self._lines.beyond:
+        lines = self._lines
+        if function in lines.beyond:
             await self._fill(function, limit)
         events = await self._view.receive(function, limit, claim_seconds, accepted_before)
-        if function in self._lines.beyond:
+        if function in lines.beyond:
             self._view.announce(function)
         if not events:
             return events
-        ids = [(self._lines.order_of(event), event.attempts) for event in events]
+        ids = [(lines.items[event.request_id].order, event.attempts) for event in events]
         try:
             gone = await self._file.write(rows.claim, (self._life, self._file.clock.now() + claim_seconds, ids))
         except StoreUnavailable:
             for event in events:
-                self._lines.unclaim(event.receipt)
+                lines.unclaim(event.receipt)
             raise
-        if gone:
-            events = [event for event in events if not self._dropped(event, gone)]
-        return events
+        return self._still_there(events, gone) if gone else events
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         lines = self._lines
         lines.surface()
         items = [lines.settle(settlement) for settlement in settlements]
         taken = [(item, end) for item, end in zip(items, settlements, strict=True) if item is not None]
-        if not taken:
-            return [False] * len(items)
-        now, wall = self._file.clock.now(), self._world.clock.now()
-        ends = [
-            rows.End(item.order, item.value.function, end.state, end.result, end.reason, now)
-            for item, end in taken
-            if isinstance(end, Delete)
-        ]
-        returns = [
-            rows.Return(
-                item.order,
-                item.value.attempts - end.give_back,
-                item.value.deferrals + 1 if end.give_back else 0,
-                now + end.at - wall if end.at > wall else None,
-                end.reason,
-            )
-            for item, end in taken
-            if not isinstance(end, Delete)
-        ]
-        try:
-            await self._file.write(rows.settle, (ends, returns))
-        except StoreUnavailable:
-            for item, _ in taken:
-                lines.keep(item)
-            raise
-        self._ended += len(ends)
-        for item, end in taken:
-            if isinstance(end, Delete):
-                self._forget(item)
-            elif end.at > wall and len(lines.items) >= LIVE_EVENTS:
-                self._forget(item)
-                self._surface_at(now + end.at - wall)
-            else:
-                lines.give_back(item, end.at - wall, end.give_back)
+        if taken:
+            now, wall = self._file.clock.now(), self._world.clock.now()
+            ends: list[rows.End] = []
+            returns: list[rows.Return] = []
+            for item, end in taken:
+                event, id = item.value, item.order
+                if isinstance(end, Delete):
+                    ends.append(rows.End(id, event.function, end.state, end.result, end.reason, now))
+                else:
+                    attempts, deferrals = counted(event, end.give_back)
+                    due_at = now + end.at - wall if end.at > wall else None
+                    returns.append(rows.Return(id, attempts, deferrals, due_at, end.reason))
+            try:
+                await self._file.write(rows.settle, (ends, returns), lambda _: self._settled(taken, wall))
+            except StoreUnavailable:
+                for item, _ in taken:
+                    lines.keep(item)
+                raise
         return [item is not None for item in items]
 
     async def pending(self) -> Mapping[str, int]:
@@ -158,6 +134,25 @@ class SqliteEvents:
 
     # --- what is in memory -----------------------------------------------------------------------------------------
 
+    def _accepted(self, events: Sequence[Event], ids: Sequence[int]) -> None:
+        for event, id in zip(events, ids, strict=True):
+            if id and self._is_full(event.function):
+                self._left_to_the_file(event.function, (event.accepted_at, id - 1))
+            elif id:
+                self._hold(event, id)
+
+    def _settled(self, taken: Sequence[tuple[Item[Event], Settlement]], wall: float) -> None:
+        """It is written: what ended is forgotten here, the rest waits again."""
+        for item, end in taken:
+            if isinstance(end, Delete):
+                self._ended += 1
+                self._forget(item)
+            elif end.at > wall and len(self._lines.items) >= LIVE_EVENTS:
+                self._forget(item)
+                self._surface_at(self._file.clock.now() + end.at - wall)
+            else:
+                self._lines.give_back(item, end.at - self._world.clock.now(), end.give_back)
+
     def _is_full(self, function: str) -> bool:
         """Must an event of it be left to the file? Always behind others that were."""
         lines = self._lines
@@ -165,6 +160,10 @@ class SqliteEvents:
             return True
         line = lines.lines.get(function)
         return line is not None and line.count >= LIVE_EVENTS_PER_FUNCTION
+
+    def _left_to_the_file(self, function: str, bound: Key) -> None:
+        self._lines.put_beyond(function, bound)
+        self._view.announce(function)
 
     def _hold(self, event: Event, id: int) -> None:
         if event.request_id not in self._lines.items:
@@ -175,6 +174,16 @@ class SqliteEvents:
         self._bytes -= len(item.value.payload)
         self._lines.end(item)
 
+    def _still_there(self, events: Sequence[Event], gone: Collection[int]) -> Sequence[Event]:
+        """Without those that somebody else removed from the file, or ended there."""
+        there = []
+        for event in events:
+            if self._lines.items[event.request_id].order not in gone:
+                there.append(event)
+            elif (item := self._lines.settle(Delete(event.receipt))) is not None:
+                self._forget(item)
+        return there
+
     async def _fill(self, function: str, limit: int) -> None:
         """Read on, until as many as are wanted are in memory, or all are, and none that is older is not."""
         beyond = self._lines.beyond[function]
@@ -183,20 +192,15 @@ class SqliteEvents:
                 room = len(self._lines.items) < LIVE_EVENTS and self._bytes < LIVE_BYTES
                 wanted = max(limit, READ_EVENTS) if room else limit
                 beyond.arrived = None
-                found = await self._file.read(rows.waiting, (function, beyond.bound, wanted))
-                for id, event in found.events:
-                    self._hold(event, id)
-                if beyond.advance(found.last):
-                    del self._lines.beyond[function]
+                await self._file.read(
+                    rows.waiting, (function, beyond.bound, wanted), lambda found: self._read(function, beyond, found)
+                )
 
-    def _dropped(self, event: Event, gone: Collection[int]) -> bool:
-        """It is not in the file any more, or has ended there: somebody else saw to it."""
-        if self._lines.order_of(event) not in gone:
-            return False
-        item = self._lines.settle(Delete(event.receipt))
-        if item is not None:
-            self._forget(item)
-        return True
+    def _read(self, function: str, beyond: _Beyond, found: rows.Waiting) -> None:
+        for id, event in found.events:
+            self._hold(event, id)
+        if beyond.advance(found.last):
+            del self._lines.beyond[function]
 
     # --- what is in the file ---------------------------------------------------------------------------------------
 
@@ -205,16 +209,14 @@ class SqliteEvents:
         found = await self._file.write(rows.overview, None)
         self._ended = found.ended
         for function, accepted_at in found.waiting.items():
-            self._lines.put_beyond(function, (accepted_at, 0))
-            self._view.announce(function)
+            self._left_to_the_file(function, (accepted_at, 0))
         if found.due_at is not None:
             self._surface_at(found.due_at)
 
     async def _newcomers(self) -> None:
         """Events that clients have put."""
-        for function, key in await self._file.write(rows.newcomers, None):
-            self._lines.put_beyond(function, key)
-            self._view.announce(function)
+        for function, bound in await self._file.write(rows.newcomers, None):
+            self._left_to_the_file(function, bound)
 
     def _surface_at(self, due_at: float) -> None:
         """See then to what falls due in the file."""
@@ -228,10 +230,9 @@ class SqliteEvents:
     async def _surface(self) -> None:
         self._surfacing = None
         found = await self._file.write(rows.surface, self._file.clock.now())
-        for request_id, function, key in found.surfaced:
+        for request_id, function, bound in found.surfaced:
             if request_id not in self._lines.items:
-                self._lines.put_beyond(function, key)
-                self._view.announce(function)
+                self._left_to_the_file(function, bound)
         if found.due_at is not None:
             self._surface_at(max(found.due_at, self._file.clock.now() + SURFACE_SECONDS))
 
@@ -296,9 +297,6 @@ class _DeepLines(EventLines):
         if line is None or oldest is None or line.visible < wanted:
             return True
         return (oldest.value.accepted_at, oldest.order) > self.beyond[function].bound
-
-    def order_of(self, event: Event) -> int:
-        return self.items[event.request_id].order
 
     def unclaim(self, receipt: str) -> None:
         """As if it had not been claimed."""

@@ -127,7 +127,7 @@ class Opening:
             raise
 
     def _connect(self) -> StoreConnection:
-        with suppress(FileExistsError):  # opening one that exists, and closing it, would drop this process's locks on it
+        with suppress(FileExistsError):  # to open and close one that exists would drop this process's locks on it
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
         connection = StoreConnection(self.path, vfs=self.vfs, statementcachesize=256)  # -wal and -shm: as the file
         connection.set_busy_timeout(int(self.busy_seconds * 1000))
