@@ -115,7 +115,7 @@ class Declarations(Mappings):
         self.control.declare_queue(name, options)
         if name not in self._queues:
             self._queues[name] = QueueHandle(
-                name, lambda: self.control.queues[name], lambda: self._open().queue(name), self._clock.now
+                name, lambda: self.control.queues[name], lambda: self._open().queue(name), lambda: self._clock.now()
             )
         return self._queues[name]
 

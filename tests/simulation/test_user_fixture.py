@@ -54,6 +54,19 @@ async def test_plain_functions_run_inline(lambent_simulation):
 
 
 @pytest.mark.lambent
+async def test_what_was_declared_before_an_engine_was_adopted_goes_by_the_simulated_clock(lambent_simulation):
+    engine = Engine()
+    queue = engine.queue("q")
+    async with lambent_simulation.adopt(engine):
+        await queue.send("m")
+        (message,) = await queue.receive()
+        await queue.change_visibility([message.receipt], 5)
+        assert await queue.receive() == []
+        await asyncio.sleep(5)
+        assert len(await queue.receive()) == 1
+
+
+@pytest.mark.lambent
 async def test_the_store_fails_when_the_test_wants_it(lambent_simulation):
     engine = lambent_simulation.engine()
 
