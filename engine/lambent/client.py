@@ -135,6 +135,10 @@ class Client:
         """Where an asynchronous event is, or what became of it. Raises ResourceNotFound."""
         return await inspection.event(self._open, request_id)
 
+    async def pending(self) -> Mapping[str, int]:
+        """How many events each function has, waiting or running."""
+        return await self._open.events.pending()
+
     async def list_functions(self) -> Mapping[str, Function]:
         """All functions of the store, by name."""
         return await self._opened.list_functions()
@@ -215,6 +219,10 @@ class Client:
         return [
             await standing(each, self._open, known.queues, known.streams, snapshots, now) for each in ordered
         ]
+
+    def now(self) -> float:
+        """The client's time, in epoch seconds."""
+        return self._clock.now()
 
     # --- engines ---------------------------------------------------------------------------------------------------
 

@@ -321,6 +321,16 @@ class Engine(Declarations):
         if name in self._handlers:
             self._forget(self._handlers[name])
 
+    def store_in(self, store: str | Store, *, unless_named: bool = False) -> None:
+        """Keep everything there instead; `unless_named`: only if the engine was made without a store. Before the start.
+
+        Raises InvalidParameterValue if there is no such store, EngineStopped while the engine runs."""
+        if self._life is not None:
+            raise EngineStopped("The engine is started: its store stays until it is stopped.")
+        if not unless_named or self._in_memory_by_default:
+            self.store = load_store(store)
+            self._in_memory_by_default = False
+
     # --- lifecycle -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -420,20 +430,24 @@ class Engine(Declarations):
         async with self:
             yield
 
-    def run(self, main: Callable[[], Awaitable[object]] | None = None) -> None:
+    def run(
+        self, main: Callable[[], Awaitable[object]] | None = None, *, told: Callable[[bool], None] = lambda again: None
+    ) -> None:
         """Serve until SIGTERM or SIGINT, as the last line of a script; the first signal drains, a second stops at once.
 
-        With `main`, serve while this coroutine function runs, and drain when it returns."""
+        With `main`, serve while this coroutine function runs, and drain when it returns. `told(again)` is called at
+        each signal; `again`: it is not the first."""
         if threading.current_thread() is not threading.main_thread():
             raise EngineStopped("engine.run() handles signals: call it in the main thread, or use `async with engine:`")
-        asyncio.run(self._serve(main))
+        asyncio.run(self._serve(main, told))
 
-    async def _serve(self, main: Callable[[], Awaitable[object]] | None) -> None:
+    async def _serve(self, main: Callable[[], Awaitable[object]] | None, told: Callable[[bool], None]) -> None:
         signalled = asyncio.Event()
 
         def on_signal() -> None:
             if signalled.is_set():
                 self._hurry.set()
+            told(signalled.is_set())
             signalled.set()
 
         loop = asyncio.get_running_loop()

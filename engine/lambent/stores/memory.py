@@ -51,6 +51,9 @@ class MemoryStore:
         self._streams: dict[str, StreamState] = {}
         self._engines: dict[Connection, None] = {}
 
+    def __str__(self) -> str:
+        return "memory://"
+
     async def connect(self, world: World, client: bool = False) -> Connection:
         """The store's own time is from now on the clock of this world."""
         self._clock.adopt(world.clock)

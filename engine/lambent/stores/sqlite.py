@@ -62,6 +62,9 @@ class SqliteStore:
         self._vfs = vfs
         self._poll_seconds = poll_seconds
 
+    def __str__(self) -> str:
+        return f"sqlite:///{self.path}"
+
     async def connect(self, world: World, client: bool = False) -> Connection:
         """Raises StoreUnavailable: another engine has the file, or it cannot be opened."""
         lock = FileLock(self.path) if self._vfs is None else None

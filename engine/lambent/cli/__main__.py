@@ -1,0 +1,5 @@
+"""`python -m lambent.cli`: the same as `lambent`."""
+
+from lambent.cli import main
+
+main()

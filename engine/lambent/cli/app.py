@@ -1,0 +1,23 @@
+"""The commands of `lambent`, put together. What each does is in its own module."""
+
+from __future__ import annotations
+
+import typer
+
+from lambent.cli import calling, dead_letters, mappings, serving, top
+
+app = typer.Typer(
+    name="lambent",
+    help="AWS Lambda's event-source and invocation semantics: start engines, and look after what they serve.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(serving.run)
+app.command("invoke")(calling.invoke)
+app.command("send")(calling.send)
+app.command("put")(calling.put)
+app.add_typer(calling.events, name="events")
+app.add_typer(mappings.app, name="mappings")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command("top")(top.top)

@@ -1,0 +1,173 @@
+"""`lambent mappings`: how they stand, and what is wanted of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from lambent.cli.terminal import (
+    DEFAULT_STORE,
+    USAGE,
+    JsonOption,
+    StoreOption,
+    fail,
+    note,
+    say,
+    say_json,
+    show,
+    span,
+    with_client,
+)
+from lambent.client import Client
+from lambent.desk import NO_ENGINE
+from lambent.resources import MappingHandle
+from lambent.standing import MappingStanding
+
+SHORT = 8  # characters of an id that people see; as many of them as tell it from others are enough to name it
+COLUMNS = ("ID", "SOURCE", "FUNCTION", "WANTED", "RUNNING", "ITERATOR AGE", "BACKLOG", "LAST RESULT")
+
+app = typer.Typer(invoke_without_command=True, help="Mappings: how they stand; pause, resume, seek and delete them.")
+Mapping = Annotated[
+    str, typer.Argument(metavar="MAPPING", help="Its id or the beginning of it, its name, or SOURCE/FUNCTION.")
+]
+
+
+@app.callback()
+def mappings(
+    context: typer.Context,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Without a command: list all mappings. What runs, and with what result, is told by the running engines."""
+    if context.invoked_subcommand is None:
+        with_client(store, lambda client: _list(client, as_json))
+    if as_json or store != os.environ.get("LAMBENT_STORE", DEFAULT_STORE):
+        fail(f"write the options after `{context.invoked_subcommand}`", USAGE)
+
+
+async def _list(client: Client, as_json: bool) -> None:
+    snapshots = await client.snapshots()
+    standings = await client.standings(snapshots)
+    if as_json:
+        for each in standings:
+            say_json(document(each))
+        return
+    rows = (cells(document(each)) for each in standings)
+    show(COLUMNS, rows, empty="No mappings: declare one with engine.map(source, function).")
+    if standings and not snapshots:
+        note(NO_ENGINE)
+
+
+@app.command()
+def pause(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
+    """Deliver nothing more; what is in flight ends."""
+
+    async def paused(client: Client) -> None:
+        handle = await _find(client, mapping)
+        await handle.pause()
+        say(f"{_shown(handle)}: paused")
+
+    with_client(store, paused)
+
+
+@app.command()
+def resume(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
+    """Go on where it was paused."""
+
+    async def resumed(client: Client) -> None:
+        handle = await _find(client, mapping)
+        await handle.resume()
+        say(f"{_shown(handle)}: resumed")
+
+    with_client(store, resumed)
+
+
+@app.command()
+def seek(
+    mapping: Mapping,
+    to: Annotated[str, typer.Option(metavar="TRIM_HORIZON|LATEST|TIME", help="TIME as 2026-03-01T12:00:00+01:00.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Read a stream anew: from its oldest record, only what comes from now on, or from a time."""
+    place: Any = to if to in ("TRIM_HORIZON", "LATEST") else _time(to)
+
+    async def sought(client: Client) -> None:
+        handle = await _find(client, mapping)
+        await handle.seek(place)
+        say(f"{_shown(handle)}: reads from {to}")
+
+    with_client(store, sought)
+
+
+@app.command()
+def delete(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
+    """Forget a mapping. Code that declares it brings it back at its next start, with its progress."""
+
+    async def deleted(client: Client) -> None:
+        handle = await _find(client, mapping)
+        await handle.delete()
+        say(f"{_shown(handle)}: deleted")
+
+    with_client(store, deleted)
+
+
+def document(each: MappingStanding) -> dict[str, Any]:
+    """How a mapping stands, for scripts."""
+    mapping = each.stored.mapping
+    return {
+        "id": each.stored.id,
+        "name": mapping.name,
+        "source": mapping.source,
+        "function": mapping.function,
+        "wanted": each.wanted,
+        "running": each.running,
+        "iterator_age_seconds": each.iterator_age_seconds,
+        "backlog": each.backlog,
+        "last_result": each.last_result,
+    }
+
+
+def cells(told: dict[str, Any]) -> Sequence[object]:
+    """A row of the table, of a mapping's document."""
+    return (
+        told["name"] or told["id"][:SHORT],
+        told["source"],
+        told["function"],
+        told["wanted"],
+        told["running"],
+        span(told["iterator_age_seconds"]),
+        told["backlog"],
+        told["last_result"],
+    )
+
+
+async def _find(client: Client, text: str) -> MappingHandle:
+    """The only mapping that is meant; ends the command otherwise."""
+    stored = await client.list_mappings()
+    found = [
+        identity
+        for identity, each in stored.items()
+        if text in (identity, each.mapping.name, f"{each.mapping.source}/{each.mapping.function}")
+    ]
+    found = found or [identity for identity in stored if identity.startswith(text)]
+    if len(found) == 1:
+        return await client.mapping(found[0])
+    if found:
+        fail(f"{text} may be any of {', '.join(found)}: write more of it", USAGE)
+    fail(f"there is no mapping {text}: `lambent mappings` lists all")
+
+
+def _shown(handle: MappingHandle) -> str:
+    return f"{handle.source} → {handle.function}"
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        fail(f"--to {text}: it must be TRIM_HORIZON, LATEST or a time as 2026-03-01T12:00:00+01:00", USAGE)
+    return found if found.tzinfo else found.astimezone()

@@ -1,0 +1,136 @@
+"""`lambent run`: an engine served until it is told to end.
+
+Decides which store it has, how its log looks, and when code that changed is loaded anew. How an engine starts, drains
+and stops is `Engine.run`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import typer
+
+from lambent.cli.loading import load_engine
+from lambent.cli.terminal import AWAY, DEFAULT_STORE, USAGE, fail
+from lambent.engine import Engine
+from lambent.errors import LambentError, StoreUnavailable
+
+MAXIMUM_NAMES = 10  # of functions and mappings that the first line tells
+
+
+class LogFormat(StrEnum):
+    json = "json"
+    text = "text"
+
+
+def run(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py[:engine]", help="Where the engine is made; its name, if there are more.")
+    ],
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
+    ] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Start anew when Python files beside it change.")] = False,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
+    ] = None,
+) -> None:
+    """Serve the functions of a file until SIGTERM or SIGINT (Ctrl-C).
+
+    The first signal drains: nothing new is begun, and what runs may end. A second one stops at once. Nothing is lost
+    either way, nor by kill -9."""
+    if reload:
+        raise typer.Exit(_serve_anew(target, store, log_format))
+    engine = load_engine(target)
+    if log_format is not None or not structlog.is_configured():
+        _log_to_stderr(log_format or (LogFormat.text if sys.stderr.isatty() else LogFormat.json))
+    try:
+        engine.store_in(store or DEFAULT_STORE, unless_named=store is None)
+        engine.run(lambda: _tell_and_wait(engine), told=lambda again: _tell_signal(engine, again))
+    except LambentError as error:
+        fail(error.message, AWAY if isinstance(error, StoreUnavailable) else USAGE)
+    engine.telemetry.log("info", "ended")
+
+
+async def _tell_and_wait(engine: Engine) -> None:
+    mappings = [f"{each.source} → {each.function}" for each in engine.control.mappings.values()]
+    engine.telemetry.log(
+        "info",
+        "serving",
+        store=str(engine.store),
+        functions=_names(sorted(engine.control.functions)),
+        mappings=_names(sorted(mappings)),
+    )
+    await asyncio.Event().wait()
+
+
+def _tell_signal(engine: Engine, again: bool) -> None:
+    seconds = engine.settings.drain_seconds
+    if again:
+        engine.telemetry.log("info", "stopping at once: what is cut off will be done again")
+    else:
+        engine.telemetry.log("info", "draining: a second signal stops at once", drain_seconds=seconds)
+
+
+def _names(names: list[str]) -> list[str]:
+    more = len(names) - MAXIMUM_NAMES
+    return names if more <= 0 else [*names[:MAXIMUM_NAMES], f"and {more} more"]
+
+
+def _log_to_stderr(log_format: LogFormat) -> None:
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
+    if log_format is LogFormat.text:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+# --------------------------------------------------------------------------- reloading
+
+
+def _serve_anew(target: str, store: str | None, log_format: LogFormat | None) -> int:
+    """Serve in a process of its own, and in another one each time that code has changed; gives the last one's exit
+    code. One that could not start waits for the next change."""
+    import watchfiles  # only here
+
+    command = [sys.executable, "-m", "lambent.cli", "run", target]
+    command += ["--store", store] if store else []
+    command += ["--log-format", log_format.value] if log_format else []
+    child = subprocess.Popen(command)  # noqa: S603  our own program, with what we were given
+    ending = threading.Event()
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        ending.set()
+        if number == signal.SIGTERM or not sys.stdin.isatty():  # Ctrl-C reaches all processes of a terminal
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    folder = Path(target.partition(":")[0]).resolve().parent
+    for changes in watchfiles.watch(folder, watch_filter=watchfiles.PythonFilter(), stop_event=ending):
+        typer.echo(f"lambent: {', '.join(sorted(Path(path).name for _, path in changes))} changed", err=True)
+        child.terminate()
+        child.wait()
+        if ending.is_set():
+            break
+        child = subprocess.Popen(command)  # noqa: S603
+        if ending.is_set():
+            child.terminate()  # the signal came for the one before
+    return child.wait()
