@@ -23,7 +23,7 @@ from lambent.stores import (
 from lambent.stores.sqlite_documents import SqliteDocuments
 from lambent.stores.sqlite_events import SqliteEvents
 from lambent.stores.sqlite_facts import SqliteFacts
-from lambent.stores.sqlite_file import POLL_SECONDS, Executor, SqliteFile
+from lambent.stores.sqlite_file import CHECKPOINT_PAGES, POLL_SECONDS, Executor, SqliteFile
 from lambent.stores.sqlite_leases import SqliteLeases
 from lambent.stores.sqlite_lock import FileLock
 from lambent.stores.sqlite_opening import META, Opening, Upgrade, creating
@@ -45,7 +45,8 @@ class SqliteStore:
 
     executor: runs the file's work; None is a thread for each connection.
     vfs: SQLite's, by name; another than the default has the file for itself, without a lock.
-    poll_seconds: how often to look for what other processes wrote; None: never."""
+    poll_seconds: how often to look for what other processes wrote; None: never.
+    checkpoint_pages: of the log, of 4 KiB each, above which it is copied into the file."""
 
     capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream"})
 
@@ -56,11 +57,13 @@ class SqliteStore:
         executor: Executor | None = None,
         vfs: str | None = None,
         poll_seconds: float | None = POLL_SECONDS,
+        checkpoint_pages: int = CHECKPOINT_PAGES,
     ) -> None:
         self.path = str(path)
         self._executor = executor
         self._vfs = vfs
         self._poll_seconds = poll_seconds
+        self._checkpoint_pages = checkpoint_pages
 
     def __str__(self) -> str:
         return f"sqlite:///{self.path}"
@@ -70,7 +73,8 @@ class SqliteStore:
         lock = FileLock(self.path) if self._vfs is None else None
         if lock is not None and not client:
             await lock.take()
-        file = SqliteFile(Opening(self.path, UPGRADES, self._vfs), world.clock, self._executor, self._poll_seconds)
+        opening = Opening(self.path, UPGRADES, self._vfs)
+        file = SqliteFile(opening, world.clock, self._executor, self._poll_seconds, self._checkpoint_pages)
         connection = Connection(file, world, lock, client)
         try:
             await connection.open()

@@ -121,8 +121,8 @@ class SqliteEvents:
 
     async def close(self) -> None:
         """Its claims are void at once; the attempts stay counted, as after a crash."""
-        if self._closed:
-            return
+        if self._closed or not self._life:
+            return  # it has claimed nothing
         self._closed = True
         self._view.close()
         if self._surfacing is not None:

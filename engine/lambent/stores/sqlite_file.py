@@ -58,7 +58,8 @@ class SqliteFile:
     """The file as an event loop sees it. Open it before use. A cancelled caller never cancels what it asked for.
 
     executor: runs the file's work; None is a thread of its own. Answers come in a later step of the loop, always.
-    poll_seconds: how often to look for other processes' writes; None: never."""
+    poll_seconds: how often to look for other processes' writes; None: never.
+    checkpoint_pages: of the log, above which it is copied into the file."""
 
     clock: FileClock
 
@@ -68,6 +69,7 @@ class SqliteFile:
         clock: Clock,
         executor: Executor | None = None,
         poll_seconds: float | None = POLL_SECONDS,
+        checkpoint_pages: int = CHECKPOINT_PAGES,
     ) -> None:
         self.path = opening.path
         self._opening = opening
@@ -75,6 +77,7 @@ class SqliteFile:
         self._thread = None if executor else _Thread()
         self._executor: Executor = executor or self._thread  # type: ignore[assignment]
         self._poll_seconds = poll_seconds
+        self._checkpoint_pages = checkpoint_pages
         self._writes: list[_Job] = []
         self._reads: list[_Job] = []
         self._scheduled = False  # a group is under way, or its handing over is
@@ -131,14 +134,15 @@ class SqliteFile:
         self._on_quarantine.append(callback)
 
     async def close(self) -> None:
-        """After what was asked for is done. Closing twice is allowed."""
+        """After what was asked for is done, or refused. Closing twice is allowed."""
         if self._closed:
             return
         self._closed = True
         if self._poll is not None:
             self._poll.cancel()
         while self._scheduled:
-            await self.read(_nothing, None)
+            with contextlib.suppress(StoreUnavailable):
+                await self.read(_nothing, None)
         await self._run(self._close)
         if self._thread is not None:
             self._thread.close()
@@ -178,7 +182,9 @@ class SqliteFile:
 
     def _look_around(self) -> None:
         """The next group looks, too: this only sees to it that there is one."""
-        self._reads.append((_nothing, None, (self._loop.create_future(), None)))
+        nobody: asyncio.Future[None] = self._loop.create_future()
+        nobody.cancel()
+        self._reads.append((_nothing, None, (nobody, None)))
         if not self._scheduled:
             self._schedule()
         assert self._poll_seconds is not None
@@ -224,7 +230,7 @@ class SqliteFile:
                 self._tell(self._call, self._on_foreign_change)
             self._tell(self._answer, answers)
             if not self._broken:
-                opened.checkpoint(CHECKPOINT_PAGES)
+                opened.checkpoint(self._checkpoint_pages)
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._distrust(error)
             raised = _Raised(unavailable(error, self.path) or error)

@@ -146,15 +146,19 @@ def _checkpoint(
     for checkpoints in items:
         written.append([])
         for lease, checkpoint in checkpoints:
+            where, stored = (lease.group, lease.name), see(cursor, lease.group, lease.name)
+            written[-1].append((stored.owner, stored.counter) == (lease.owner, lease.counter))
+            if not written[-1][-1] or stored.progress == checkpoint.progress:
+                continue
+            if stored.progress is not None and stored.progress.seek != checkpoint.progress.seek:
+                cursor.execute("DELETE FROM fates WHERE mapping = ? AND shard = ?", where)
+                cursor.execute("DELETE FROM fate_counts WHERE mapping = ? AND shard = ?", where)
             progress = _text(checkpoint.progress)
-            crc = checksum(lease.group, lease.name, progress)
             cursor.execute(
-                "UPDATE leases SET progress = ?, crc = ? WHERE mapping = ? AND shard = ? AND owner = ? AND counter = ?",
-                (progress, crc, lease.group, lease.name, lease.owner, lease.counter),
+                "UPDATE leases SET progress = ?, crc = ? WHERE mapping = ? AND shard = ?",
+                (progress, checksum(*where, progress), *where),
             )
-            written[-1].append(bool(cursor.connection.changes()))
-            if written[-1][-1] and checkpoint.settled:
-                _settle(cursor, lease.group, lease.name, checkpoint.settled)
+            _settle(cursor, *where, checkpoint.settled)
     return written
 
 
@@ -202,6 +206,7 @@ def _text(progress: Progress) -> str:
             "window": window and [window.start, window.end, window.state, window.terminated_early],
             "ended": progress.ended,
             "seek": progress.seek,
+            "start": progress.start,
         },
         separators=(",", ":"),
     )
@@ -216,4 +221,5 @@ def _progress(text: str) -> Progress:
         window=window and WindowState(*window),
         ended=stored["ended"],
         seek=stored["seek"],
+        start=stored["start"],
     )

@@ -83,6 +83,8 @@ class Disk(apsw.VFS):
         """Does what strikes once go on as `trouble`?"""
         self.struck: dict[Trouble, int] = {}
         """How often each trouble was met."""
+        self.lies = False
+        """Does it answer a sync without doing anything? Such disks exist; nothing is safe on them."""
         self.off_at: int | None = None
         """The number of the call during which the power goes off."""
         self.off = False
@@ -136,7 +138,7 @@ class Disk(apsw.VFS):
             self._names[path.name] = _Content(bytearray(path.read_bytes()))
             self._renamed.append((path.name, self._names[path.name]))
         opened.content = self._names[path.name]
-        opened.syncs_directory = bool(new and flags[0] & _SYNCED_WITH_DIRECTORY)
+        opened.syncs_directory = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & _SYNCED_WITH_DIRECTORY)
         return opened
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
@@ -239,6 +241,8 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:
         trouble = self._disk.call("sync", self._name)
+        if self._disk.lies:
+            return
         self._disk.sync(self.content, trouble is not None)
         self._disk.refuse("sync", trouble)
         if self.syncs_directory:
