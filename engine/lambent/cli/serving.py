@@ -14,15 +14,15 @@ import threading
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 
-from lambent.cli.loading import load_engine
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, USAGE, fail
-from lambent.engine import Engine
 from lambent.errors import LambentError, StoreUnavailable
+
+if TYPE_CHECKING:  # no other command needs an engine, nor a log
+    from lambent.engine import Engine
 
 MAXIMUM_NAMES = 10  # of functions and mappings that the first line tells
 
@@ -51,6 +51,10 @@ def run(
     either way, nor by kill -9."""
     if reload:
         raise typer.Exit(_serve_anew(target, store, log_format))
+    import structlog
+
+    from lambent.cli.loading import load_engine
+
     engine = load_engine(target)
     if log_format is not None or not structlog.is_configured():
         _log_to_stderr(log_format or (LogFormat.text if sys.stderr.isatty() else LogFormat.json))
@@ -88,6 +92,8 @@ def _names(names: list[str]) -> list[str]:
 
 
 def _log_to_stderr(log_format: LogFormat) -> None:
+    import structlog
+
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
     if log_format is LogFormat.text:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())

@@ -68,8 +68,13 @@ class SqliteStore:
     def __str__(self) -> str:
         return f"sqlite:///{self.path}"
 
+    def _made(self) -> bool:
+        return self._vfs is not None or Path(self.path).exists()
+
     async def connect(self, world: World, client: bool = False) -> Connection:
-        """Raises StoreUnavailable: another engine has the file, or it cannot be opened."""
+        """Raises StoreUnavailable: another engine has the file, it cannot be opened, or no engine has made it."""
+        if client and not self._made():
+            raise StoreUnavailable(f"There is no {self.path}: name another store, or start the engine that makes it.")
         lock = FileLock(self.path) if self._vfs is None else None
         if lock is not None and not client:
             await lock.take()
