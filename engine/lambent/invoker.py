@@ -58,7 +58,7 @@ class Invoker:
 
     async def run(self, invocation: Invocation, permit: Permit) -> Outcome:
         """Run it. Never raises for what the handler did; gives the permit back in any case, also when cancelled."""
-        if self._monotonic() >= self._concurrency.valid_until:  # we slept since it was given: others may have it
+        if self._concurrency.lapsed(permit, self._monotonic()):
             self.release(permit)
             return Unavailable("the permit ran out")
         try:

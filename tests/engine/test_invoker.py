@@ -130,6 +130,21 @@ async def test_a_permit_that_was_not_used_can_be_given_back() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_a_permit_whose_grant_ran_out_starts_nothing_though_another_grant_has_come() -> None:
+    house, ran = House(f=sleeps), Invocation("rid", "f", 1)
+    house.concurrency.renew(valid_until=3.0, now=0.0)
+    kept, late = house.invoker.admit("f"), house.invoker.admit("f")
+    assert isinstance(kept, Permit)
+    assert isinstance(late, Permit)
+    house.concurrency.renew(valid_until=6.0, now=2.0)  # in time: nobody else had it in between
+    assert isinstance(await house.invoker.run(ran, kept), Succeeded)
+    await asyncio.sleep(6)
+    house.concurrency.renew(valid_until=20.0, now=7.0)
+    assert isinstance(await house.invoker.run(ran, late), Unavailable)
+    assert house.idle()
+
+
+@pytest.mark.virtual_time
 async def test_those_who_wait_for_a_permit_get_it_in_their_order() -> None:
     house, order = House(2, f=sleeps), []
 

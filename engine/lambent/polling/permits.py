@@ -107,11 +107,11 @@ class Permits:
         self.short = any(granted.get(name, 0) < demand.limit for name, demand in demands.items())
         self._waiting = any(granted.get(name, 0) < demand.wanted for name, demand in demands.items())
         less = any(granted.get(name, 0) < held for name, held in self._granted.items())
-        self._concurrency.valid_until = before + self._lease_seconds
-        seconds = self._concurrency.valid_until - self._world.clock.monotonic()
+        now, valid_until = self._world.clock.monotonic(), before + self._lease_seconds
+        self._concurrency.renew(valid_until, now)
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_later(max(0.0, seconds), self._expired)
+        self._expiry = asyncio.get_running_loop().call_later(max(0.0, valid_until - now), self._expired)
         self._grant(granted)
         return less
 

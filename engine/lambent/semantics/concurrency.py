@@ -109,11 +109,12 @@ class _Scaling:
 class Permit:
     """The right to run one invocation. It is given back once; a second time is an error of the engine."""
 
-    __slots__ = ("_function", "_mapping", "_open")
+    __slots__ = ("_function", "_lapses", "_mapping", "_open")
 
-    def __init__(self, function: _Scaling, mapping: Pool | None) -> None:
+    def __init__(self, function: _Scaling, mapping: Pool | None, lapses: int) -> None:
         self._function = function
         self._mapping = mapping
+        self._lapses = lapses
         self._open = True
 
 
@@ -147,7 +148,8 @@ class Concurrency:
         self._reserved_total = 0
         self._blocks: dict[str, int] = {}
         self._served: dict[tuple[str, str | None], None] = {}  # called, and not admitted since
-        self.valid_until = inf  # what the store granted counts for nothing from then on: others may have it
+        self._valid_until = inf  # what the store granted counts for nothing from then on: others may have it
+        self._lapses = 0  # how often that came to pass
         self.free: dict[Pool, None] = {}  # pools with room and with waiters: call `wake`
 
     # --- what may run ------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ class Concurrency:
         """Take a permit, or say why not. Nothing is taken when throttled."""
         state = self._functions.get(function) or self._known(function, now)
         pool = state.pool
-        if pool.in_use >= pool.capacity or now >= self.valid_until:
+        if pool.in_use >= pool.capacity or now >= self._valid_until:
             return self._refuse(pool)
         limit = None if mapping is None else self._mappings.get(mapping)
         if limit is not None and limit.in_use >= limit.capacity:
@@ -173,7 +175,11 @@ class Concurrency:
             limit.in_use += 1
         if self._served:
             self._served.pop((function, mapping), None)
-        return Permit(state, limit)
+        return Permit(state, limit, self._lapses)
+
+    def lapsed(self, permit: Permit, now: float) -> bool:
+        """Has its grant run out since it was taken? Then others may have it, and it must not start anything."""
+        return permit._lapses != self._lapses or now >= self._valid_until
 
     def release(self, permit: Permit) -> None:
         """Give a permit back."""
@@ -192,7 +198,7 @@ class Concurrency:
 
     def room(self, function: str, mapping: str | None, now: float) -> int:
         """How many invocations would be admitted now."""
-        if now >= self.valid_until:
+        if now >= self._valid_until:
             return 0
         state = self._functions.get(function) or self._known(function, now)
         pool = state.pool
@@ -249,6 +255,11 @@ class Concurrency:
             del self._mappings[mapping], self._pools[pool.name]
         self._look(pool)
         return True
+
+    def renew(self, valid_until: float, now: float) -> None:
+        """What the store grants is valid until then; what it granted before, no longer if its time has passed."""
+        self._lapses += now >= self._valid_until
+        self._valid_until = valid_until
 
     def set_block(self, resource: str, amount: int) -> None:
         """How much of a limit the store grants to this engine; below what runs, nothing starts before enough ended."""
