@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -486,6 +487,34 @@ async def test_several_engines_share_a_reserved_limit_and_nobody_starves() -> No
         await asyncio.sleep(90)
     assert most == 1
     assert min(done.values()) > 20
+
+
+@pytest.mark.parametrize("apart", [[0, 2], [0, 1, 2], [0.2, 0.1, 2.7]])
+async def test_a_message_does_not_go_round_between_engines_that_share_a_permit(apart: list[float]) -> None:
+    store, sent_at = MemoryStore(), 0.0
+    waited: list[float] = []
+
+    def host(number: int) -> Engine:
+        engine = virtual(store, seed=number, lease_seconds=10.0)
+
+        @engine.function(name="scarce", reserved_concurrency=1, timeout_seconds=1)
+        async def scarce(event: Any) -> None:
+            waited.append(asyncio.get_running_loop().time() - sent_at)
+
+        queue = engine.queue("q", visibility_timeout_seconds=5)
+        engine.map(queue, scarce, maximum_batching_window_seconds=5)
+        return engine
+
+    async with contextlib.AsyncExitStack() as stack:
+        for number, seconds in enumerate(apart):
+            await asyncio.sleep(seconds)
+            engine = await stack.enter_async_context(host(number))
+        for number in range(30):
+            sent_at = asyncio.get_running_loop().time()
+            await engine.queue("q").send(number)
+            await asyncio.sleep(40.37)
+            assert len(waited) == number + 1
+    assert max(waited) < 20  # a window, and everybody's turn
 
 
 async def test_a_loop_that_breaks_is_started_again_and_the_others_go_on() -> None:

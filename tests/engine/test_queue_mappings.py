@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from lambent.model import (
 )
 from lambent.runtimes.in_process import InProcess
 from lambent.stores.memory import MemoryStore
-from lambent.testing.loop import run
+from lambent.testing.loop import run, with_process
 from tests.engine.conftest import Bench, Watched, live_and_die, messages_of, now, running, virtual_loop
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
@@ -175,26 +176,94 @@ async def test_batches_of_a_mapping_run_side_by_side_up_to_its_maximum_concurren
     assert max(batches.at) == pytest.approx(4)
 
 
-async def test_a_batch_that_may_not_start_when_it_closes_is_given_back_uncounted(bench: Bench) -> None:
-    counts = []
+@pytest.mark.parametrize(("busy_seconds", "given_back", "runs_at"), [(40, False, 41), (90, True, 93)])
+async def test_a_batch_that_may_not_start_is_held_for_a_minute_and_then_given_back_uncounted(
+    bench: Bench, busy_seconds: float, given_back: bool, runs_at: float
+) -> None:
+    counts: list[str] = []
+    at: list[float] = []
+
+    async def handler(event: Any, context: Any) -> None:
+        if "Records" not in event:
+            await asyncio.sleep(busy_seconds)
+            return
+        counts.extend(record["attributes"]["ApproximateReceiveCount"] for record in event["Records"])
+        at.append(now())
+
+    bench.add(handler, reserved_concurrency=1, timeout_seconds=100)
+    queue = bench.queue("q", visibility_timeout_seconds=110)
+    async with running(bench.mapping_loop(queue, maximum_batching_window_seconds=2), bench.events_loop()):
+        await queue.send_many(sends("x"))
+        await asyncio.sleep(1)
+        await bench.put("f")
+        await asyncio.sleep(65)
+        assert (await queue.depth()).visible == given_back
+        await asyncio.sleep(200)
+    assert counts == ["1"]
+    assert at == [pytest.approx(runs_at)]
+
+
+async def test_a_batch_that_waits_for_a_permit_stays_ours_beyond_its_visibility(bench: Bench) -> None:
+    counts: list[str] = []
 
     async def handler(event: Any, context: Any) -> None:
         if "Records" in event:
             counts.extend(record["attributes"]["ApproximateReceiveCount"] for record in event["Records"])
         else:
-            await asyncio.sleep(50)
+            await asyncio.sleep(20)
 
-    bench.add(handler, reserved_concurrency=1, timeout_seconds=60)
-    queue = bench.queue("q", visibility_timeout_seconds=600)
-    loop = bench.mapping_loop(queue, batch_size=10, maximum_batching_window_seconds=5)
-    async with running(loop, bench.events_loop()):
+    bench.add(handler, reserved_concurrency=1, timeout_seconds=30)
+    queue = bench.queue("q", visibility_timeout_seconds=40)
+    async with running(bench.mapping_loop(queue, maximum_batching_window_seconds=5), bench.events_loop()):
         await queue.send_many(sends("x"))
-        await asyncio.sleep(2)
-        await bench.put("f")
-        await asyncio.sleep(30)  # 5 of the window, 20 of waiting
-        assert (await queue.depth()).visible == 1
-        await asyncio.sleep(100)
+        await asyncio.sleep(4)
+        await bench.put("f", "f", "f")
+        for _ in range(59):
+            await asyncio.sleep(1)
+            assert (await queue.depth()).visible == 0
+        await asyncio.sleep(10)
     assert counts == ["1"]
+
+
+async def test_a_batch_that_others_may_have_by_now_is_left_to_them(bench: Bench) -> None:
+    batches = Batches()
+    bench.add(batches, timeout_seconds=2)
+    queue = bench.queue("q", visibility_timeout_seconds=8)
+    await queue.send_many(sends("x"))
+    stopping = asyncio.Event()
+    with with_process("paused"):
+        task = asyncio.create_task(bench.mapping_loop(queue, maximum_batching_window_seconds=5).run(stopping))
+    await asyncio.sleep(1)
+    virtual_loop().pause("paused", 10)
+    await asyncio.sleep(8)
+    assert [message.receive_count for message in await messages_of(queue)] == [2]
+    await asyncio.sleep(5)
+    assert batches.got == []
+    await asyncio.sleep(10)  # nor did those finish it
+    assert batches.got == [["x"]]
+    stopping.set()
+    await task
+
+
+async def test_a_queue_that_is_slow_does_not_hold_up_a_batch_that_is_open(bench: Bench) -> None:
+    batches = Batches()
+    bench.add(batches, timeout_seconds=2)
+    queue = bench.queue("q", visibility_timeout_seconds=8)
+    real, calls = queue.receive, itertools.count()
+
+    async def receive(limit: int, wait_seconds: float) -> Any:
+        await asyncio.sleep(15 * (next(calls) % 2))
+        return await real(limit, wait_seconds)
+
+    queue.receive = receive
+    await queue.send_many(sends("x"))
+    async with running(bench.mapping_loop(queue, maximum_batching_window_seconds=5)):
+        await asyncio.sleep(1)
+        await queue.send_many(sends("y"))
+        await asyncio.sleep(30)
+    assert batches.got[0] == ["x"]
+    assert batches.at[0] <= 6
+    assert bench.count("DeletedEventCount") == 2
 
 
 async def test_a_result_that_comes_after_the_visibility_timeout_is_void(bench: Bench) -> None:

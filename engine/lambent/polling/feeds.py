@@ -2,8 +2,9 @@
 
 Decides when something is received and how much: only what may start. `EventFeed` goes round robin over the functions
 that have something due, at most `EVENTS_PER_TURN` a turn; a function that may not start is parked and costs nothing
-until room appears or its oldest event expires. `MappingFeed` collects a batch, and takes its permit when the batch
-closes. What follows an attempt is decided in `semantics/`; running and settling is the loop's (`queue.py`).
+until room appears or its oldest event expires. `MappingFeed` collects a batch, takes its permit when the batch closes,
+and holds it until it has one. What follows an attempt is decided in `semantics/`; running and settling is the loop's
+(`queue.py`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ FIRST_TURN: Final = 4  # events; each needs a permit before it is known to be th
 WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
 PERMIT_SECONDS: Final = 5.0  # of the time for which a batch is ours, kept for waiting for a permit
 LOOK_SECONDS: Final = 60.0  # what may not start is looked at so often, even if nobody says that there is room
+HOLD_SECONDS: Final = 60.0  # a batch is held for a permit: longer than those who share one take to have their turns
 CLAIM_GRACE_SECONDS: Final = 120.0  # an event is claimed for its time limit, its report, and this
 EXPIRY_SLACK_SECONDS: Final = 0.01  # after the age limit, so that rounding cannot hide an expired event
 
@@ -254,7 +256,9 @@ class MappingFeed:
     """The batches of one queue mapping. `functions` is the live mapping of what this engine hosts.
 
     A batch is open for at most the batching window, and never so long that the function's time limit no longer fits
-    into the visibility time-out of its first message; once that is over, it is not started any more.
+    into the visibility time-out of its first message; once that is over, it is not started any more. One that waits for
+    a permit is claimed for longer: given back at once it would go round between engines, each of which has the permit
+    only while it has no batch.
     """
 
     def __init__(
@@ -271,6 +275,9 @@ class MappingFeed:
         self._bytes = 0
         self._surplus_bytes = 0  # of the largest message that no longer fitted
         self._opened_at = 0.0
+        self._visible_at = 0.0  # to others, its first message
+        self._called = asyncio.Event()  # there may be room
+        self._leave: Callable[[], None] | None = None  # we are in the line of those who wait for room; how to leave it
         self._troubles = 0  # batches in a row that nothing could run
 
     def bind(self, loop: QueueLoop[Message]) -> None:
@@ -294,9 +301,12 @@ class MappingFeed:
             return await self._close()
         if not self._batch and not await self._may_start():
             return ()
-        left = self._opened_at + self._window_seconds() - self._now() if self._batch else WAIT_SECONDS
         limit = self._mapping.batch_size - len(self._batch)
-        received = await self._loop.wait(self._source.receive(limit, min(left, WAIT_SECONDS)))
+        left, patience = WAIT_SECONDS, None
+        if self._batch:
+            now = self._now()
+            left, patience = self._opened_at + self._window_seconds() - now, self._begin_by() - now
+        received = await self._loop.wait(self._source.receive(limit, min(left, WAIT_SECONDS)), patience)
         return self._sort(received) if received else ()
 
     def invocation(self, items: Sequence[Message]) -> Invocation:
@@ -327,7 +337,9 @@ class MappingFeed:
 
     def ended(self, attempt: Attempt[Message]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        if self._leave is not None:
+            self._leave()
 
     # --- collecting ------------------------------------------------------------------------------------------------
 
@@ -342,13 +354,12 @@ class MappingFeed:
         return False
 
     async def _room(self, seconds: float) -> None:
-        """Wait until there may be room, at most so long."""
-        wake = asyncio.Event()
-        cancel = self._loop.invoker.when_free(self._mapping.function, self.subject, wake.set)
-        try:
-            await self._loop.wait(wake.wait(), seconds)
-        finally:
-            cancel()
+        """Wait until there may be room, at most so long; whoever waits again has kept its place."""
+        if self._leave is None and not self._loop.stopped:
+            self._called.clear()
+            self._leave = self._loop.invoker.when_free(self._mapping.function, self.subject, self._called.set)
+        if await self._loop.wait(self._called.wait(), seconds):
+            self._leave = None
 
     def _sort(self, received: Sequence[Message]) -> list[Attempt[Message]]:
         """Into the batch, or out: what a filter misses is deleted, what no longer fits is given back."""
@@ -368,7 +379,9 @@ class MappingFeed:
                 surplus.append(message)
                 self._surplus_bytes = max(self._surplus_bytes, size_bytes)
             elif passes:
-                self._opened_at = self._opened_at if self._batch else self._now()
+                if not self._batch:
+                    self._opened_at = self._now()
+                    self._visible_at = self._opened_at + self._source.visibility_timeout_seconds
                 self._batch.append(message)
                 self._bytes += size_bytes
                 kept.append(message)
@@ -400,18 +413,32 @@ class MappingFeed:
         )
 
     async def _close(self) -> Sequence[Attempt[Message]]:
-        """Run the batch, or wait for a permit as long as its messages are surely ours: given back at once they would
-        go round between engines, each of which has the permit only while it has no batch."""
+        """Run the batch, or hold it until there is a permit; then give it back, for perhaps others may run it."""
+        if self._now() >= self._begin_by():
+            await self._hold()
+            return ()
         permit = self._loop.invoker.admit(self._mapping.function, self.subject)
         if not isinstance(permit, Throttled):
-            visible_at = self._opened_at + self._source.visibility_timeout_seconds
             size_bytes, batch = self._bytes, self._take()
-            return [Attempt(batch, permit, (), size_bytes, visible_at)]
-        left = self._opened_at + min(self._spare_seconds(), self._window_seconds() + WAIT_SECONDS) - self._now()
+            return [Attempt(batch, permit, (), size_bytes, self._visible_at)]
+        left = self._opened_at + self._window_seconds() + HOLD_SECONDS - self._now()
         if permit.reserved_zero or left <= 0:
             return [self._given_back(self._take())]
-        await self._room(left)
+        await self._room(min(left, self._begin_by() - self._now()))
         return ()
+
+    async def _hold(self) -> None:
+        """Claim the batch for longer. What is no longer ours, perhaps since we or the queue slept, is left alone."""
+        before, seconds = self._now(), max(self._source.visibility_timeout_seconds, self._time_limit() + PERMIT_SECONDS)
+        until = self._loop.world.clock.now() + seconds
+        releases = [Release(message.receipt, until) for message in self._batch]
+        answers = await self._loop.wait(self._source.settle_many(releases))
+        if answers is not None:
+            self._visible_at = before + seconds
+            gone = [message for message, ours in zip(self._batch, answers, strict=True) if not ours]
+            self._batch = [message for message, ours in zip(self._batch, answers, strict=True) if ours]
+            self._bytes -= sum(map(shapes.sqs_size, gone))
+            self._loop.forget(gone)
 
     def _take(self) -> Sequence[Message]:
         batch = self._batch
@@ -429,8 +456,14 @@ class MappingFeed:
     def _spare_seconds(self) -> float:
         """How long a batch may be held, so that the function's time limit still fits before its first message is
         visible to others."""
-        time_limit = self._functions[self._mapping.function].timeout_seconds
-        return max(self._source.visibility_timeout_seconds - time_limit, 0.0)
+        return max(self._source.visibility_timeout_seconds - self._time_limit(), 0.0)
+
+    def _begin_by(self) -> float:
+        """Until then its time limit still fits; or, where visibility hardly covers that, half of the visibility."""
+        return self._visible_at - min(self._time_limit(), self._source.visibility_timeout_seconds / 2)
+
+    def _time_limit(self) -> float:
+        return self._functions[self._mapping.function].timeout_seconds
 
     def _now(self) -> float:
         return self._loop.world.clock.monotonic()

@@ -119,13 +119,13 @@ class QueueLoop(Generic[Item]):
         self.invoker = invoker
         self.telemetry = telemetry
         self.world = world
+        self.stopped = False  # nothing more is pulled
         self._feed: Feed[Item] = feed
         self._destinations = destinations
         self._claims: dict[str, Settlement] = {}
         self._attempts: dict[asyncio.Task[None], Attempt[Item]] = {}
         self._bytes = 0
         self._freed = asyncio.Event()
-        self._stopped = False
         self._waits: dict[asyncio.Timeout, None] = {}  # a dict keeps its order, so that a run can be repeated
         feed.bind(self)
 
@@ -162,9 +162,14 @@ class QueueLoop(Generic[Item]):
         for item in items:
             self._claims[item.receipt] = Release(item.receipt, now, give_back=True, reason=DRAINED)
 
+    def forget(self, items: Sequence[Item]) -> None:
+        """These come back by themselves."""
+        for item in items:
+            self._claims.pop(item.receipt, None)
+
     async def wait(self, waiting: Coroutine[object, object, T], seconds: float | None = None) -> T | None:
         """Its result; None if the loop stops first, or after `seconds`. Only for what may be cancelled."""
-        if self._stopped:
+        if self.stopped:
             waiting.close()
             return None
         try:
@@ -187,7 +192,7 @@ class QueueLoop(Generic[Item]):
     async def _for_ever(self, turn: Callable[[], Awaitable[None]]) -> None:
         """Whatever goes wrong in one turn is said aloud, and the next comes after a while: nothing may end a loop."""
         troubles = 0
-        while not self._stopped:
+        while not self.stopped:
             try:
                 await turn()
                 troubles = 0
@@ -206,7 +211,7 @@ class QueueLoop(Generic[Item]):
             await self.wait(self._freed.wait())
             return
         for attempt in await self._feed.pull(MAXIMUM_IN_FLIGHT - len(self._attempts)):
-            if self._stopped:
+            if self.stopped:
                 self._free(attempt)  # its claims are handed back
             else:
                 self._begin(attempt)
@@ -244,7 +249,7 @@ class QueueLoop(Generic[Item]):
             await self._settle(attempt, await self._report(attempt))
         except Exception as error:  # noqa: BLE001
             self.say("error", "a bug: these items are not settled and come back", error)
-            self._forget(attempt)
+            self.forget(attempt.items)
 
     async def _report(self, attempt: Attempt[Item]) -> Sequence[Settlement]:
         """Perform the reports; gives the settlements, which come after all of them."""
@@ -268,7 +273,7 @@ class QueueLoop(Generic[Item]):
         return settlements
 
     async def _settle(self, attempt: Attempt[Item], settlements: Sequence[Settlement]) -> None:
-        self._forget(attempt)  # a failed message is not mentioned: it comes back by itself
+        self.forget(attempt.items)  # a failed message is not mentioned: it comes back by itself
         self._claims.update((settlement.receipt, settlement) for settlement in settlements)
         tries = 0
         while settlements:
@@ -291,14 +296,10 @@ class QueueLoop(Generic[Item]):
         for item in attempt.items:
             self._claims[item.receipt] = Release(item.receipt, self.world.clock.now(), reason=DRAINED)
 
-    def _forget(self, attempt: Attempt[Item]) -> None:
-        for item in attempt.items:
-            self._claims.pop(item.receipt, None)
-
     # --- stopping --------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        self._stopped = True
+        self.stopped = True
         self._feed.close()
         for limit in self._waits:
             if not limit.expired():
