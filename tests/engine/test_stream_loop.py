@@ -120,6 +120,7 @@ class Unreliable:
 
     def __init__(self, real: Any, name: str, failures: int) -> None:
         self._real, self._name, self._failures = real, name, failures
+        self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
@@ -127,6 +128,7 @@ class Unreliable:
             return real
 
         async def call(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
             if self._failures:
                 self._failures -= 1
                 raise StoreUnavailable("away")
@@ -147,6 +149,22 @@ async def test_leases_that_are_away_for_a_while_lose_nothing(bench: Bench, name:
     running.cancel()
     await asyncio.wait([running])
     assert seen.keys == ["a"]
+
+
+async def test_a_stream_that_is_away_is_asked_for_its_shards_at_each_heartbeat_and_no_more(bench: Bench) -> None:
+    seen = Seen()
+    bench.add(seen)
+    source = Unreliable(bench.connection.stream(Stream(name="s")), "shards", failures=20)
+    loop = stream_loop(bench, source)
+    running = asyncio.create_task(loop.run(asyncio.Event()))
+    loop._ownership.look_now()
+    await asyncio.sleep(30.0)
+    assert source.calls <= 10  # a third of a lease apart, and one for the hurry
+    await asyncio.sleep(60.0)
+    await put(source, "a")
+    await seen.got.wait()
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_lost_answer_of_the_reader_is_asked_for_again(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from lambent.errors import StoreUnavailable
@@ -107,13 +108,15 @@ class Ownership:
         """Heartbeat until cancelled."""
         clock = self._world.clock
         shards: Sequence[Shard] = ()
-        listed_at = -SHARD_LISTING_SECONDS
+        listed_at = -inf
         while True:
             before = clock.monotonic()
+            if self._look_now.is_set():
+                self._look_now.clear()  # also if what follows fails: the next try has time until the next heartbeat
+                listed_at = -inf
             try:
-                if self._look_now.is_set() or before - listed_at >= SHARD_LISTING_SECONDS:
+                if before - listed_at >= SHARD_LISTING_SECONDS:
                     shards, listed_at = await self._source.shards(), before
-                self._look_now.clear()
                 await self._beat(shards, before)
             except StoreUnavailable as error:
                 self._telemetry.log("warning", "lease heartbeat failed", mapping=self._group, error=error.message)
