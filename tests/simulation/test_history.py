@@ -75,6 +75,16 @@ def good_takeover(story):
     story.checkpointed("m", "0", 4, "B", 2)
 
 
+def good_takeover_of_a_partial_failure(story):
+    story.five_records()
+    story.ran("delays", ["r0", "r1"], outcome="error")
+    story.ran("delays", ["r0", "r1"], outcome="partial", done=["r0"])  # and no checkpoint says so
+    story.leased("m", "0", "B", 2)
+    story.ran("delays", ["r0", "r1"], "B", outcome="error")
+    story.ran("delays", ["r0", "r1"], "B")
+    story.ran("delays", ["r2", "r3", "r4"], "B")
+
+
 def good_kill_while_running(story):
     story.five_records()
     story.started("i", 1, "delays", ["r0", "r1"], "A")
@@ -140,6 +150,7 @@ def good_fan_out(story):
     [
         good_stream,
         good_takeover,
+        good_takeover_of_a_partial_failure,
         good_kill_while_running,
         good_pause,
         good_event,
@@ -365,6 +376,22 @@ def a_stream_batch_tried_too_often(story):
     story.reported("poison", ["r0", "r1", "r2", "r3", "r4"], "RetryAttemptsExhausted", "delays")
 
 
+def a_partial_failure_tried_too_often(story):
+    story.five_records()
+    story.ran("delays", ["r0", "r1", "r2", "r3", "r4"], outcome="partial", done=["r0"])
+    story.ran("delays", ["r0", "r1", "r2", "r3", "r4"], outcome="error")
+    story.ran("delays", ["r0", "r1", "r2", "r3", "r4"], outcome="error")
+    story.reported("poison", ["r1", "r2", "r3", "r4"], "RetryAttemptsExhausted", "delays")
+
+
+def a_takeover_that_forgets_attempts(story):
+    story.five_records()
+    for counter, engine in enumerate("BCD", 2):
+        story.leased("m", "0", engine, counter)
+        story.ran("delays", ["r0", "r1", "r2", "r3", "r4"], engine, outcome="error")
+    story.reported("poison", ["r0", "r1", "r2", "r3", "r4"], "RetryAttemptsExhausted", "delays")
+
+
 def a_first_retry_too_early(story):
     story.accepted("e", "alert")
     story.ran("alert", ["e"], outcome="error", seconds=10)
@@ -425,6 +452,8 @@ def started_after_its_age(story):
         (one_attempt_too_many, "too-many-attempts"),
         (a_crash_that_forgets_attempts, "too-many-attempts"),
         (a_stream_batch_tried_too_often, "too-many-attempts"),
+        (a_partial_failure_tried_too_often, "too-many-attempts"),
+        (a_takeover_that_forgets_attempts, "too-many-attempts"),
         (a_first_retry_too_early, "retried-early"),
         (a_second_retry_too_early, "retried-early"),
         (two_at_once_with_one_reserved, "over-concurrency"),

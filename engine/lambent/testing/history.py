@@ -327,10 +327,14 @@ class _Case:
             struck = fault.engine == first.engine or id in fault.ids
             if struck and fault.row < before and (fault.row > first.row or fault.until > first.at):
                 return True
+        return self.taken_over(first, id, before)
+
+    def taken_over(self, first: _Run, id: str, row: int) -> bool:
+        """Whether the shard of `id` was leased anew between the start of `first` and that row."""
         born = self.history.born[id]
         ours = {name for name, mapping in self.readers[born.source] if mapping.function == first.function}
         return any(
-            mark.mapping in ours and mark.shard == born.shard and first.row < mark.row <= before
+            mark.mapping in ours and mark.shard == born.shard and first.row < mark.row <= row
             for mark in self.history.leases
         )
 
@@ -488,6 +492,7 @@ def _resurrected(case: _Case) -> _Found:
 
 def _attempts(case: _Case) -> _Found:
     counts: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+    partly: dict[tuple[str, tuple[str, ...]], _Run] = {}  # the last run that did a part of its records
     for run in case.history.runs:
         limit = case.expectations.functions.get(run.function, Function()).maximum_retry_attempts
         if limit is None or run.outcome == "interrupted":
@@ -497,6 +502,11 @@ def _attempts(case: _Case) -> _Found:
         for unit in [run.ids] if born and born.kind == "record" else [(id,) for id in run.ids]:
             if not any(case.unfinished(run.function, id, run.row) for id in unit):
                 continue  # delivered again after its fate: that is another check's
+            before = partly.pop((run.function, unit), None)
+            if before is not None and case.taken_over(before, unit[0], run.row):
+                counts[run.function, unit] = 0  # what was left counted anew; what was done lay above the checkpoint
+            if run.done and born and born.kind == "record":
+                partly[run.function, unit] = run
             counts[run.function, unit] += 1
             tries = max(counts[run.function, unit], run.attempt)
             if tries > 1 + limit:
