@@ -148,7 +148,8 @@ class _Run:
         loop.set_exception_handler(self._unhandled)
         self._clock = VirtualClock(loop)
         self._history = History(loop.time)
-        self._witness = Witness(self._history, self._day, loop.time, self._buried, self._parents)
+        times = loop.time, self._clock.now
+        self._witness = Witness(self._history, self._day, *times, self._buried, self._parents)
         self._faults = Faults(
             self._plan.seed,
             CLEAR if self._plan.calm else self._chance.choice(CLIMATES),

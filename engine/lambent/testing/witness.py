@@ -32,7 +32,7 @@ from lambent.ports import Holdings
 from lambent.semantics.concurrency import Demand
 from lambent.testing.history import History
 from lambent.testing.loop import PROCESS
-from lambent.testing.workload import Workload
+from lambent.testing.workload import ROUNDING, Workload
 
 __all__ = ["Witness"]
 
@@ -49,6 +49,7 @@ class Witness:
         history: History,
         workload: Workload,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         buried: Callable[[str], Sequence[Message]] = lambda queue: (),
         parents: Callable[[str, str], Sequence[str]] = lambda stream, shard: (),
     ) -> None:
@@ -65,6 +66,7 @@ class Witness:
         self._history = history
         self._workload = workload
         self._clock = clock
+        self._wall = wall
         self._buried = buried
         self._parents = parents
         self._ended: set[tuple[str, str]] = set()  # (mapping id, shard)
@@ -247,7 +249,8 @@ class Witness:
                 self._claims.pop(id, None)
                 self._history.deleted(queue, id)
             elif id in self._claims:
-                self._claims[id] = settlement.receipt, self._clock()
+                seconds = settlement.at - self._wall() - ROUNDING
+                self._claims[id] = settlement.receipt, self._clock() + seconds
 
     # --- streams
 
