@@ -1,0 +1,112 @@
+"""What it costs to keep everything: asynchronous events and single calls on a SQLite file, beside SQLite and the disk.
+
+Decides the bounds that `make bench` holds. All kinds run in one process, interleaved, each time on a fresh file on the
+disk where the project is; figures are medians of five rounds. Events: see `cycles.py`; from the first put to the last
+settlement, the terminal record kept. Latency: a thousand calls a second come at their times, whatever became of the
+former ones (open loop), and each is measured from when it was due; the functions run meanwhile.
+Events a second mean something on a quiet machine only; seconds of CPU are those of all threads, and are shown beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import durable_raw as raw
+from benchmarks.cycles import PAYLOAD, cycle_of, directory
+from benchmarks.engines import engine as new_engine
+from benchmarks.table import ROUNDS, Row, median, ratio, show
+from lambent.stores.sqlite import SqliteStore
+
+EVENTS = 20_000
+LEAST_EVENTS = 15_000
+LEAST_OF_RAW = 0.15
+CALLS_A_SECOND = 1_000
+LATENCY_SECONDS = 3.0
+MOST_LATENCY = 3.0
+
+Seconds = tuple[float, float]  # of wall clock and of CPU
+
+
+async def events(path: Path) -> Seconds:
+    engine = new_engine(store=SqliteStore(path))
+    cycle = cycle_of(engine)
+    async with engine:
+        return await cycle.run(EVENTS)
+
+
+async def latency(path: Path) -> list[float]:
+    """Seconds of each call."""
+    engine, loop, took = new_engine(store=SqliteStore(path)), asyncio.get_running_loop(), list[float]()
+
+    @engine.function
+    async def nothing(event: object, context: object) -> None: ...
+
+    async def call(due: float) -> None:
+        await engine.invoke_async(nothing, PAYLOAD)
+        took.append(loop.time() - due)
+
+    async with engine, asyncio.TaskGroup() as group:
+        gc.collect()
+        began = loop.time()
+        for number in range(int(LATENCY_SECONDS * CALLS_A_SECOND)):
+            due = began + number / CALLS_A_SECOND
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            group.create_task(call(due))
+    return took
+
+
+def p99(took: Sequence[float]) -> float:
+    return sorted(took)[int(len(took) * 0.99)]
+
+
+async def measure() -> list[Row]:
+    wall: dict[str, list[float]] = defaultdict(list)
+    cpu: dict[str, list[float]] = defaultdict(list)
+    slowest: dict[str, list[float]] = defaultdict(list)
+
+    def note(name: str, seconds: Seconds) -> None:
+        wall[name].append(seconds[0])
+        cpu[name].append(seconds[1])
+
+    for _ in range(ROUNDS):
+        with directory() as files:
+            note("raw events", raw.events(Path(files, "raw-events.db"), EVENTS))
+            note("events", await events(Path(files, "events.db")))
+            slowest["sync"].append(p99(raw.syncs(Path(files, "log"), LATENCY_SECONDS)))
+            slowest["call"].append(p99(await latency(Path(files, "latency.db"))))
+    each = {name: median(seconds) / EVENTS * 1e6 for name, seconds in cpu.items()}
+    of_raw = f"raw {EVENTS / median(wall['raw events']):,.0f} events/s, {each['raw events']:.1f} µs of CPU each"
+    sync = f"that of a page written and synced is {median(slowest['sync']) * 1e3:.1f} ms"
+    what = "durable events: accepted, run, settled"
+    return [
+        Row(
+            what,
+            EVENTS / median(wall["events"]),
+            "events/s",
+            least=LEAST_EVENTS,
+            note=f"{each['events']:.1f} µs of CPU each",
+        ),
+        Row(
+            "  by raw SQLite in groups of 100",
+            ratio(wall, "raw events", "events"),
+            "times",
+            least=LEAST_OF_RAW,
+            note=of_raw,
+        ),
+        Row(f"p99 of invoke_async, {CALLS_A_SECOND:,} a second", median(slowest["call"]) * 1e3, "ms", note=sync),
+        Row("  by p99 of write + fdatasync", ratio(slowest, "call", "sync"), "times", most=MOST_LATENCY),
+    ]
+
+
+def rows() -> list[Row]:
+    return asyncio.run(measure())
+
+
+if __name__ == "__main__":
+    sys.exit(show(rows()))

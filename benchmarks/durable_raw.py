@@ -1,0 +1,118 @@
+"""What the disk and SQLite do by themselves, with the driver and the settings that the store has.
+
+Decides the least that any program would do for the same work: an event is written, claimed and ended, in groups of 100
+with one transaction for each of the three, and its terminal record stays; records of a shard are read in batches of
+100, and after each one row says how far it is. Nothing else happens: no ids are made, nothing is run, nobody waits, one
+thread does all. And the least below that: bytes that are written to a file and synced.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import apsw
+
+from benchmarks.cycles import PAYLOAD, Stopwatch
+from lambent.stores.sqlite_event_rows import SCHEMA
+from lambent.stores.sqlite_opening import PRAGMAS
+
+GROUP = 100
+CHECKPOINT_PAGES = 4_000  # of the log, after which it is copied into the file: as often as the store does
+PAGE = 4_096
+LOG_PAGES = 4_000
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[apsw.Connection]:
+    with closing(apsw.Connection(str(path), statementcachesize=256)) as connection:
+        for say, _, _ in PRAGMAS:
+            connection.execute(say).fetchall()
+        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
+        yield connection
+
+
+def events(path: Path, number: int) -> tuple[float, float]:
+    """Seconds of wall clock and of CPU for so many events."""
+    rows = [(f"{id:032x}", "f", time.time(), 0, PAYLOAD, 0) for id in range(number)]
+    with opened(path) as connection:
+        for statement in SCHEMA:
+            connection.execute(statement)
+        cursor = connection.cursor()
+        watch = Stopwatch()
+        for first in range(0, number, GROUP):
+            with connection:
+                cursor.executemany(
+                    "INSERT INTO events (request_id, function, accepted_at, crc, body, body_crc)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    rows[first : first + GROUP],
+                )
+            with connection:
+                claimed = cursor.execute(
+                    "UPDATE events SET attempts = attempts + 1, claimed_until = ? WHERE id IN ("
+                    " SELECT id FROM events WHERE function = ? AND ended_at IS NULL AND due_at IS NULL"
+                    " ORDER BY accepted_at, id LIMIT ?"
+                    ") RETURNING id, body",
+                    (time.time() + 300, "f", GROUP),
+                ).fetchall()
+            with connection:
+                cursor.executemany(
+                    "UPDATE events SET state = ?, body = ?, ended_at = ?, claimed_until = NULL WHERE id = ?",
+                    [("succeeded", b"null", time.time(), id) for id, _ in claimed],
+                )
+        return watch.read()
+
+
+def stream(path: Path, number: int) -> tuple[float, float]:
+    """Seconds of wall clock and of CPU for so many records, which were put before."""
+    with opened(path) as connection:
+        connection.execute(
+            "CREATE TABLE records (shard TEXT, position TEXT, key TEXT, arrived_at REAL, data BLOB,"
+            " PRIMARY KEY (shard, position)) STRICT, WITHOUT ROWID"
+        )
+        connection.execute("CREATE TABLE checkpoints (shard TEXT PRIMARY KEY, position TEXT) STRICT, WITHOUT ROWID")
+        cursor = connection.cursor()
+        with connection:
+            cursor.executemany(
+                "INSERT INTO records VALUES ('shardId-000000000000', ?, ?, ?, ?)",
+                ((f"49{id:054d}", f"N{id % 97}", time.time(), PAYLOAD) for id in range(number)),
+            )
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        shard, position, seen = "shardId-000000000000", "", 0
+        watch = Stopwatch()
+        while True:
+            batch = cursor.execute(
+                "SELECT position, key, arrived_at, data FROM records WHERE shard = ? AND position > ?"
+                " ORDER BY position LIMIT ?",
+                (shard, position, GROUP),
+            ).fetchall()
+            if not batch:
+                break
+            position = str(batch[-1][0])
+            seen += len(batch)
+            cursor.execute(
+                "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT DO UPDATE SET position = excluded.position",
+                (shard, position),
+            )
+        assert seen == number
+        return watch.read()
+
+
+def syncs(path: Path, seconds: float) -> list[float]:
+    """Seconds that a page written and synced took, each time, one after the other for so long. As a log does, they
+    begin again at the front of the file when it is full."""
+    took: list[float] = []
+    page = os.urandom(PAGE)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until:
+            os.pwrite(file, page, len(took) % LOG_PAGES * PAGE)
+            os.fdatasync(file)
+            took.append(time.perf_counter() - began)
+    finally:
+        os.close(file)
+    return took
