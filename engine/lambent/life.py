@@ -101,6 +101,7 @@ class Life:
             self._host(control.functions[name], handler)
         self.connection = await store.connect(world)
         self._closing.push_async_callback(self.connection.close)
+        self.connection.on_trouble(lambda trouble: telemetry.log("error", "trouble in the store", trouble=trouble))
         self.events = self.connection.events
         control.connect(self.connection.documents)
         self._closing.callback(control.connect, None)

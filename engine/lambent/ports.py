@@ -377,6 +377,11 @@ class Connection(Protocol):
         """The stream of that name, as `queue`; an existing one keeps its shards."""
         ...
 
+    def on_trouble(self, callback: Callable[[str], None]) -> None:
+        """Hear, as sentences, what the store finds wrong with itself and goes on from: damaged rows that it set aside,
+        a log that it cannot empty; at once what it has found already."""
+        ...
+
     async def close(self) -> None:
         """Free its leases, permits and claims at once. Closing twice is allowed."""
         ...

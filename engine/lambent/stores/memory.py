@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -107,6 +107,9 @@ class Connection:
 
     def stream(self, stream: Stream) -> MemoryStream:
         return MemoryStream(self._store.stream_state(stream), self._world)
+
+    def on_trouble(self, callback: Callable[[str], None]) -> None:
+        """Memory has none."""
 
     async def close(self) -> None:
         """Its leases, memberships, permits and claims are free at once. Closing twice is allowed."""

@@ -7,6 +7,7 @@ how, is decided by the adapters (`sqlite_*.py`); when it is written, by `sqlite_
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,10 +24,10 @@ from lambent.stores import (
 from lambent.stores.sqlite_documents import SqliteDocuments
 from lambent.stores.sqlite_events import SqliteEvents
 from lambent.stores.sqlite_facts import SqliteFacts
-from lambent.stores.sqlite_file import CHECKPOINT_PAGES, POLL_SECONDS, Executor, SqliteFile
+from lambent.stores.sqlite_file import POLL_SECONDS, Executor, SqliteFile, shrink
 from lambent.stores.sqlite_leases import SqliteLeases
 from lambent.stores.sqlite_lock import FileLock
-from lambent.stores.sqlite_opening import META, Opening, Upgrade, creating
+from lambent.stores.sqlite_opening import CHECKPOINT_PAGES, META, Opening, Upgrade, creating
 
 UPGRADES: Final[Sequence[Upgrade]] = (
     creating(
@@ -44,7 +45,7 @@ class SqliteStore:
     """Everything in the file `path`, beside which SQLite keeps `-wal` and `-shm`, and the engine its `-lock`.
 
     executor: runs the file's work; None is a thread for each connection.
-    vfs: SQLite's, by name; another than the default has the file for itself, without a lock.
+    vfs: SQLite's, by name; tests have one whose disk can fail.
     poll_seconds: how often to look for what other processes wrote; None: never.
     checkpoint_pages: of the log, of 4 KiB each, above which it is copied into the file."""
 
@@ -59,7 +60,7 @@ class SqliteStore:
         poll_seconds: float | None = POLL_SECONDS,
         checkpoint_pages: int = CHECKPOINT_PAGES,
     ) -> None:
-        self.path = str(path)
+        self.path = os.path.abspath(path)
         self._executor = executor
         self._vfs = vfs
         self._poll_seconds = poll_seconds
@@ -68,18 +69,13 @@ class SqliteStore:
     def __str__(self) -> str:
         return f"sqlite:///{self.path}"
 
-    def _made(self) -> bool:
-        return self._vfs is not None or Path(self.path).exists()
-
     async def connect(self, world: World, client: bool = False) -> Connection:
         """Raises StoreUnavailable: another engine has the file, it cannot be opened, or no engine has made it."""
-        if client and not self._made():
-            raise StoreUnavailable(f"There is no {self.path}: name another store, or start the engine that makes it.")
-        lock = FileLock(self.path) if self._vfs is None else None
-        if lock is not None and not client:
+        lock = FileLock(self.path)
+        if not client:
             await lock.take()
-        opening = Opening(self.path, UPGRADES, self._vfs)
-        file = SqliteFile(opening, world.clock, self._executor, self._poll_seconds, self._checkpoint_pages)
+        opening = Opening(self.path, UPGRADES, self._vfs, client, self._checkpoint_pages)
+        file = SqliteFile(opening, world.clock, self._executor, self._poll_seconds)
         connection = Connection(file, world, lock, client)
         try:
             await connection.open()
@@ -94,7 +90,7 @@ class Connection:
 
     events: EventQueue
 
-    def __init__(self, file: SqliteFile, world: World, lock: FileLock | None, client: bool) -> None:
+    def __init__(self, file: SqliteFile, world: World, lock: FileLock, client: bool) -> None:
         self.documents = SqliteDocuments(file)
         self.leases = SqliteLeases(file, world)
         self.facts = SqliteFacts(file)
@@ -112,13 +108,16 @@ class Connection:
             self._sweeping = asyncio.create_task(self._sweep(), name="sqlite: sweep")
 
     async def engines(self) -> bool:
-        return self._events is not None or (self._lock is not None and self._lock.taken())
+        return self._lock.taken()
 
     def queue(self, queue: Queue) -> BuiltinQueue:
         raise NotImplementedError
 
     def stream(self, stream: Stream) -> BuiltinStream:
         raise NotImplementedError
+
+    def on_trouble(self, callback: Callable[[str], None]) -> None:
+        self.file.on_trouble(callback)
 
     async def close(self) -> None:
         if self._sweeping is not None:
@@ -127,14 +126,14 @@ class Connection:
         if self._events is not None:
             await self._events.close()
         await self.file.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
     async def _sweep(self) -> None:
         assert self._events is not None
         sweeps: Sequence[Callable[[], Awaitable[None]]] = (
             self._events.sweep,
             self.documents.sweep,
+            self._shrink,
         )
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
@@ -143,6 +142,10 @@ class Connection:
                     await sweep()
             except StoreUnavailable:
                 continue  # the loops say so
+
+
+    async def _shrink(self) -> None:
+        await self.file.write(shrink, None)
 
 
 class _ClientEvents:

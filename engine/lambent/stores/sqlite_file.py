@@ -13,9 +13,10 @@ after a rollback, so it keeps nothing for itself; what it raises for several ite
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -24,7 +25,6 @@ import apsw
 from lambent.errors import StoreUnavailable
 from lambent.ports import Clock
 from lambent.stores.sqlite_opening import Opened, Opening, unavailable
-from lambent.stores.sqlite_rows import Quarantined
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,8 +38,10 @@ Then = Callable[[Result], None]
 _Asked = tuple[asyncio.Future[Any], Then[Any] | None]
 _Job = tuple[Callable[[apsw.Cursor, Sequence[Any]], Sequence[Any]], Any, _Asked]
 
-CHECKPOINT_PAGES: Final = 4_000  # of the log, above which it is copied into the file
+WRITE: Final = "BEGIN IMMEDIATE"
+READ: Final = "BEGIN"
 POLL_SECONDS: Final = 0.1  # within which a write by another process is noticed
+TROUBLES: Final = 100  # of those that were found that are told to who asks later
 
 
 class FileClock:
@@ -58,8 +60,7 @@ class SqliteFile:
     """The file as an event loop sees it. Open it before use. A cancelled caller never cancels what it asked for.
 
     executor: runs the file's work; None is a thread of its own. Answers come in a later step of the loop, always.
-    poll_seconds: how often to look for other processes' writes; None: never.
-    checkpoint_pages: of the log, above which it is copied into the file."""
+    poll_seconds: how often to look for other processes' writes; None: never."""
 
     clock: FileClock
 
@@ -69,7 +70,6 @@ class SqliteFile:
         clock: Clock,
         executor: Executor | None = None,
         poll_seconds: float | None = POLL_SECONDS,
-        checkpoint_pages: int = CHECKPOINT_PAGES,
     ) -> None:
         self.path = opening.path
         self._opening = opening
@@ -77,13 +77,13 @@ class SqliteFile:
         self._thread = None if executor else _Thread()
         self._executor: Executor = executor or self._thread  # type: ignore[assignment]
         self._poll_seconds = poll_seconds
-        self._checkpoint_pages = checkpoint_pages
         self._writes: list[_Job] = []
         self._reads: list[_Job] = []
         self._scheduled = False  # a group is under way, or its handing over is
         self._on_foreign_change: list[Callable[[], None]] = []
         self._on_reopened: list[Callable[[], None]] = []
-        self._on_quarantine: list[Callable[[Sequence[Quarantined]], None]] = []
+        self._on_trouble: list[Callable[[str], None]] = []
+        self._troubles: deque[str] = deque(maxlen=TROUBLES)
         self._poll: asyncio.TimerHandle | None = None
         self._closed = False
         # what only the thread touches:
@@ -107,6 +107,8 @@ class SqliteFile:
         self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None
     ) -> asyncio.Future[Result]:
         """As `write`, for who need not wait."""
+        if self._closed:
+            raise StoreUnavailable(f"{self.path} is closed.")
         future: asyncio.Future[Result] = self._loop.create_future()
         self._writes.append((perform, item, (future, then)))
         if not self._scheduled:
@@ -115,6 +117,8 @@ class SqliteFile:
 
     async def read(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
         """Sees everything that was committed before it was asked for, and the items of one function in one state."""
+        if self._closed:
+            raise StoreUnavailable(f"{self.path} is closed.")
         future: asyncio.Future[Result] = self._loop.create_future()
         self._reads.append((perform, item, (future, then)))
         if not self._scheduled:
@@ -129,23 +133,25 @@ class SqliteFile:
         """Called on the loop when the file was opened anew after a failed write: what was refused may be in it."""
         self._on_reopened.append(callback)
 
-    def on_quarantine(self, callback: Callable[[Sequence[Quarantined]], None]) -> None:
-        """Called on the loop with the rows that were found damaged and put aside."""
-        self._on_quarantine.append(callback)
+    def on_trouble(self, callback: Callable[[str], None]) -> None:
+        """Called on the loop with a sentence for each thing that was found wrong and gone on from; with what was found
+        so far at once."""
+        for trouble in self._troubles:
+            callback(trouble)
+        self._on_trouble.append(callback)
 
     async def close(self) -> None:
-        """After what was asked for is done, or refused. Closing twice is allowed."""
-        if self._closed:
-            return
-        self._closed = True
+        """After what was asked for is done. Closing twice is allowed."""
         if self._poll is not None:
             self._poll.cancel()
-        while self._scheduled:
-            with contextlib.suppress(StoreUnavailable):
+        while self._scheduled and not self._closed:
+            with suppress(StoreUnavailable):
                 await self.read(_nothing, None)
-        await self._run(self._close)
-        if self._thread is not None:
-            self._thread.close()
+        if not self._closed:
+            self._closed = True
+            await self._run(self._close)
+            if self._thread is not None:
+                self._thread.close()
 
     # --- on the loop -----------------------------------------------------------------------------------------------
 
@@ -180,6 +186,11 @@ class SqliteFile:
         for callback in callbacks:
             callback(*arguments)
 
+    def _trouble(self, troubles: Sequence[str]) -> None:
+        for trouble in troubles:
+            self._troubles.append(trouble)
+            self._call(self._on_trouble, trouble)
+
     def _look_around(self) -> None:
         """The next group looks, too: this only sees to it that there is one."""
         nobody: asyncio.Future[None] = self._loop.create_future()
@@ -207,11 +218,17 @@ class SqliteFile:
     # --- in the thread ---------------------------------------------------------------------------------------------
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *arguments)
 
+    def _tell_troubles(self, opened: Opened) -> None:
+        if troubles := opened.connection.troubles:
+            opened.connection.troubles = []
+            self._tell(self._trouble, troubles)
+
     def _open(self) -> float:
-        self._opened = self._opening.open(self._world_clock.now())
+        self._opened = self._opening.open()
+        self._tell_troubles(self._opened)
         return self._opened.seen_at
 
     def _close(self) -> None:
@@ -222,15 +239,17 @@ class SqliteFile:
     def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
         try:
             opened = self._open_again() if self._broken else self._opened
-            assert opened is not None, "the file is used before it is open, or after it was closed"
-            answers = self._transaction(opened, writes, "BEGIN IMMEDIATE") if writes else []
+            if opened is None:
+                raise StoreUnavailable(f"{self.path} is not open.")
+            answers = self._transaction(opened, writes, WRITE) if writes else []
             if reads:
-                answers += self._transaction(opened, reads, "BEGIN")
+                answers += self._transaction(opened, reads, READ)
             if not self._broken and opened.foreign_change():
                 self._tell(self._call, self._on_foreign_change)
             self._tell(self._answer, answers)
             if not self._broken:
-                opened.checkpoint(self._checkpoint_pages)
+                opened.checkpoint()
+                self._tell_troubles(opened)
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._distrust(error)
             raised = _Raised(unavailable(error, self.path) or error)
@@ -255,16 +274,19 @@ class SqliteFile:
         of_one_kind: dict[Any, list[_Job]] = {}
         for job in jobs:
             of_one_kind.setdefault(job[0], []).append(job)
-        opened.connection.quarantined = []
+        found = len(opened.connection.troubles)
         cursor.execute(begin)
         try:
             for perform, kind in of_one_kind.items():
                 results = perform(cursor, [item for _, item, _ in kind])
                 answers += zip([asked for _, _, asked in kind], results, strict=True)
+            if begin == WRITE:
+                opened.see(self.clock.now())
+                if shrink in of_one_kind:
+                    opened.shrink()
             cursor.execute("COMMIT")
-            if found := opened.connection.quarantined:
-                self._tell(self._call, self._on_quarantine, found)
         except BaseException:
+            del opened.connection.troubles[found:]  # it is found again
             if opened.connection.in_transaction:
                 cursor.execute("ROLLBACK")
             raise
@@ -278,7 +300,7 @@ class SqliteFile:
 
     def _open_again(self) -> Opened:
         self._opened = None
-        opened = self._opening.open(self._world_clock.now(), distrust=True)
+        opened = self._opening.open(distrust=True)
         self._opened, self._broken = opened, False
         self._tell(self._call, self._on_reopened)
         self._tell(self._call, self._on_foreign_change)
@@ -312,6 +334,11 @@ class _Thread:
         for call in iter(self._calls.get, None):
             call()
             del call  # or an idle thread would keep the last group alive
+
+
+def shrink(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
+    """To be written now and then: the file's transaction gives free pages back to the disk."""
+    return items
 
 
 def _nothing(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import apsw
 
 from lambent.errors import StoreUnavailable
+from lambent.stores.sqlite_log import lost_in_log
 from lambent.stores.sqlite_rows import StoreConnection
 
 APPLICATION_ID: Final = 0x6C616D62  # "lamb": in the file's header, for `file` and for us
@@ -23,6 +24,11 @@ BUSY_SECONDS: Final = 5.0  # that a writer waits for another process's short tra
 CACHE_KIB: Final = 16_384
 LOG_LIMIT_BYTES: Final = 64 * 1024 * 1024  # what the log may keep on disk once it was emptied
 FILE_MODE: Final = 0o600
+CHECKPOINT_PAGES: Final = 4_000  # of the log, above which it is copied into the file
+LONG_LOG_PAGES: Final = 64_000  # of a log that cannot be emptied, from which on this is said
+FREE_PAGES: Final = 1_000  # that the file may keep for what comes, or a quarter of it if that is more
+SEEN_SECONDS: Final = 1.0  # after which the time is written down anew
+CHECKED_PAGES: Final = 8_192  # of a file that is checked at opening: 32 MiB take a fraction of a second
 
 Upgrade = Callable[[apsw.Cursor], None]
 """A step from one version of the schema to the next; in the same transaction as the version's number."""
@@ -44,30 +50,48 @@ META: Final = (
 )
 
 
-@dataclass(slots=True)
 class Opened:
-    """An open file. `seen_at` is the latest time that is known to it."""
+    """An open file. `seen_at` is the latest time that is known to it, in epoch seconds."""
 
-    connection: StoreConnection
-    seen_at: float
-    data_version: int = 0
-    log_pages: int = 0
-
-    def __post_init__(self) -> None:
-        self.connection.set_wal_hook(self._logged)
+    def __init__(self, connection: StoreConnection, seen_at: float, checkpoint_pages: int) -> None:
+        self.connection = connection
+        self.seen_at = seen_at
+        self._data_version = 0
+        self._log_pages = 0
+        self._checkpoint_pages = self._checkpoint_at = checkpoint_pages
+        connection.set_wal_hook(self._logged)
         self.foreign_change()
 
     def foreign_change(self) -> bool:
         """Has another connection written since this was asked last?"""
-        before, self.data_version = self.data_version, _answer(self.connection, "PRAGMA data_version")
-        return self.data_version != before
+        before, self._data_version = self._data_version, _answer(self.connection, "PRAGMA data_version")
+        return self._data_version != before
 
-    def checkpoint(self, pages: int) -> None:
-        """Copy the log into the file if it is longer than that. A reader in another process may keep it from being
-        emptied: it grows until he is done, and is tried again with every group."""
-        if self.log_pages > pages:
-            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            self.log_pages = 0
+    def see(self, now: float) -> None:
+        """Within a transaction: remember the time, now and then."""
+        if now >= self.seen_at + SEEN_SECONDS:
+            self.connection.execute("UPDATE meta SET seen_at = ?", (now,))
+            self.seen_at = now
+
+    def checkpoint(self) -> None:
+        """Copy the log into the file if it has grown long. A reader in another process may keep it from beginning anew:
+        it grows until he is done, and is tried again each time when it has grown by as much."""
+        if self._log_pages < self._checkpoint_at:
+            return
+        done: Any = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        _, pages, copied = done[0]
+        self._checkpoint_at = self._checkpoint_pages + (0 if copied == pages else pages)
+        if self._log_pages >= LONG_LOG_PAGES and copied != pages:
+            self.connection.troubles.append(
+                f"The log has {pages} pages of 4 KiB and cannot be emptied: another process has been reading for too "
+                "long. End it, or the disk fills up."
+            )
+
+    def shrink(self) -> None:
+        """Within a transaction: give some of the file's free pages back to the disk, if there are many."""
+        free, pages = _answer(self.connection, "PRAGMA freelist_count"), _answer(self.connection, "PRAGMA page_count")
+        if free > max(FREE_PAGES, pages // 4):
+            self.connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
 
     def close(self) -> None:
         with suppress(apsw.Error):  # what is in the log stays there
@@ -82,22 +106,23 @@ class Opened:
             self.connection.close(True)
 
     def _logged(self, connection: apsw.Connection, name: str, pages: int) -> int:
-        self.log_pages = pages
+        self._log_pages = pages
         return apsw.SQLITE_OK
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
     """How to open one file. `upgrades[n]` leads from version n to n + 1. `vfs`: SQLite's, by name; it needs shared
-    memory, as one that inherits from the default has."""
+    memory, as one that inherits from the default has. A client neither creates, upgrades nor checks the file.
+    `checkpoint_pages`: of the log, above which it is copied into the file."""
 
     path: str
     upgrades: Sequence[Upgrade]
     vfs: str | None = None
-    busy_seconds: float = BUSY_SECONDS
-    pragmas: Sequence[tuple[str, str, object]] = field(default=PRAGMAS)
+    client: bool = False
+    checkpoint_pages: int = CHECKPOINT_PAGES
 
-    def open(self, now: float, distrust: bool = False) -> Opened:
+    def open(self, distrust: bool = False) -> Opened:
         """Raises StoreUnavailable that says what to do. `distrust`: a write has failed, so that what the log holds may
         be on the disk or not; it is written anew into the file, and emptied, before anything is added to it."""
         try:
@@ -105,7 +130,8 @@ class Opening:
         except (apsw.Error, OSError) as error:
             raise unavailable(error, self.path) or error from error
         try:
-            for say, ask, expected in self.pragmas:
+            self._version(connection)  # is it ours?
+            for say, ask, expected in PRAGMAS:
                 connection.execute(say).fetchall()
                 if (answer := _answer(connection, ask)) != expected:
                     raise StoreUnavailable(
@@ -116,9 +142,13 @@ class Opening:
                 busy, left, done = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
                 if busy or left != done:
                     raise StoreUnavailable(f"{self.path} is read by another process; the engine goes on when it ends.")
+            if not self.client and not distrust:
+                _check_log(connection, f"{self.path}-wal")
             self._upgrade(connection)
+            if not self.client:
+                _check(connection)
             seen_at = _answer(connection, "SELECT seen_at FROM meta")
-            return Opened(connection, seen_at)
+            return Opened(connection, seen_at, self.checkpoint_pages)
         except BaseException as error:
             with suppress(apsw.Error):
                 connection.close(True)
@@ -127,17 +157,24 @@ class Opening:
             raise
 
     def _connect(self) -> StoreConnection:
+        if self.client and not os.path.exists(self.path):
+            raise StoreUnavailable(f"There is no {self.path}: name another store, or start the engine that makes it.")
         with suppress(FileExistsError):  # to open and close one that exists would drop this process's locks on it
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
         connection = StoreConnection(self.path, vfs=self.vfs, statementcachesize=256)  # -wal and -shm: as the file
-        connection.set_busy_timeout(int(self.busy_seconds * 1000))
+        connection.set_busy_timeout(int(BUSY_SECONDS * 1000))
         return connection
 
     def _upgrade(self, connection: apsw.Connection) -> None:
         """One transaction: a crash at any statement leaves the file as it was."""
         cursor, newest = connection.cursor(), len(self.upgrades)
-        if self._version(connection) == newest:
+        if (version := self._version(connection)) == newest:
             return
+        if self.client:
+            raise StoreUnavailable(
+                f"{self.path} was written by an older lambent (schema {version}; this one has {newest}). Start an "
+                "engine of this version with it: that upgrades it."
+            )
         cursor.execute("BEGIN IMMEDIATE")
         try:
             for upgrade in self.upgrades[self._version(connection) :]:
@@ -172,6 +209,30 @@ def creating(*statements: str) -> Upgrade:
             cursor.execute(statement)
 
     return upgrade
+
+
+def _check_log(connection: StoreConnection, path: str) -> None:
+    """Has SQLite left out something of the log that had been committed?"""
+    before = _answer(connection, "PRAGMA data_version")
+    read: Any = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    lost = lost_in_log(path, read[0][1])
+    if lost is not None and _answer(connection, "PRAGMA data_version") == before:  # else it is another process's work
+        connection.troubles.append(lost)
+
+
+def _check(connection: StoreConnection) -> None:
+    """Look for damage where that takes no time to speak of; an index that is damaged is made anew from its table."""
+    if _answer(connection, "PRAGMA page_count") > CHECKED_PAGES or not (found := _damage(connection)):
+        return
+    connection.execute("REINDEX")
+    if _damage(connection):
+        raise apsw.CorruptError(found)
+    connection.troubles.append(f"An index was damaged and has been made anew: {found}.")
+
+
+def _damage(connection: apsw.Connection) -> str:
+    found: str = _answer(connection, "PRAGMA integrity_check(1)")
+    return "" if found == "ok" else found
 
 
 _ADVICE: Final[Sequence[tuple[type[Exception], str]]] = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -28,22 +27,14 @@ MAXIMUM_QUARANTINED: Final = 10_000  # rows that are kept; the oldest make room
 LARGEST_STATEMENT: Final = 256  # rows; SQLite's time for them is long beside the time to begin
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A row that was not what had been written: of which table, and what it was called there."""
-
-    source: str
-    name: str
-
-
 class StoreConnection(apsw.Connection):
-    """Remembers which rows the transaction under way has put into quarantine."""
+    """Remembers what was found wrong: `troubles` are sentences, until somebody takes them."""
 
-    quarantined: list[Quarantined]
+    troubles: list[str]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.quarantined = []
+        self.troubles = []
 
 
 def checksum(*parts: str | bytes | float | None) -> int:
@@ -62,7 +53,9 @@ def quarantine(cursor: apsw.Cursor, source: str, name: str, row: Sequence[object
     cursor.execute("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?", (MAXIMUM_QUARANTINED,))
     connection = cursor.connection
     assert isinstance(connection, StoreConnection)
-    connection.quarantined.append(Quarantined(source, name))
+    connection.troubles.append(
+        f"A row of {source} was damaged and is set aside: {name}. The table `quarantine` has what is left of it."
+    )
 
 
 def many(cursor: apsw.Cursor, statement: str, rows: Sequence[Sequence[Any]]) -> int:

@@ -213,6 +213,7 @@ class FaultyConnection:
         self.leases = cast(Leases, _Port("leases", inner.leases, faults))
         self.facts = inner.facts
         self.engines = inner.engines
+        self.on_trouble = inner.on_trouble
         self._world = world
         self._faults = faults
 
