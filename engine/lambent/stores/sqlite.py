@@ -61,13 +61,14 @@ class SqliteStore:
         checkpoint_pages: int = CHECKPOINT_PAGES,
     ) -> None:
         self.path = os.path.abspath(path)
+        self._name = f"sqlite:///{path}"
         self._executor = executor
         self._vfs = vfs
         self._poll_seconds = poll_seconds
         self._checkpoint_pages = checkpoint_pages
 
     def __str__(self) -> str:
-        return f"sqlite:///{self.path}"
+        return self._name
 
     async def connect(self, world: World, client: bool = False) -> Connection:
         """Raises StoreUnavailable: another engine has the file, it cannot be opened, or no engine has made it."""
