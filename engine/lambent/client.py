@@ -143,6 +143,10 @@ class Client:
         """All functions of the store, by name."""
         return await self._opened.list_functions()
 
+    async def delete_function(self, name: str) -> None:
+        """Forget a function in all engines, as `Engine.delete_function`. Raises ResourceNotFound."""
+        await self._opened.delete_function(name)
+
     # --- queues and streams ----------------------------------------------------------------------------------------
 
     async def queue(self, name: str) -> QueueHandle:
@@ -196,10 +200,13 @@ class Client:
         await self._opened.delete_mapping(identity)
 
     async def mapping_state(self, identity: str) -> MappingState:
-        """In which state a mapping is in the engines that run; without any, in which it is wanted."""
-        stored = await self._opened.get_mapping(identity)
-        shown = [each.mappings[identity] for each in await self.snapshots() if identity in each.mappings]
-        return state_shown(stored, shown) or ("Enabled" if stored.mapping.enabled else "Disabled")
+        """In which state a mapping is in the engines that run; Disabled if they have its function and do not declare
+        it; without any, in which it is wanted."""
+        stored, snapshots = await self._opened.get_mapping(identity), await self.snapshots()
+        shown = [each.mappings[identity] for each in snapshots if identity in each.mappings]
+        undeclared = any(stored.mapping.function in each.functions for each in snapshots)
+        wanted: MappingState = "Enabled" if stored.mapping.enabled and not undeclared else "Disabled"
+        return state_shown(stored, shown) or wanted
 
     async def mapping_reaches(self, identity: str, state: MappingState) -> None:
         """Wait until a mapping is in this state."""

@@ -4,8 +4,12 @@ Decides what is known and when it is checked, which of two writers wins, and in 
 valid value on its own is decided in `model.py`, what fits together in `consistency.py`; running what is configured is
 the supervisor's and the invoker's.
 
-Configuration declared in code is written at start and wins over what is stored; a mapping's desired state (paused or
-not, where to read from) lives in its document and survives a restart, unless the code says `enabled=` itself.
+Code declares, the store remembers. What is declared replaces what is stored, once a life, and the difference is logged;
+what others change after that stays. A mapping's desired state (paused or not, where to read from) lives in its document
+and survives a restart, unless the code says `enabled=` itself. A mapping that the code no longer declares is stopped,
+and a function that it no longer declares is not called; both keep their progress, their waiting events and their
+documents until they are deleted. So with mixed versions an engine runs what it declares, and what was made by a call
+(`create_mapping`), which runs wherever its function is. Whatever a higher `release` declared is not replaced.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from lambent.model import (
 )
 from lambent.ports import Document, Documents
 from lambent.settings import EngineSettings
+from lambent.stored import DELETED, Origin, Stored, content, difference, is_deleted
 from lambent.validation import changed, validated
 
 C = TypeVar("C", bound=Configuration)
@@ -39,8 +44,10 @@ NOTHING_PROCESSED: Final = "No records processed"
 PROCESSED: Final = "OK"
 PROBLEM: Final = "PROBLEM: Function call failed"
 
+FORGOTTEN_SECONDS: Final = 1.0  # after which the trace of a deleted function is gone
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
 NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
+_KINDS: Final = ("function", "queue", "stream", "mapping")  # of documents
 _NO_MAPPING: Final = "The resource you requested does not exist."  # AWS's words
 _IDS: Final = uuid.UUID("5f1c2f0e-6c3c-5d1f-9d4e-4f6f6c616d62")  # the namespace of mapping ids
 
@@ -61,10 +68,12 @@ class StoredMapping:
     mapping: AnyMapping
     seek: Seek
     revision: int = field(default=0, compare=False)
+    origin: Origin = field(default="code", compare=False)
+    release: int = field(default=0, compare=False)
 
     def body(self) -> str:
         """Its document's text, without what the document itself knows."""
-        return json.dumps({"mapping": self.mapping.model_dump(mode="json"), "seek": self.seek})
+        return Stored(self.mapping.model_dump(mode="json"), self.origin, self.release, self.seek).body()
 
 
 def mapping_id(mapping: EventSourceMapping) -> str:
@@ -104,7 +113,10 @@ class Control:
         self.streams: dict[str, Stream] = {}
         self.sources: dict[str, Kind] = {}  # other sources, by URL
         self.mappings: dict[str, AnyMapping] = {}
+        self.deleted: set[str] = set()  # functions that may have left events
         self.on_declared: Callable[[], None] = lambda: None
+        self.log: Callable[..., None] = lambda level, event, **fields: None
+        self._told: set[str] = set()  # mappings that were said not to be declared
 
     # --- declaring: no IO, any time --------------------------------------------------------------------------------
 
@@ -122,7 +134,8 @@ class Control:
         self._unpublished.discard(("function", name))
 
     def declare_queue(self, name: str, options: Mapping[str, object], *, fifo: bool = False) -> Queue:
-        """A name without options is a lookup, or mentions a queue that may yet be declared with options. A name that
+        """A name without options is a lookup, or mentions a queue that may yet be declared with options, here or in
+        another engine: a mention never replaces what is stored (to go back to defaults, say one of them). A name that
         ends in '.fifo' is a FIFO queue's."""
         implied = {"fifo": True} if fifo or str(name).endswith(".fifo") else {}
         queue = self._declare(Queue, self.queues, name, options, implied)
@@ -207,11 +220,23 @@ class Control:
 
     async def publish(self) -> None:
         """Check what was declared since the last time against everything that is known, then write it. Nothing is
-        written if anything is refused."""
+        written if anything is refused. Where what is stored holds, it holds for this engine's queues and streams at
+        once; functions follow by `list_functions`."""
         new = sorted(self._unpublished)
-        known = await self.known()
+        documents = {(kind, each.name): each for kind in _KINDS for each in await self._opened.list(kind)}
         stored = await self.list_mappings()
-        for kind, name in new:
+        holding = {key: found for key in new if (found := content(documents.get(key))) and self._holds(*key, found)}
+        for (kind, name), found in holding.items():
+            if found.release > self._settings.release:
+                self._tell_held(kind, name, found)
+            if kind == "queue":
+                self.queues[name] = _read(Queue, found)
+            elif kind == "stream":
+                self.streams[name] = _read(Stream, found)
+        known = await self.known()
+        functions = {name: _read(Function, found) for (kind, name), found in holding.items() if kind == "function"}
+        known = known._replace(functions={**known.functions, **functions})
+        for kind, name in (key for key in new if key not in holding):
             if kind == "function":
                 known.check_function(self.functions[name])
             elif kind == "queue":
@@ -220,20 +245,42 @@ class Control:
                 known.check_mapping(self.mappings[name])
                 known.check_duplicate(name, self.mappings[name], ((s.id, s.mapping) for s in stored.values()))
         for kind, name in sorted(new, key=lambda item: item[0] == "mapping"):  # what mappings name comes before them
-            if kind == "mapping":
-                await self._write_declared(name, self.mappings[name])
-            elif kind == "function":
-                await self._write_resource(self.functions[name])
-            else:
-                await self._write_resource(self.queues[name] if kind == "queue" else self.streams[name])
-        self._unpublished.difference_update(new)
+            await self._write_declared(kind, name)
+            self._unpublished.discard((kind, name))
+        for left in stored.values():
+            if left.mapping.function in self.functions and not self.serves(left) and left.id not in self._told:
+                self._told.add(left.id)
+                self.log(
+                    "info",
+                    "a stored mapping is not declared by this code: it is stopped, and stays until it is deleted",
+                    mapping=left.id,
+                    source=left.mapping.source,
+                    function=left.mapping.function,
+                )
+
+    def _tell_held(self, kind: str, name: str, stored: Stored) -> None:
+        ours = self._content(kind, name, stored)
+        if changes := difference(ours.configuration, stored.configuration):
+            self.log(
+                "warning",
+                "a higher release declared it otherwise, which holds",
+                kind=kind,
+                name=name,
+                release=stored.release,
+                changes=changes,
+            )
+
+    def serves(self, stored: StoredMapping) -> bool:
+        """Is it this engine's to run: is its function here, and was the mapping declared here or made by a call?"""
+        declared = stored.id in self.mappings or stored.origin == "api"
+        return declared and stored.mapping.function in self.functions
 
     async def get_function(self, name: str) -> Function:
         """As it is stored. Raises ResourceNotFound."""
-        document = await self._opened.get("function", name)
-        if document is None:
+        found = content(await self._opened.get("function", name))
+        if found is None:
             raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
-        return Function.model_validate_json(document.body)
+        return _read(Function, found)
 
     async def get_queue(self, name: str) -> Queue:
         """As it is stored. Raises ResourceNotFound."""
@@ -247,28 +294,56 @@ class Control:
         return await self._list(Function)
 
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
-        """Replace some fields. Engines that host the function follow; what runs already ends as it began."""
+        """Replace some fields. Engines that host the function follow; what runs already ends as it began. That holds
+        until code that declares the function starts again."""
         function = changed(await self.get_function(name), changes, "a function")
         (await self.known()).check_function(function)
         if name in self.functions:
             self.functions[name] = function
-        await self._write_resource(function)
+
+        def body(document: Document | None) -> str:
+            found = content(document)
+            return Stored(function.model_dump(mode="json"), "code", found.release if found else 0).body()
+
+        await self._write("function", name, body)
         return function
 
     async def delete_function(self, name: str) -> None:
-        """Its mappings stay, as on AWS, and wait for a function of that name."""
-        if not await self._opened.delete("function", name):
-            raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
+        """Raises ResourceNotFound. It is called no more; what runs ends as it began. Its events that wait end as
+        dropped, each when it falls due, by any engine that runs then, and without a report: where that would go was
+        deleted too. Its mappings stay, as on AWS, and wait for a function of that name, as do events that are left when
+        one is declared."""
+
+        def body(document: Document | None) -> str:
+            if content(document) is None:
+                raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
+            return DELETED
+
+        await self._write("function", name, body)
+        self.deleted.add(name)
+
+    async def learn_deleted(self) -> None:
+        """Know the functions that were deleted and may have left events."""
+        documents = await self._opened.list("function")
+        self.deleted.clear()
+        self.deleted.update(each.name for each in documents if is_deleted(each))
+
+    async def forget_deleted(self, waiting: Collection[str]) -> None:
+        """Nothing needs to be known any more of deleted functions, but of these, which have events."""
+        for each in await self._opened.list("function"):
+            if is_deleted(each) and each.name not in waiting:  # only if nobody declares it meanwhile
+                await self._opened.put("function", each.name, DELETED, each.revision, FORGOTTEN_SECONDS)
 
     async def create_mapping(self, source: str, function: str, options: Mapping[str, object]) -> StoredMapping:
-        """Raises InvalidParameterValue, ResourceConflict if there is such a mapping."""
+        """Raises InvalidParameterValue, ResourceConflict if there is such a mapping. It is remembered, and runs
+        wherever its function is, until it is deleted; or declared in code, which makes it the code's."""
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
         known = await self.known()
         known.check_mapping(mapping)
         identity = mapping_id(mapping)
         known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
-        wanted = StoredMapping(identity, mapping, first_seek(mapping))
+        wanted = StoredMapping(identity, mapping, first_seek(mapping), origin="api")
         document = await self._opened.put("mapping", identity, wanted.body(), 0)
         if document is None:
             raise known.duplicate(identity, mapping)
@@ -318,7 +393,8 @@ class Control:
         return await self._change_mapping(identity, change)
 
     async def delete_mapping(self, identity: str) -> None:
-        """Raises ResourceNotFound. Its progress stays with the leases, for a mapping of the same id."""
+        """Raises ResourceNotFound. Its progress stays with the leases, for a mapping of the same id. One that code
+        declares is there again when that code starts again."""
         if not await self._opened.delete("mapping", identity):
             raise ResourceNotFound(_NO_MAPPING)
         self.mappings.pop(identity, None)
@@ -371,32 +447,57 @@ class Control:
 
     async def _get(self, model: type[C], name: str) -> C:
         kind = model.__name__.lower()
-        document = await self._opened.get(kind, name)
-        if document is None:
+        found = content(await self._opened.get(kind, name))
+        if found is None:
             advice = f"declare it with engine.{kind}({name!r})"
             raise ResourceNotFound(f'There is no {kind} "{name}" in this store: {advice}.')
-        return model.model_validate_json(document.body)
+        return _read(model, found)
 
     async def _list(self, model: type[C]) -> dict[str, C]:
         documents = await self._opened.list(model.__name__.lower())
-        return {document.name: model.model_validate_json(document.body) for document in documents}
+        return {document.name: _read(model, found) for document in documents if (found := content(document))}
 
-    async def _write_resource(self, resource: Function | Queue | Stream) -> None:
-        body = resource.model_dump_json()
-        await self._write(type(resource).__name__.lower(), resource.name, lambda _: body)
+    async def _write_declared(self, kind: str, name: str) -> None:
+        """Replace what is stored by what is declared, unless it holds, and say how they differ."""
+        was: Stored | None = None
 
-    async def _write_declared(self, identity: str, mapping: AnyMapping) -> None:
         def body(document: Document | None) -> str:
-            if document is None:
-                return StoredMapping(identity, mapping, first_seek(mapping)).body()
-            stored = _stored(document)
-            wanted = mapping
-            if "enabled" not in mapping.model_fields_set and not stored.mapping.enabled:
-                wanted = changed(mapping, {"enabled": False})
-            seek = stored.seek if stored.seek.generation else first_seek(mapping)
-            return StoredMapping(identity, wanted, seek).body()
+            nonlocal was
+            was = content(document)
+            held = was is not None and self._holds(kind, name, was)
+            return (was if was is not None and held else self._content(kind, name, was)).body()
 
-        await self._write("mapping", identity, body)
+        await self._write(kind, name, body)
+        if was is not None and not self._holds(kind, name, was):
+            changes = difference(was.configuration, self._content(kind, name, was).configuration)
+            if changes:
+                self.log("info", "what is declared replaces what is stored", kind=kind, name=name, changes=changes)
+
+    def _holds(self, kind: str, name: str, stored: Stored) -> bool:
+        """Is what is stored not to be replaced by what is declared?"""
+        return stored.release > self._settings.release or f"{kind}:{name}" in self._mentioned
+
+    def _content(self, kind: str, name: str, stored: Stored | None) -> Stored:
+        """What is declared, to be put in the place of what is stored."""
+        release = 0 if f"{kind}:{name}" in self._mentioned else self._settings.release
+        if kind != "mapping":
+            return Stored(self._declared_as(kind, name).model_dump(mode="json"), "code", release)
+        mapping = self.mappings[name]
+        seek = first_seek(mapping)
+        if stored is not None:
+            if "enabled" not in mapping.model_fields_set and not stored.configuration["enabled"]:
+                mapping = changed(mapping, {"enabled": False})
+            sought = Seek(*stored.seek)
+            seek = sought if sought.generation else seek
+        return Stored(mapping.model_dump(mode="json"), "code", release, seek)
+
+    def _declared_as(self, kind: str, name: str) -> Configuration:
+        if kind == "function":
+            return self.functions[name]
+        if kind == "mapping":
+            return self.mappings[name]
+        return self.queues[name] if kind == "queue" else self.streams[name]
+
 
     async def _change_mapping(self, identity: str, change: Callable[[StoredMapping], StoredMapping]) -> StoredMapping:
         def body(document: Document | None) -> str:
@@ -420,7 +521,12 @@ class Control:
 
 
 def _stored(document: Document) -> StoredMapping:
-    body = json.loads(document.body)
-    model = StreamMapping if body["mapping"].get("kind") == "stream" else QueueMapping
-    mapping = model.model_validate_json(json.dumps(body["mapping"]))
-    return StoredMapping(document.name, mapping, Seek(*body["seek"]), document.revision)
+    found = content(document)
+    assert found is not None
+    stream = found.configuration["kind"] == "stream"
+    mapping = _read(StreamMapping, found) if stream else _read(QueueMapping, found)
+    return StoredMapping(document.name, mapping, Seek(*found.seek), document.revision, found.origin, found.release)
+
+
+def _read(model: type[C], stored: Stored) -> C:
+    return model.model_validate_json(json.dumps(stored.configuration))

@@ -86,6 +86,7 @@ class Engine(Declarations):
         self.settings = settings = settings or validated(EngineSettings, options, "the engine")
         super().__init__(Control(settings), clock or SystemClock())
         self.telemetry = telemetry or Telemetry()
+        self.control.log = self.telemetry.log
         self.store = load_store(store)
         self._in_memory_by_default = store is None
         self._chance = random or Random(seed)
@@ -315,7 +316,8 @@ class Engine(Declarations):
         return updated
 
     async def delete_function(self, function: Callable[..., object] | str) -> None:
-        """Forget a function in all engines; its mappings stay and wait for one of that name."""
+        """Forget a function in all engines. Its events that wait end as dropped, each when it falls due; its mappings
+        stay and wait for a function of that name. Code that declares it makes it anew when it starts."""
         name = self._named(function)
         await self.control.delete_function(name)
         if name in self._handlers:

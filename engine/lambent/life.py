@@ -105,6 +105,9 @@ class Life:
         self.events = self.connection.events
         control.connect(self.connection.documents)
         self._closing.callback(control.connect, None)
+        await control.learn_deleted()
+        if control.deleted:
+            await control.forget_deleted(await self.events.pending())
         await control.publish()
         await control.learn_destinations()
         self._permits = Permits(
@@ -140,6 +143,7 @@ class Life:
             telemetry=telemetry,
             world=world,
         )
+        await self._follow()
         control.on_declared = self._declared.set
         if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
             watchdog = Watchdog(telemetry, world.clock, self._settings.watchdog_seconds)
@@ -199,6 +203,8 @@ class Life:
             raise
         if wanted.mapping.function not in self._control.functions:
             return "Enabled" if wanted.mapping.enabled else "Disabled"  # runs in another engine, if anywhere
+        if not self._control.serves(wanted):
+            return "Disabled"
         return self.supervisor.state(identity, wanted)
 
     async def mapping_reaches(self, identity: str, state: MappingState) -> None:
@@ -251,7 +257,9 @@ class Life:
             tries += 1
 
     async def _serve_events(self) -> None:
-        feed = EventFeed(self.events, self._control.functions, self._settings.async_retry_delays_seconds)
+        feed = EventFeed(
+            self.events, self._control.functions, self._settings.async_retry_delays_seconds, self._control.deleted
+        )
         loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
         await loop.run(self.stopping)
 
@@ -274,6 +282,7 @@ class Life:
             await self._follow()
 
     async def _follow(self) -> None:
+        await self._control.learn_deleted()
         if not self._control.has_unpublished:  # what is not yet in the store was not removed from it
             self._followed(await self._control.list_functions())
             await self._control.learn_destinations()
@@ -283,7 +292,7 @@ class Life:
 
     async def _wanted(self) -> Mapping[str, StoredMapping]:
         stored = await self._control.list_mappings()
-        return {name: each for name, each in stored.items() if each.mapping.function in self._control.functions}
+        return {name: each for name, each in stored.items() if self._control.serves(each)}
 
     async def _shown(self) -> dict[str, dict[str, object]]:
         shown: dict[str, dict[str, object]] = {}

@@ -6,7 +6,7 @@ used for.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from lambent.model import Configuration
 from lambent.semantics.backoff import ASYNC_RETRY_SECONDS
 from lambent.semantics.concurrency import ACCOUNT_CONCURRENCY
 
+MAXIMUM_RELEASE: Final = 1_000_000_000_000
 Delay = Annotated[float, Field(ge=0, le=3600)]
 
 
@@ -43,6 +44,10 @@ class EngineSettings(Configuration):
     allow_private_destinations: bool = False
     """Whether HTTP destinations may be on addresses that are not public: this machine, its network, the metadata
     services of clouds."""
+
+    release: Annotated[int, Field(ge=0, le=MAXIMUM_RELEASE)] = 0
+    """The number of the deployed code. It is stored with what the code declares, and code of a lower release does not
+    replace that: while two versions run, the newer one's configuration holds for both."""
 
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = DEFAULT_REGION
     """The region that ARNs name."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final
 
@@ -40,6 +40,7 @@ from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
 from lambent.telemetry import (
     ASYNC_EVENT_AGE,
+    ASYNC_EVENTS_DROPPED,
     DELETED_EVENT_COUNT,
     FAILED_INVOKE_EVENT_COUNT,
     FILTERED_OUT_EVENT_COUNT,
@@ -61,7 +62,8 @@ EXPIRY_SLACK_SECONDS: Final = 0.01  # after the age limit, so that rounding cann
 
 class EventFeed:
     """The asynchronous events of every function in `functions`, a live mapping: who is added is served, who is removed
-    is left alone. `delays` are the seconds before each retry."""
+    is left alone, but if it is in `deleted`, a live set, its events end as they fall due. `delays` are the seconds
+    before each retry."""
 
     subject = "events"
 
@@ -70,11 +72,14 @@ class EventFeed:
         events: EventQueue,
         functions: Mapping[str, Function],
         delays: Sequence[float] = backoff.ASYNC_RETRY_SECONDS,
+        deleted: Set[str] = frozenset(),
     ) -> None:
         self.settle_many = events.settle_many
         self._events = events
         self._functions = functions
         self._delays = delays
+        self._deleted = deleted
+        self._began_with: dict[str, Function] = {}  # what runs ends as it began, also if its function is deleted
         self._turns: OrderedDict[str, None] = OrderedDict()  # who is next
         self._wake = asyncio.Event()
         self._oldest: dict[str, float] = {}  # accepted_at, as told last
@@ -89,12 +94,13 @@ class EventFeed:
         self._loop = loop
 
     def function(self, name: str) -> Function:
-        return self._functions[name]
+        return self._functions.get(name) or self._began_with[name]
 
     async def listen(self) -> None:
-        for name, oldest in await self._loop.wait(self._events.due(self._functions, WAIT_SECONDS)) or ():
+        served = {*self._functions, *self._deleted} if self._deleted else self._functions
+        for name, oldest in await self._loop.wait(self._events.due(served, WAIT_SECONDS)) or ():
             self._oldest[name] = oldest
-            if name in self._parked:
+            if name in self._parked and name in self._functions:
                 self._watch_age(name)
             else:
                 self._turn(name)
@@ -107,12 +113,15 @@ class EventFeed:
         name, _ = self._turns.popitem(last=False)
         function = self._functions.get(name)
         limit = min(slots, self._appetite.get(name, FIRST_TURN), MAXIMUM_IN_FLIGHT_PER_FUNCTION - self._in_flight[name])
-        if function is None:
-            self._later(name, LOOK_SECONDS)
-        elif limit <= 0:
+        if limit <= 0:
             self._full.add(name)
-        else:
+        elif function is not None:
+            self._began_with[name] = function
             return await self._receive(function, limit)
+        elif name in self._deleted:
+            return await self._drop(name, limit)
+        else:
+            self._later(name, LOOK_SECONDS)
         return ()
 
     def invocation(self, items: Sequence[Event]) -> Invocation:
@@ -131,7 +140,7 @@ class EventFeed:
 
     def after(self, items: Sequence[Event], outcome: Outcome) -> Sequence[EventStep]:
         (event,) = items
-        world, config = self._loop.world, self._functions[event.function].event_invoke
+        world, config = self._loop.world, self.function(event.function).event_invoke
         if isinstance(outcome, Succeeded) and outcome.by_reference:  # from here on it is reported and kept, as JSON
             outcome = replace(outcome, payload=embedded(outcome.payload).encode(), by_reference=False)
         return asynchronous.after(event, outcome, config, world.clock.now(), world.random(), self._delays)
@@ -186,6 +195,17 @@ class EventFeed:
             self._appetite.pop(name, None)
             self._overdue.discard(name)
         return attempts
+
+    async def _drop(self, name: str, limit: int) -> Sequence[Attempt[Event]]:
+        """Claim events of a function that was deleted, and end them."""
+        self._unpark(name)
+        events = await self._events.receive(name, limit, CLAIM_GRACE_SECONDS)
+        self._loop.claim(events)
+        self._in_flight[name] += len(events)
+        if len(events) == limit:
+            self._turn(name)
+        self._loop.telemetry.count(ASYNC_EVENTS_DROPPED, name, len(events))
+        return [Attempt((event,), None, asynchronous.deleted(event), len(event.payload)) for event in events]
 
     def _permits(self, name: str, limit: int) -> tuple[list[Permit], Throttled | None]:
         permits: list[Permit] = []

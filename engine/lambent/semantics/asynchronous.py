@@ -36,6 +36,7 @@ from lambent.semantics import backoff
 
 MAXIMUM_RESULT_BYTES: Final = 64 * 1024  # kept of an answer or an error document, so that results cannot fill a store
 MAXIMUM_WORDS: Final = 1024  # characters of the message of an error document that is larger
+FUNCTION_DELETED: Final = "its function was deleted"
 RECURSIVE: Final = Failed(
     {
         "errorType": "RecursiveInvocationException",
@@ -64,6 +65,12 @@ def recursive(event: Event) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed, where `recursion.py` cuts the chain; it is not counted."""
     result = kept(RECURSIVE)
     return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped", result)
+
+
+def deleted(event: Event) -> tuple[EventStep, ...]:
+    """The steps instead of an attempt that was claimed, if the event's function was deleted: nobody is told, for where
+    reports go was deleted with it."""
+    return (Delete(event.receipt, "dropped", reason=FUNCTION_DELETED),)
 
 
 def after(

@@ -1,0 +1,60 @@
+"""What a document of configuration says, beside the configuration itself: how it came to be, and of which release.
+
+Decides the form in which configurations are stored, how two of them differ, and whether what is declared now gives way
+to what is stored. What is written when is `control.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lambent.ports import Document
+
+Origin = Literal["code", "api"]
+"""code: declared, and runs only where it is declared. api: made by a call, and runs wherever its function is."""
+
+DELETED: Final = json.dumps({"deleted": True})
+"""Stands for a function that was deleted, until none of its events is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document's content. `release` is the `EngineSettings.release` of the code that declared it; `seek` is a
+    mapping's."""
+
+    configuration: Mapping[str, Any]
+    origin: Origin = "code"
+    release: int = 0
+    seek: tuple[Any, ...] = ()
+
+    def body(self) -> str:
+        """The document's text."""
+        found = {"configuration": self.configuration, "origin": self.origin, "release": self.release}
+        return json.dumps({**found, "seek": self.seek} if self.seek else found)
+
+
+def content(document: Document | None) -> Stored | None:
+    """None: there is no document, or what it was about is deleted."""
+    if document is None or is_deleted(document):
+        return None
+    found = json.loads(document.body)
+    return Stored(found["configuration"], found["origin"], found["release"], tuple(found.get("seek", ())))
+
+
+def is_deleted(document: Document) -> bool:
+    return document.body == DELETED
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """What changed, field by field: {"batch_size": "5 -> 6"}, {"event_invoke.maximum_retry_attempts": "2 -> 0"}."""
+    found: dict[str, str] = {}
+    for name in {**before, **after}:
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= difference(old, new, f"{within}{name}.")
+        elif old != new:
+            found[f"{within}{name}"] = f"{old!r} -> {new!r}"
+    return found
