@@ -29,7 +29,7 @@ from lambent.ports import Clock, Connection, Store, World
 from lambent.resources import MappingHandle, QueueHandle, StreamHandle
 from lambent.settings import EngineSettings
 from lambent.sources import load_store
-from lambent.standing import MappingStanding, standing, state_shown
+from lambent.standing import MappingStanding, running, standing
 from lambent.world import SystemClock, ids_of
 
 NO_PAYLOAD = b""
@@ -202,11 +202,9 @@ class Client:
     async def mapping_state(self, identity: str) -> MappingState:
         """In which state a mapping is in the engines that run; Disabled if they have its function and do not declare
         it; without any, in which it is wanted."""
-        stored, snapshots = await self._opened.get_mapping(identity), await self.snapshots()
-        shown = [each.mappings[identity] for each in snapshots if identity in each.mappings]
-        undeclared = any(stored.mapping.function in each.functions for each in snapshots)
-        wanted: MappingState = "Enabled" if stored.mapping.enabled and not undeclared else "Disabled"
-        return state_shown(stored, shown) or wanted
+        stored = await self._opened.get_mapping(identity)
+        declared, state = running(stored, await self.snapshots())
+        return state or ("Enabled" if stored.mapping.enabled and declared is not False else "Disabled")
 
     async def mapping_reaches(self, identity: str, state: MappingState) -> None:
         """Wait until a mapping is in this state."""

@@ -21,10 +21,12 @@ from lambent.telemetry import ITERATOR_AGE
 
 @dataclass(frozen=True, slots=True)
 class MappingStanding:
-    """`running` and `last_result` are None if no engine that runs serves it. `backlog` counts records or messages and
-    is None where no one knows it, as `iterator_age_seconds`, which queues do not have."""
+    """`running` and `last_result` are None if no engine that runs serves it. It is not `declared` if engines have its
+    function and none serves it (None: none has). `backlog` counts records or messages and is None where no one knows
+    it, as `iterator_age_seconds`, which queues do not have."""
 
     stored: StoredMapping
+    declared: bool | None
     running: MappingState | None
     last_result: str | None
     backlog: int | None
@@ -44,7 +46,6 @@ async def standing(
     now: float,
 ) -> MappingStanding:
     """How this mapping stands `now` (epoch seconds)."""
-    shown = [each.mappings[stored.id] for each in snapshots if stored.id in each.mappings]
     kind, _, name = stored.mapping.source.partition(":")
     backlog, age = None, None
     if kind == "queue" and name in queues:
@@ -55,15 +56,23 @@ async def standing(
         backlog, age = ahead.records, 0.0 if ahead.oldest_at is None else max(0.0, now - ahead.oldest_at)
     elif isinstance(stored.mapping, StreamMapping):
         age = max((_last_age(each, stored.id) for each in snapshots), default=None)
-    return MappingStanding(stored, state_shown(stored, shown), _last_result(shown), backlog, age)
+    last_result = _last_result(_shown(stored, snapshots))
+    return MappingStanding(stored, *running(stored, snapshots), last_result, backlog, age)
 
 
-def state_shown(stored: StoredMapping, shown: Sequence[Mapping[str, Any]]) -> MappingState | None:
-    """In which state it is, all engines together: on its way for as long as one of them is."""
+def running(stored: StoredMapping, snapshots: Sequence[Snapshot]) -> tuple[bool | None, MappingState | None]:
+    """Whether it is declared, and in which state it is in all engines together: on its way while it is so in one."""
+    shown = _shown(stored, snapshots)
+    hosted = any(stored.mapping.function in each.functions for each in snapshots)
     final = "Enabled" if stored.mapping.enabled else "Disabled"
     on_its_way: MappingState = "Updating" if stored.mapping.enabled else "Disabling"
     states = {each["state"] if each["revision"] == stored.revision else on_its_way for each in shown}
-    return cast(MappingState | None, min(states - {final}, default=final) if states else None)
+    state = min(states - {final}, default=final) if states else None
+    return bool(shown) if hosted else None, cast(MappingState | None, state)
+
+
+def _shown(stored: StoredMapping, snapshots: Sequence[Snapshot]) -> list[Mapping[str, Any]]:
+    return [each.mappings[stored.id] for each in snapshots if stored.id in each.mappings]
 
 
 def _last_result(shown: Sequence[Mapping[str, Any]]) -> str | None:

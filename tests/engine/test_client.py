@@ -318,6 +318,23 @@ async def test_what_runs_of_a_mapping_is_told_by_the_engines() -> None:
         ]
 
 
+async def test_a_mapping_that_the_code_no_longer_declares_is_told_so_and_can_be_deleted() -> None:
+    store = MemoryStore()
+    before, now = virtual(store), virtual(store, seed=3)
+    for engine in (before, now):
+        engine.function(echo)
+        engine.queue("orders")
+    before.map("orders", "echo")
+    async with before:
+        pass
+    async with now, client_of(store) as client:
+        (told,) = await client.standings(await client.snapshots())
+        assert (told.wanted, told.declared, told.running) == ("Enabled", False, None)
+        assert await client.mapping_state(told.stored.id) == "Disabled"
+        await client.delete_mapping(told.stored.id)
+        assert await client.standings() == []
+
+
 async def test_engines_make_snapshots_only_while_somebody_looks() -> None:
     store = MemoryStore()
     first, second = virtual(store), virtual(store, seed=5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lambent.cli import calling, dead_letters, mappings, serving, top
+from lambent.cli import calling, dead_letters, functions, mappings, serving, top
 
 app = typer.Typer(
     name="lambent",
@@ -18,6 +18,7 @@ app.command("invoke")(calling.invoke)
 app.command("send")(calling.send)
 app.command("put")(calling.put)
 app.add_typer(calling.events, name="events")
+app.add_typer(functions.app, name="functions")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("top")(top.top)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from lambent.cli.terminal import (
     USAGE,
     JsonOption,
     StoreOption,
+    check_order,
     fail,
     note,
     say,
@@ -45,8 +45,7 @@ def mappings(
     """Without a command: list all mappings. What runs, and with what result, is told by the running engines."""
     if context.invoked_subcommand is None:
         with_client(store, lambda client: _list(client, as_json))
-    if as_json or store != os.environ.get("LAMBENT_STORE", DEFAULT_STORE):
-        fail(f"write the options after `{context.invoked_subcommand}`", USAGE)
+    check_order(context.invoked_subcommand, store, as_json)
 
 
 async def _list(client: Client, as_json: bool) -> None:
@@ -124,6 +123,7 @@ def document(each: MappingStanding) -> dict[str, Any]:
         "source": mapping.source,
         "function": mapping.function,
         "wanted": each.wanted,
+        "declared": each.declared,
         "running": each.running,
         "iterator_age_seconds": each.iterator_age_seconds,
         "backlog": each.backlog,
@@ -138,7 +138,7 @@ def cells(told: dict[str, Any]) -> Sequence[object]:
         told["source"],
         told["function"],
         told["wanted"],
-        told["running"],
+        "not declared" if told["declared"] is False else told["running"],
         span(told["iterator_age_seconds"]),
         told["backlog"],
         told["last_result"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ OK: Final = 0
 FAILED: Final = 1  # what was asked for failed
 USAGE: Final = 2  # what was asked for makes no sense
 AWAY: Final = 3  # the store cannot be used, or no engine is there
+INTERRUPTED: Final = 130  # Ctrl-C, as shells have it
 
 DEFAULT_STORE: Final = "sqlite:///lambent.db"
 WIDE: Final = 250  # columns of a table that no person reads
@@ -53,6 +55,8 @@ def with_client(store: str, work: Callable[[Client], Awaitable[int | None]]) -> 
         code = asyncio.run(worked())
     except LambentError as error:
         fail(error.message, _code(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code or OK)
 
 
@@ -60,6 +64,12 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     """Say what went wrong, and end."""
     note(f"lambent: {message}")
     raise typer.Exit(code)
+
+
+def check_order(command: str | None, store: str, as_json: bool) -> None:
+    """Options of a list, given before the command of its group, would do nothing there: ends with that advice."""
+    if as_json or store != os.environ.get("LAMBENT_STORE", DEFAULT_STORE):
+        fail(f"write the options after `{command}`", USAGE)
 
 
 def note(message: str) -> None:
@@ -88,7 +98,7 @@ def say_members(document: Mapping[str, object]) -> None:
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table for people. None is a dash; numbers stand to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     cells = [["–" if cell is None else str(cell) for cell in row] for row in rows]
     for number, column in enumerate(columns):
         numeric = all(row[number][0].isdigit() or row[number] == "–" for row in cells if row[number])

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from lambent.cli.mappings import COLUMNS as MAPPING_COLUMNS
@@ -34,7 +36,7 @@ from lambent.telemetry import ASYNC_EVENT_AGE, CONCURRENT_EXECUTIONS, DURATION, 
 
 SHOWN = 20  # functions that are listed, the busiest first
 FUNCTION_COLUMNS = (
-    "FUNCTION", "CALLS/S", "CALLS", "ERRORS", "THROTTLED", "RUNNING", "DURATION", "EVENTS", "EVENT AGE",
+    "FUNCTION", "CALLS/S", "CALLS", "ERRORS", "THROTTLED", "RUNNING", "DURATION", "EVENTS", "AGE",
 )  # fmt: skip
 
 
@@ -81,14 +83,15 @@ def laid_out(picture: Mapping[str, Any]) -> RenderableType:
     busiest = sorted(functions, key=_busy)[:SHOWN]
     more = len(functions) - len(busiest)
     dead = ((each["queue"], each["visible"], each["in_flight"]) for each in picture["dead_letter_queues"])
-    return Group(
-        Text(f"{picture['store']}   {head}   {moment(picture['at'])} UTC\n", style="dim"),
+    parts: list[RenderableType] = [
+        Text(f"{picture['store']}   {head}   {moment(picture['at'])} UTC", style="dim"),
         table_of(FUNCTION_COLUMNS, map(_function_cells, busiest)),
-        Text(f"and {more} more\n" if more else "", style="dim"),
+        *([Text(f"and {more} more", style="dim")] if more else []),
         table_of(MAPPING_COLUMNS, map(mapping_cells, picture["mappings"])),
-        Text(),
         table_of(("DEAD LETTERS IN", "VISIBLE", "IN FLIGHT"), dead),
-    )
+    ]
+    shown = [part for part in parts if not isinstance(part, Table) or part.row_count]
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in shown))
 
 
 async def _picture(client: Client, before: Sequence[Snapshot], after: Sequence[Snapshot]) -> dict[str, Any]:
