@@ -1,4 +1,4 @@
-"""The built-in queue against a model of a few lines, in sequences of calls that nobody would think of.
+"""The built-in queues against a model of a few lines, in sequences of calls that nobody would think of.
 
 The model keeps a plain list and scans it. What it allows is what SQS promises: any visible messages of a standard
 queue; of a FIFO queue, from each group that has none in flight, its first ones.
@@ -6,22 +6,29 @@ queue; of a FIFO queue, from each group that has none in flight, its first ones.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from lambent.model import Delete, Message, Queue, Release, Send
-from lambent.ports import World
+from lambent.ports import BuiltinQueue, World
 from lambent.stores.memory import MemoryStore
-from lambent.stores.memory_queue import MemoryQueue
+from lambent.stores.sqlite_queue import SqliteQueues
+
+from .sqlite_files import open_file
 
 T = TypeVar("T")
 VISIBILITY, RETENTION, MAXIMUM_RECEIVES = 10, 60, 1
+EPOCH = 1_700_000_000.0
 
 
 class ManualClock:
@@ -29,23 +36,13 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.epoch = 1_700_000_000.0
+        self.epoch = EPOCH
 
     def now(self) -> float:
         return self.epoch + self.seconds
 
     def monotonic(self) -> float:
         return self.seconds
-
-
-def done(call: Coroutine[Any, Any, T]) -> T:
-    """The result of a call that has nothing to wait for."""
-    try:
-        call.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    raise AssertionError("it waited")
 
 
 @dataclass(eq=False)
@@ -69,9 +66,8 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = ManualClock()
         ids = itertools.count()
-        self.store = MemoryStore()
-        world = World("engine-1", self.clock, lambda: 0.5, lambda: f"m{next(ids)}")
-        self.connection = done(self.store.connect(world))
+        self.world = World("engine-1", self.clock, lambda: 0.5, lambda: f"m{next(ids)}")
+        self.open()
         self.queue = self.declare("q", max_receive_count=MAXIMUM_RECEIVES, dead_letter_queue="dead")
         self.dead = self.declare("dead")
         self.messages: list[Modelled] = []
@@ -79,8 +75,23 @@ class QueueMachine(RuleBasedStateMachine):
         self.receipts: list[str] = []
         self.sent = 0
 
-    def declare(self, name: str, **options: object) -> MemoryQueue:
-        return self.connection.queue(
+    # --- the queue under test
+
+    def open(self) -> None:
+        self.connection = self.done(MemoryStore().connect(self.world))
+        self.open_queue: Callable[[Queue], BuiltinQueue] = self.connection.queue
+
+    def done(self, call: Coroutine[Any, Any, T]) -> T:
+        """The result of a call that has nothing to wait for."""
+        try:
+            call.send(None)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        raise AssertionError("it waited")
+
+    def declare(self, name: str, **options: object) -> BuiltinQueue:
+        return self.open_queue(
             Queue.model_validate(
                 {
                     "name": name,
@@ -122,7 +133,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.sent += 1
         body = f"{group}{self.sent}"
         delay = None if self.fifo else delay
-        [message_id] = done(self.queue.send_many([Send(body, delay, group if self.fifo else None)]))
+        [message_id] = self.done(self.queue.send_many([Send(body, delay, group if self.fifo else None)]))
         self.messages.append(Modelled(message_id, body, group, self.now + (delay or 0), self.now + RETENTION))
 
     @rule(limit=st.integers(1, 4))
@@ -132,7 +143,7 @@ class QueueMachine(RuleBasedStateMachine):
     def receive(self, limit: int) -> None:
         self.age()
         visible = self.visible()
-        given = done(self.queue.receive(limit, 0))
+        given = self.done(self.queue.receive(limit, 0))
         assert len({message.id for message in given}) == len(given) <= limit
         spent = [message for message in visible if message.receives >= MAXIMUM_RECEIVES]
         fresh = [message for message in visible if message.receives < MAXIMUM_RECEIVES]
@@ -140,7 +151,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.check_given(message, fresh)
         if len(given) < limit:  # everything was looked at
             assert len(given) == len(fresh)
-        moved = {entry[2].value.id for entry in self.dead._state._ages._heap if entry[2].place}
+        moved = {fact.message.id for fact in self.done(self.dead.peek(1000))}
         assert len(given) == limit or moved >= {message.id for message in spent}
         for modelled in [message for message in spent if message.id in moved]:
             self.messages.remove(modelled)
@@ -155,6 +166,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert earlier is modelled, "a later message of its group came first"
         fresh.remove(modelled)
         fresh.append(modelled)
+        self.taken(message, modelled)
+
+    def taken(self, message: Message, modelled: Modelled) -> None:
         modelled.receives += 1
         modelled.receipt, modelled.until, modelled.out = message.receipt, self.now + VISIBILITY, True
         assert (message.body, message.receive_count) == (modelled.body, modelled.receives)
@@ -165,12 +179,23 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.seconds += seconds
         self.receive(4)
 
+    @rule(which=st.integers(0, 7))
+    def claim(self, which: int) -> None:
+        self.age()
+        fresh = self.visible()
+        if which < len(self.messages):
+            asked = self.messages[which]
+            given = self.done(self.queue.claim_many([asked.id, "unknown"]))
+            assert [message.id for message in given] == [asked.id] * (asked in fresh)
+            for message in given:
+                self.taken(message, asked)
+
     @rule(back=st.integers(0, 7))
     def delete(self, back: int) -> None:
         self.age()
         receipt = self.receipt(back)
         message = self.owner(receipt)
-        assert done(self.queue.settle_many([Delete(receipt)])) == [message is not None]
+        assert self.done(self.queue.settle_many([Delete(receipt)])) == [message is not None]
         if message is not None:
             self.messages.remove(message)
 
@@ -180,7 +205,7 @@ class QueueMachine(RuleBasedStateMachine):
         receipt = self.receipt(back)
         message = self.owner(receipt)
         taken = message is not None and message.out
-        assert done(self.queue.settle_many([Release(receipt, self.clock.now() + delay, give_back)])) == [taken]
+        assert self.done(self.queue.settle_many([Release(receipt, self.clock.now() + delay, give_back)])) == [taken]
         if message is not None and taken:
             message.until, message.out = self.now + delay, delay > 0
             if give_back:
@@ -198,13 +223,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def purge(self) -> None:
         if self.sent % 7 == 0:
-            done(self.queue.purge())
+            self.done(self.queue.purge())
             self.messages = []
 
     @invariant()
     def the_depth_is_exact(self) -> None:
         self.age()
-        depth = done(self.queue.depth())
+        depth = self.done(self.queue.depth())
         assert depth.visible + depth.in_flight + depth.delayed == len(self.messages)
         assert depth.in_flight == sum(message.out for message in self.messages)
         assert depth.delayed == sum(not message.out and message.until > self.now for message in self.messages)
@@ -212,7 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def the_dead_letters_are_all_there_once(self) -> None:
         self.age()
-        depth = done(self.dead.depth())
+        depth = self.done(self.dead.depth())
         assert depth.visible == len(self.buried)
 
 
@@ -220,8 +245,50 @@ class FifoMachine(QueueMachine):
     fifo = True
 
 
+class SqliteMachine(QueueMachine):
+    """The same on a file, whose process may be killed at any time."""
+
+    def open(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.directory = TemporaryDirectory()
+        self.begin()
+
+    def begin(self) -> None:
+        self.file = self.done(open_file(Path(self.directory.name) / "q.db", self.clock))
+        queues = SqliteQueues(self.file)
+        self.open_queue = lambda config: queues.queue(config, self.world)
+
+    def done(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(call)
+
+    @rule()
+    def kill(self) -> None:
+        self.clock.epoch = EPOCH  # the wall clock is right again: a new process has no other
+        self.begin()
+        self.queue, self.dead = self.open_queue(self.queue.config), self.open_queue(self.dead.config)
+
+    def teardown(self) -> None:
+        self.done(self.file.close())
+        self.loop.close()
+        self.directory.cleanup()
+
+
+class SqliteFifoMachine(SqliteMachine):
+    fifo = True
+
+
 SIZE = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestStandardQueueAgainstTheModel = QueueMachine.TestCase
 TestFifoQueueAgainstTheModel = FifoMachine.TestCase
+TestSqliteStandardQueueAgainstTheModel = SqliteMachine.TestCase
+TestSqliteFifoQueueAgainstTheModel = SqliteFifoMachine.TestCase
 TestStandardQueueAgainstTheModel.settings = SIZE
 TestFifoQueueAgainstTheModel.settings = SIZE
+TestSqliteStandardQueueAgainstTheModel.settings = settings(SIZE, max_examples=25)
+TestSqliteFifoQueueAgainstTheModel.settings = settings(SIZE, max_examples=25)
+
+
+@pytest.mark.night
+@pytest.mark.parametrize("machine", [QueueMachine, FifoMachine, SqliteMachine, SqliteFifoMachine])
+def test_no_long_sequence_of_calls_leads_a_queue_astray(machine: type[QueueMachine]) -> None:
+    run_state_machine_as_test(machine, settings=settings(SIZE, max_examples=2000, stateful_step_count=100))

@@ -1,5 +1,6 @@
 """Production engines through simulated days: no promise is broken, and every day can be lived again."""
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -12,6 +13,8 @@ import pytest
 
 from lambent.model import Delete
 from lambent.semantics import backoff, queue, stream
+from lambent.testing.faults import CLEAR, Faults, Rates
+from lambent.testing.loop import run
 from lambent.testing.simulation import Blow, Simulation
 
 PATH = Path(__file__).with_name("campaign.py")
@@ -88,6 +91,21 @@ def test_the_others_take_over_from_an_engine_that_fails(what, engines):
         blows = [Blow(12.0, what, 0, 60.0), Blow(30.0, what, 1, 60.0)]
         simulation = Simulation(seed, engines=engines, calm=True, blows=blows)
         assert not simulation.run().problems, simulation.explained()
+
+
+def test_a_fault_that_chance_brought_strikes_no_more_once_the_day_is_clear():
+    async def answer():
+        return "answer"
+
+    async def day(**rates):
+        faults = Faults(1, Rates(slow=1.0, slow_seconds=10.0, **rates))
+        call = asyncio.create_task(faults.call("queue q.send_many", answer))
+        await asyncio.sleep(0)
+        faults.rates = CLEAR
+        return await call
+
+    for fault in ("unavailable", "unknown", "crash"):
+        assert run(day(**{fault: 1.0}), seed=1) == "answer"
 
 
 # --- the simulation finds what is wrong

@@ -19,6 +19,7 @@ from lambent.stores import (
     sqlite_documents,
     sqlite_event_rows,
     sqlite_leases,
+    sqlite_messages,
     sqlite_rows,
 )
 from lambent.stores.sqlite_documents import SqliteDocuments
@@ -28,6 +29,7 @@ from lambent.stores.sqlite_file import POLL_SECONDS, Executor, SqliteFile, shrin
 from lambent.stores.sqlite_leases import SqliteLeases
 from lambent.stores.sqlite_lock import FileLock
 from lambent.stores.sqlite_opening import CHECKPOINT_PAGES, META, Opening, Upgrade, creating
+from lambent.stores.sqlite_queue import SqliteQueues
 
 UPGRADES: Final[Sequence[Upgrade]] = (
     creating(
@@ -36,6 +38,7 @@ UPGRADES: Final[Sequence[Upgrade]] = (
         *sqlite_documents.SCHEMA,
         *sqlite_event_rows.SCHEMA,
         *sqlite_leases.SCHEMA,
+        *sqlite_messages.SCHEMA,
     ),
 )
 SWEEP_SECONDS: Final = 1.0  # between two looks for what need not be kept any longer
@@ -96,6 +99,8 @@ class Connection:
         self.leases = SqliteLeases(file, world)
         self.facts = SqliteFacts(file)
         self.file = file
+        self._world = world
+        self._queues = SqliteQueues(file)
         self._events = None if client else SqliteEvents(file, world)
         self.events = self._events or _ClientEvents(file)
         self._lock = lock
@@ -112,7 +117,7 @@ class Connection:
         return self._lock.taken()
 
     def queue(self, queue: Queue) -> BuiltinQueue:
-        raise NotImplementedError
+        return self._queues.queue(queue, self._world)
 
     def stream(self, stream: Stream) -> BuiltinStream:
         raise NotImplementedError
@@ -134,6 +139,7 @@ class Connection:
         sweeps: Sequence[Callable[[], Awaitable[None]]] = (
             self._events.sweep,
             self.documents.sweep,
+            self._queues.sweep,
             self._shrink,
         )
         while True:

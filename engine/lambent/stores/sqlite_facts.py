@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 
 from lambent.model import EventFact, Fate, MessageFact, Settled, ShardFact
-from lambent.stores import sqlite_event_rows
+from lambent.stores import sqlite_event_rows, sqlite_messages
 from lambent.stores.sqlite_file import SqliteFile
 from lambent.stores.sqlite_leases import see
 
@@ -30,7 +30,7 @@ class SqliteFacts:
         return await self._file.read(sqlite_event_rows.ended, None)
 
     async def message(self, message_id: str) -> MessageFact | None:
-        return None
+        return await self._file.read(sqlite_messages.facts, (message_id, self._file.clock.now()))
 
     async def shards(self, group: str) -> Sequence[ShardFact]:
         return await self._file.read(_shards, group)

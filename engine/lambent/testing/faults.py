@@ -98,11 +98,13 @@ class Faults:
     async def call(self, point: str, method: Callable[..., Any], *arguments: Any) -> Any:
         """The call of a port's method, and what strikes it."""
         self.points.append(point)
-        fault = self.strikes.get(len(self.points)) or self._fault()
+        number = len(self.points)
+        fault = self.strikes.get(number) or self._fault()
         waiting = point.rpartition(".")[2] in WAITING
         if fault == "unknown" and point.rpartition(".")[2] in TOLD_ONCE:
             fault = "unavailable"
         await self._take_time()
+        fault = self._still(fault, number)
         if fault == "crash before":
             await self._die(fault)
         if fault in ("drain", "stop"):
@@ -116,6 +118,7 @@ class Faults:
             raise StoreUnavailable(f"{point}: the store is away (simulated)")
         answer = await method(*arguments)
         self._witness(point, arguments, answer)
+        fault = self._still(fault, number)
         if fault == "crash after":
             await self._die(fault)
         if fault == "unknown":
@@ -162,6 +165,10 @@ class Faults:
                 return cast(Fault, fault)
             point -= share
         return None
+
+    def _still(self, fault: Fault | None, number: int) -> Fault | None:
+        """What chance brought on a bad day does not strike once the day is clear."""
+        return fault if number in self.strikes or self.rates is not CLEAR else None
 
     async def _take_time(self) -> None:
         if self.chance(self.rates.slow):
