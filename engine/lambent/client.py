@@ -151,13 +151,13 @@ class Client:
 
     async def queue(self, name: str) -> QueueHandle:
         """A queue that an engine declared. Raises ResourceNotFound."""
-        configuration = await self._opened.get_queue(name)
+        configuration = await self._opened.get_queue(_name("queue", name))
         opened = self._open.queue(configuration)
         return QueueHandle(name, lambda: configuration, lambda: opened, self._clock.now)
 
     async def stream(self, name: str) -> StreamHandle:
         """As `queue`."""
-        configuration = await self._opened.get_stream(name)
+        configuration = await self._opened.get_stream(_name("stream", name))
         opened = self._open.stream(configuration)
         return StreamHandle(name, lambda: configuration, lambda: opened)
 
@@ -255,4 +255,10 @@ class Client:
     async def _function(self, name: str, qualifier: str | None) -> Function:
         if qualifier not in (None, LATEST):
             raise ResourceNotFound(f"Function not found: {self._opened.function_arn(name, qualifier)}")
-        return await self._opened.get_function(name)
+        return await self._opened.get_function(_name("function", name))
+
+
+def _name(kind: str, name: object) -> str:
+    if not isinstance(name, str) or not name.isascii():
+        raise InvalidParameterValue(f"{kind}: {name!r} is not allowed; it must be a {kind}'s name")
+    return name

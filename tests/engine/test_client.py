@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from lambent import (
     MemoryStore,
     RequestTooLarge,
     ResourceNotFound,
+    StoreUnavailable,
     TooManyRequests,
 )
 from lambent.desk import ANSWER, REQUEST, SNAPSHOT
-from lambent.ports import World
+from lambent.ports import Document, World
+from lambent.stores.memory import Connection, MemoryDocuments
 from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
 
@@ -84,6 +87,10 @@ async def test_a_client_meets_what_a_caller_of_the_engine_would_meet() -> None:
             await client.invoke("echo", b"{")
         with pytest.raises(RequestTooLarge):
             await client.invoke_async("echo", "x" * 1024 * 1024)
+        with pytest.raises(InvalidParameterValue, match=r"function: .* is not allowed; it must be a function's name"):
+            await client.invoke(echo)  # type: ignore[arg-type]
+        with pytest.raises(InvalidParameterValue, match=r"queue: .* is not allowed"):
+            await client.send("orders\ud800", "x")
         with pytest.raises(InvalidParameterValue, match="log_type"):
             await client.invoke_response("echo", log_type="tail")
         with pytest.raises(InvalidParameterValue, match="client_context"):
@@ -188,6 +195,39 @@ async def test_a_caller_whose_engine_stops_at_once_is_told_so() -> None:
         await engine.stop()
         with pytest.raises(EngineStopped, match="stopped"):
             await asking
+
+
+async def test_an_engine_answers_again_when_its_store_is_back() -> None:
+    class Flaky(MemoryStore):
+        """Whose documents cannot be read while it is away, by engines."""
+
+        away = False
+
+        async def connect(self, world: World, client: bool = False) -> Connection:
+            connection, store = await super().connect(world, client), self
+
+            class Documents(MemoryDocuments):
+                async def list(self, kind: str) -> Sequence[Document]:
+                    if store.away and kind == REQUEST:
+                        raise StoreUnavailable("away")
+                    return await super().list(kind)
+
+            if not client:
+                connection.documents = Documents(self._documents, self._clock)
+            return connection
+
+    store = Flaky()
+    engine = virtual(store)
+    engine.function(echo)
+    with capture_logs() as logs:
+        async with engine, client_of(store) as client:
+            store.away = True
+            asking = asyncio.create_task(client.invoke("echo", 1))
+            await asyncio.sleep(2)
+            assert not asking.done()
+            store.away = False
+            assert await asking == 1
+    assert {(log["event"], log["log_level"]) for log in logs} == {("desk ended and begins again", "warning")}
 
 
 async def test_a_request_of_another_version_is_left_alone() -> None:

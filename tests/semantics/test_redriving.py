@@ -21,7 +21,18 @@ from lambent.model import (
     Stream,
     StreamMapping,
 )
-from lambent.semantics.redriving import Declared, Redrive, Reinvoke, Reput, Resend, Unclear, redrive, senders
+from lambent.semantics.redriving import (
+    Declared,
+    Moved,
+    Redrive,
+    Reinvoke,
+    Reput,
+    Resend,
+    Unclear,
+    read,
+    redrive,
+    senders,
+)
 
 ORDERS = Queue(name="orders", max_receive_count=3, dead_letter_queue="dead")
 MORE_ORDERS = Queue(name="more", max_receive_count=3, dead_letter_queue="dead")
@@ -101,6 +112,19 @@ def test_the_record_of_a_failed_event_is_invoked_again_with_its_payload() -> Non
 def test_a_payload_is_invoked_again_to_its_last_digit(payload: str) -> None:
     letter = message(record(payload, responsePayload={"errorType": "ValueError"}))
     assert brought(letter, NOTIFY) == Reinvoke("notify", payload.encode())
+
+
+def test_what_went_wrong_is_read_from_the_letter() -> None:
+    def error(letter: Message) -> str:
+        found = read(letter)
+        assert not isinstance(found, Moved)
+        return found.error
+
+    assert error(message("1", RequestID="r1", ErrorCode="200", ErrorMessage="no card")) == "no card"
+    assert error(message("1", RequestID="r1", ErrorCode="429")) == "429"
+    assert error(message(record())) == "RetriesExhausted"
+    assert error(message(record(responsePayload={"errorMessage": "no card"}))) == "RetriesExhausted: no card"
+    assert error(message(batch(b"1"))) == "RetryAttemptsExhausted"
 
 
 def test_a_streams_records_are_put_again_with_their_keys_in_their_order() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, assert_never
 
 import typer
 
@@ -32,6 +32,7 @@ from lambent.semantics.redriving import (
     Declared,
     FailedBatch,
     FailedEvent,
+    Letter,
     Moved,
     Unclear,
     origins,
@@ -120,7 +121,7 @@ def redrive(
             done, stayed = done + (not told.failure), stayed + bool(told.failure)
             _tell(told, as_json, dry_run)
         if not as_json:
-            note(f"{done} {'would be' if dry_run else 'were'} brought back, {stayed} stay{'' if dry_run else 'ed'}")
+            note(f"{'would be ' if dry_run else ''}brought back: {done}, not: {stayed}")
         return FAILED if stayed else None
 
     with_client(store, redriven)
@@ -147,6 +148,18 @@ def document(fact: MessageFact, declared: Declared) -> dict[str, Any]:
     }
 
 
+def _carried(letter: Letter) -> str:
+    match letter:
+        case Moved():
+            return letter.message.body
+        case FailedEvent():
+            return letter.payload.decode("utf-8", "replace")
+        case FailedBatch():
+            return f"{len(letter.puts or ())} records"
+        case _:
+            assert_never(letter)
+
+
 async def _list_queues(letters: DeadLetters, as_json: bool) -> None:
     queues = await letters.queues()
     if as_json:
@@ -165,28 +178,29 @@ async def _list_letters(
     letters: DeadLetters, queue: str | None, pattern: str | None, limit: int, as_json: bool
 ) -> None:
     declared, more = await letters.declared(), False
-    found: list[dict[str, Any]] = []
+    found: list[MessageFact] = []
     async for fact in letters.letters(queue, pattern):
         more = len(found) == limit
         if more:
             break
-        found.append(document(fact, declared))
+        found.append(fact)
+    told = [document(fact, declared) for fact in found]
     if as_json:
-        for each in found:
+        for each in told:
             say_json(each)
         return
     show(
-        ("ID", "QUEUE", "SENT", "FROM", "ERROR", "BODY"),
+        ("ID", "QUEUE", "SENT", "FROM", "ERROR", "CARRIES"),
         (
             (
                 each["id"],
                 each["queue"],
                 moment(each["sent_at"]),
                 each["from"],
-                excerpt(each["error"] or "", 40),
-                excerpt(str(each["body"])),
+                each["error"] and excerpt(each["error"]),
+                excerpt(_carried(read(fact.message))),
             )
-            for each in found
+            for fact, each in zip(found, told, strict=True)
         ),
         empty="No dead letters.",
     )

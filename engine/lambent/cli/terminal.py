@@ -55,6 +55,8 @@ def with_client(store: str, work: Callable[[Client], Awaitable[int | None]]) -> 
         code = asyncio.run(worked())
     except LambentError as error:
         fail(error.message, _code(error))
+    except UnicodeEncodeError:
+        fail("a name or an id is text in UTF-8, and this is not", USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code or OK)
@@ -115,10 +117,15 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -
     if not table.row_count:
         note(empty)
         return
-    console = Console(markup=False, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    found = Console(markup=False, highlight=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = WIDE
+    return found
 
 
 def payload(text: str | None) -> bytes:

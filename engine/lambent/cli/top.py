@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
@@ -24,6 +24,7 @@ from lambent.cli.terminal import (
     DEFAULT_STORE,
     JsonOption,
     StoreOption,
+    console,
     moment,
     say_json,
     span,
@@ -48,13 +49,13 @@ def top(
     """Functions, mappings, waiting events and dead letters, every second; Ctrl-C ends it."""
 
     async def watched(client: Client) -> None:
-        console = Console(markup=False, highlight=False)
+        screen = console()
         if as_json or once:
             async for picture in pictures(client):
-                say_json(picture) if as_json else console.print(laid_out(picture))
+                say_json(picture) if as_json else screen.print(laid_out(picture))
                 if once:
                     return
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        with Live(console=screen, screen=True, auto_refresh=False) as live:
             async for picture in pictures(client):
                 live.update(laid_out(picture), refresh=True)
 

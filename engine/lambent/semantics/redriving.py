@@ -246,6 +246,8 @@ def _record(body: str) -> FailedEvent | FailedBatch | None:
         where = f"they are in stream {stream}, shard {shard}, from {first} to {last}, while it keeps them"
         payload = json.loads(members["payload"]) if "payload" in members else None
         return FailedBatch(stream, None if payload is None else _puts(json.loads(payload)), error, where)
+    if isinstance(response := json.loads(members.get("responsePayload", "null")), dict) and "errorMessage" in response:
+        error = f"{error}: {response['errorMessage']}"
     function = context["functionArn"].split(":function:")[1].partition(":")[0]
     return FailedEvent(members["requestPayload"].encode(), function, context["requestId"], error)
 
