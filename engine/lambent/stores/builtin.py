@@ -96,6 +96,12 @@ def shard_id(number: int) -> str:
     return f"shardId-{number:012d}"
 
 
+def number_of(shard: str) -> int | None:
+    """The number of the shard of that name; None: it is no shard's."""
+    digits = shard.removeprefix("shardId-")
+    return int(digits) if digits.isdecimal() and shard == shard_id(int(digits)) else None
+
+
 def prefix_of(number: int) -> str:
     """What the positions of that shard begin with."""
     return f"49{number:030d}"
@@ -110,6 +116,14 @@ def place_in(shard: str, prefix: str, position: str) -> int:
     if not position.startswith(prefix) or not position[-PLACE_DIGITS:].isdecimal():
         raise InvalidParameterValue(f"{position!r} is no position of {shard}")
     return int(position[-PLACE_DIGITS:])
+
+
+def parts_of(position: str) -> tuple[int, int] | None:
+    """The number of its shard and its place there; None: it is no position."""
+    shard, place = position[2:-PLACE_DIGITS], position[-PLACE_DIGITS:]
+    if not (shard.isdecimal() and place.isdecimal() and position == position_of(prefix_of(int(shard)), int(place))):
+        return None
+    return int(shard), int(place)
 
 
 def middle_of(shard: str, first_hash: int, end_hash: int) -> int:

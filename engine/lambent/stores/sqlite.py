@@ -20,6 +20,7 @@ from lambent.stores import (
     sqlite_event_rows,
     sqlite_leases,
     sqlite_messages,
+    sqlite_records,
     sqlite_rows,
 )
 from lambent.stores.sqlite_documents import SqliteDocuments
@@ -30,6 +31,7 @@ from lambent.stores.sqlite_leases import SqliteLeases
 from lambent.stores.sqlite_lock import FileLock
 from lambent.stores.sqlite_opening import CHECKPOINT_PAGES, META, Opening, Upgrade, creating
 from lambent.stores.sqlite_queue import SqliteQueues
+from lambent.stores.sqlite_stream import SqliteStreams
 
 UPGRADES: Final[Sequence[Upgrade]] = (
     creating(
@@ -39,6 +41,7 @@ UPGRADES: Final[Sequence[Upgrade]] = (
         *sqlite_event_rows.SCHEMA,
         *sqlite_leases.SCHEMA,
         *sqlite_messages.SCHEMA,
+        *sqlite_records.SCHEMA,
     ),
 )
 SWEEP_SECONDS: Final = 1.0  # between two looks for what need not be kept any longer
@@ -101,6 +104,7 @@ class Connection:
         self.file = file
         self._world = world
         self._queues = SqliteQueues(file)
+        self._streams = SqliteStreams(file)
         self._events = None if client else SqliteEvents(file, world)
         self.events = self._events or _ClientEvents(file)
         self._lock = lock
@@ -120,7 +124,7 @@ class Connection:
         return self._queues.queue(queue, self._world)
 
     def stream(self, stream: Stream) -> BuiltinStream:
-        raise NotImplementedError
+        return self._streams.stream(stream, self._world)
 
     def on_trouble(self, callback: Callable[[str], None]) -> None:
         self.file.on_trouble(callback)
@@ -140,6 +144,7 @@ class Connection:
             self._events.sweep,
             self.documents.sweep,
             self._queues.sweep,
+            self._streams.sweep,
             self._shrink,
         )
         while True:

@@ -101,19 +101,23 @@ class SqliteFile:
     async def write(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
         """Answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or what `perform`
         raises for this item."""
-        return await self.ask(perform, item, then)
-
-    def ask(
-        self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None
-    ) -> asyncio.Future[Result]:
-        """As `write`, for who need not wait."""
         if self._closed:
             raise StoreUnavailable(f"{self.path} is closed.")
         future: asyncio.Future[Result] = self._loop.create_future()
         self._writes.append((perform, item, (future, then)))
         if not self._scheduled:
             self._schedule()
-        return future
+        return await future
+
+    def tell(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> None:
+        """As `write`, for who does not wait, and has no interest in what goes wrong."""
+        if self._closed:
+            return
+        nobody: asyncio.Future[Result] = self._loop.create_future()
+        nobody.cancel()
+        self._writes.append((perform, item, (nobody, then)))
+        if not self._scheduled:
+            self._schedule()
 
     async def read(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
         """Sees everything that was committed before it was asked for, and the items of one function in one state."""

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from math import inf
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from lambent.errors import StoreUnavailable
 from lambent.model import Depth, Message, MessageFact, Queue, Release, Send, Settlement
 from lambent.ports import World
 from lambent.semantics.sending import check_send
@@ -202,14 +200,5 @@ class SqliteQueue(QueueView):
 
     def _give_back(self, found: Given) -> None:
         settlings = [Settling(message.receipt, 0.0, give_back=True) for message in found.messages]
-        if not settlings:
-            return
-        with suppress(StoreUnavailable):  # then they come back by themselves
-            asked = self._file.ask(SETTLE, self._call(settlings), lambda _: self._state.changed())
-            asked.add_done_callback(_forgotten)
-
-
-def _forgotten(asked: asyncio.Future[Any]) -> None:
-    """Nobody waits for it: what it raised is of no interest."""
-    if not asked.cancelled():
-        asked.exception()
+        if settlings:
+            self._file.tell(SETTLE, self._call(settlings), lambda _: self._state.changed())

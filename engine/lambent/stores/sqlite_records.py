@@ -1,0 +1,439 @@
+"""The records of the built-in streams in a SQLite file: what is done to them inside a transaction.
+
+Decides which place a record gets, what can still be read, and what retention removes when. Which shard a key belongs to
+is `builtin.py`'s; who waits for records `sqlite_stream.py`'s.
+
+A record's number is its shard's, and below it the place in the shard: a shard's records lie side by side, and a read of
+a thousand of them is one range. Places have no gaps but for rows that were put aside as damaged, and within a shard
+arrival never goes back: what lies behind a position is counted, and a time is found, without reading all between.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
+from operator import itemgetter
+from struct import Struct
+from typing import Any, Final, NamedTuple, TypeVar
+from zlib import crc32
+
+import apsw
+
+from lambent.errors import InvalidParameterValue, ResourceNotFound
+from lambent.model import Backlog, Put, Read, Record, Shard, Stream
+from lambent.stores.builtin import (
+    hash_key,
+    hash_ranges,
+    middle_of,
+    number_of,
+    parts_of,
+    position_of,
+    prefix_of,
+    shard_id,
+)
+from lambent.stores.sqlite_file import FileClock, Perform
+from lambent.stores.sqlite_rows import many, quarantine
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+SCHEMA: Final = (
+    """CREATE TABLE streams (
+        number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL, layout TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE shards (
+        number INTEGER PRIMARY KEY, stream INTEGER NOT NULL, ordinal INTEGER NOT NULL, parents TEXT NOT NULL,
+        first_hash TEXT NOT NULL, end_hash TEXT NOT NULL, closed INTEGER NOT NULL,
+        first INTEGER NOT NULL, first_at REAL NOT NULL, last INTEGER NOT NULL, last_at REAL NOT NULL,
+        UNIQUE (stream, ordinal)
+    ) STRICT""",
+    """CREATE TABLE records (
+        number INTEGER PRIMARY KEY, arrived_at REAL NOT NULL, hops INTEGER NOT NULL, crc INTEGER NOT NULL,
+        key TEXT NOT NULL, data BLOB NOT NULL
+    ) STRICT""",
+)
+
+PLACE_BITS: Final = 40
+MAXIMUM_PLACE: Final = 2**PLACE_BITS - 1
+TRIM_ROWS: Final = 1_000  # removed in one step at most, besides twice as many as are put
+MAXIMUM_LAYOUTS: Final = 1_000  # remembered
+STEP_SHARDS: Final = 100  # looked at in one transaction for what is too old
+
+_OPEN: Final = "SELECT number, config, layout FROM streams WHERE name = ?"
+_NEW_LAYOUT: Final = "UPDATE streams SET layout = hex(randomblob(16)) WHERE number = ?"
+_NEW_SHARD: Final = "INSERT INTO shards VALUES (NULL, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0)"
+_SHARDS: Final = "SELECT number, ordinal, parents, closed, last FROM shards WHERE stream = ? ORDER BY ordinal"
+_NEXT_PLACES: Final = """UPDATE shards SET last = last + ?, last_at = max(last_at, ?) WHERE number = ?
+    RETURNING last, last_at, first, first_at"""
+_PUT: Final = "INSERT INTO records (number, arrived_at, hops, crc, key, data) VALUES {rows}"
+_READ: Final = """SELECT number, arrived_at, hops, crc, key, data FROM records WHERE number > ? AND number <= ?
+    ORDER BY number LIMIT ?"""
+_ARRIVALS: Final = "SELECT number, arrived_at FROM records WHERE number >= ? AND number <= ? ORDER BY number LIMIT ?"
+_OLDEST: Final = """SELECT shards.number, config, first, first_at, last FROM shards
+    JOIN streams ON streams.number = stream WHERE shards.number > ? ORDER BY shards.number LIMIT ?"""
+
+_HEAD: Final = Struct("<qdq")
+
+
+class Layout(NamedTuple):
+    """The open shards of a stream, by their first hash keys."""
+
+    first_hashes: Sequence[int]
+    shards: Sequence[tuple[int, str]]  # number and prefix
+
+
+class Ground(NamedTuple):
+    """Where a stream is: its name, the file's time, and what the file's thread remembers of layouts, by their names. A
+    layout has a new name after every change, also one that is rolled back, so what is remembered is never wrong."""
+
+    name: str
+    clock: FileClock
+    layouts: dict[str, Layout]
+
+
+class Placed(NamedTuple):
+    """What was put: the positions, and the last place of each shard that was put to, by its number."""
+
+    positions: Sequence[str]
+    lasts: dict[int, int]
+
+
+class ShardRow(NamedTuple):
+    number: int
+    shard: Shard
+    prefix: str
+    closed: bool
+    last: int
+
+
+class Want(NamedTuple):
+    """Up to so many records and bytes of a shard that follow a place."""
+
+    shard: ShardRow
+    place: int
+    maximum_records: int
+    maximum_bytes: int
+
+
+class Found(NamedTuple):
+    """What follows; the last place that there is; the numbers of records that are damaged and were passed over."""
+
+    read: Read
+    last: int
+    damaged: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One stream inside a transaction; `now` is the file's time in epoch seconds."""
+
+    cursor: apsw.Cursor
+    number: int
+    config: Stream
+    layout_name: str
+    layouts: dict[str, Layout]
+    now: float
+
+    @property
+    def horizon(self) -> float:
+        """What arrived before is too old."""
+        return self.now - self.config.retention_seconds
+
+    # --- putting ---------------------------------------------------------------------------------------------------
+
+    def put(self, puts: Sequence[Put]) -> Placed:
+        """Store checked records, all that several callers have."""
+        shards = self._shards_of(puts)
+        before: dict[int, int] = {}
+        lasts: dict[int, int] = {}
+        old: list[tuple[int, int, int]] = []
+        arrived_at = self.now
+        for (number, _), count in Counter(shards).items():
+            places: Any = self.cursor.execute(_NEXT_PLACES, (count, self.now, number)).fetchall()
+            ((last, last_at, first, first_at),) = places
+            before[number], lasts[number] = last - count, last
+            arrived_at = max(arrived_at, last_at)  # another process's clock may be ahead of ours
+            if first_at < self.horizon:
+                old.append((number, first, last))
+        rows, positions = [], []
+        for put, (number, prefix) in zip(puts, shards, strict=True):
+            before[number] = place = before[number] + 1
+            rows.append(_row(number << PLACE_BITS | place, arrived_at, put))
+            positions.append(position_of(prefix, place))
+        many(self.cursor, _PUT, rows)
+        for shard in old:
+            _trim(self.cursor, *shard, self.horizon, TRIM_ROWS + 2 * len(puts))
+        return Placed(positions, lasts)
+
+    def _shards_of(self, puts: Sequence[Put]) -> Sequence[tuple[int, str]]:
+        first_hashes, shards = self._layout()
+        if len(shards) == 1:
+            return [shards[0]] * len(puts)
+        return [shards[bisect_right(first_hashes, hash_key(put.key)) - 1] for put in puts]
+
+    def _layout(self) -> Layout:
+        found = self.layouts.get(self.layout_name)
+        if found is None:
+            rows: Any = self.cursor.execute(
+                "SELECT first_hash, number, ordinal FROM shards WHERE stream = ? AND closed = 0 ORDER BY first_hash",
+                (self.number,),
+            ).fetchall()
+            found = Layout([int(row[0], 16) for row in rows], [(row[1], prefix_of(row[2])) for row in rows])
+            while len(self.layouts) >= MAXIMUM_LAYOUTS:
+                del self.layouts[next(iter(self.layouts))]
+            self.layouts[self.layout_name] = found
+        return found
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, wants: Sequence[Want]) -> list[Found]:
+        return [self._read(want) for want in wants]
+
+    def _read(self, want: Want) -> Found:
+        shard, base = want.shard, want.shard.number << PLACE_BITS
+        first, last, closed = self._readable(shard.number)
+        place = max(want.place, first - 1)
+        records: list[Record] = []
+        damaged: list[int] = []
+        left, tip, prefix = want.maximum_bytes, False, shard.prefix
+        rows: Any = self.cursor.execute(_READ, (base + place, base + last, want.maximum_records))
+        for number, arrived_at, hops, crc, key, data in rows:
+            left -= len(data) + len(key)
+            sound = crc == _checksum(number, arrived_at, hops, key, data)
+            if records and (left < 0 or number != base + place + 1 or not sound):
+                break  # what is missing is told with what comes after it
+            place = number - base
+            if sound:
+                records.append(Record(position_of(prefix, place), key, data, arrived_at, hops))
+            else:
+                damaged.append(number)
+        else:
+            tip = place >= last or len(records) + len(damaged) < want.maximum_records
+        ended = tip and closed
+        # a loss is told with the records after it: without any, the position would stay before it, to be told again
+        lost = (place if records else last) - want.place - len(records) if records or ended else 0
+        return Found(Read(shard.shard.id, records, tip, ended, max(0, lost)), last, damaged)
+
+    def position(self, asked: tuple[ShardRow, str, float | None]) -> str:
+        """The one after which reading starts."""
+        shard, starting_position, timestamp = asked
+        first, last, _ = self._readable(shard.number)
+        if starting_position == "LATEST":
+            return position_of(shard.prefix, last)
+        if starting_position == "AT_TIMESTAMP":
+            if timestamp is None:
+                raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
+            first = _first_since(self.cursor, shard.number, first, last, timestamp)
+        elif starting_position != "TRIM_HORIZON":
+            raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+        return position_of(shard.prefix, first - 1)
+
+    def backlog(self, asked: tuple[ShardRow, int]) -> Backlog:
+        """What follows that place."""
+        shard, place = asked
+        first, last, _ = self._readable(shard.number)
+        base, after = shard.number << PLACE_BITS, max(place, first - 1)
+        rows: Any = self.cursor.execute(_ARRIVALS, (base + after + 1, base + last, 1)).fetchall()
+        return Backlog(max(0, last - after), rows[0][1] if rows else None)
+
+    def find(self, position: str) -> tuple[str, Record] | None:
+        parts = parts_of(position)
+        if parts is None:
+            return None
+        shard = next((row for row in self.shards(None) if row.prefix == prefix_of(parts[0])), None)
+        if shard is None:
+            return None
+        found = self._read(Want(shard, parts[1] - 1, 1, 0)).read.records
+        return (shard.shard.id, found[0]) if found and found[0].position == position else None
+
+    def _readable(self, number: int) -> tuple[int, int, bool]:
+        """The first and the last place of a shard that are not too old, and whether it is closed."""
+        row: Any = self.cursor.execute(
+            "SELECT first, first_at, last, closed FROM shards WHERE number = ?", (number,)
+        ).fetchall()
+        ((first, first_at, last, closed),) = row
+        if first_at < self.horizon:
+            first = _first_since(self.cursor, number, first, last, self.horizon)
+        return first, last, bool(closed)
+
+    # --- shards ----------------------------------------------------------------------------------------------------
+
+    def shards(self, _: None) -> list[ShardRow]:
+        """All that there are, parents before their children."""
+        rows: Any = self.cursor.execute(_SHARDS, (self.number,)).fetchall()
+        return [_shard_row(*row) for row in rows]
+
+    def split(self, name: str) -> list[Shard]:
+        """Close it, and open two children, each with half of its hash keys."""
+        number, first, end = self._parent(name)
+        middle = middle_of(name, first, end)
+        self._close([number])
+        return [self._add(*hashes, (name,)) for hashes in ((first, middle), (middle, end))]
+
+    def merge(self, names: tuple[str, str]) -> Shard:
+        """Close both, which must be neighbours, and open one child."""
+        low, high = sorted(map(self._parent, names), key=itemgetter(1))
+        if low[2] != high[1]:
+            raise InvalidParameterValue(f"{names[0]} and {names[1]} are not neighbours: only these can be merged")
+        self._close([low[0], high[0]])
+        return self._add(low[1], high[2], names)
+
+    def create(self) -> None:
+        for hashes in hash_ranges(self.config.shards):
+            self._add(*hashes, ())
+
+    def _parent(self, name: str) -> tuple[int, int, int]:
+        """An open shard: its number and its hash keys, from the first to before the end."""
+        rows: Any = self.cursor.execute(
+            "SELECT number, first_hash, end_hash, closed FROM shards WHERE stream = ? AND ordinal = ?",
+            (self.number, number_of(name)),
+        ).fetchall()
+        if not rows:
+            raise unknown_shard(self.config.name, name)
+        ((number, first, end, closed),) = rows
+        if closed:
+            raise InvalidParameterValue(f"{name} is closed already")
+        return number, int(first, 16), int(end, 16)
+
+    def _close(self, numbers: Sequence[int]) -> None:
+        self.cursor.executemany("UPDATE shards SET closed = 1 WHERE number = ?", [(number,) for number in numbers])
+
+    def _add(self, first_hash: int, end_hash: int, parents: Sequence[str]) -> Shard:
+        ordinal: int = self.cursor.execute("SELECT count(*) FROM shards WHERE stream = ?", (self.number,)).get
+        hashes = (f"{first_hash:033x}", f"{end_hash:033x}")
+        self.cursor.execute(_NEW_SHARD, (self.number, ordinal, json.dumps(parents), *hashes))
+        self.cursor.execute(_NEW_LAYOUT, (self.number,))
+        return Shard(shard_id(ordinal), tuple(parents))
+
+
+def put(cursor: apsw.Cursor, items: Sequence[tuple[Ground, Sequence[Put]]]) -> Sequence[Placed]:
+    """What several callers put into one stream is put at once."""
+    callers: dict[str, list[int]] = {}
+    for index, (ground, _) in enumerate(items):
+        callers.setdefault(ground.name, []).append(index)
+    placed: dict[int, Placed] = {}
+    for indexes in callers.values():
+        together = _open(cursor, items[indexes[0]][0]).put([put for index in indexes for put in items[index][1]])
+        positions = iter(together.positions)
+        for index in indexes:
+            placed[index] = Placed(list(islice(positions, len(items[index][1]))), together.lasts)
+    return [placed[index] for index in range(len(items))]
+
+
+def declare(cursor: apsw.Cursor, items: Sequence[tuple[Ground, Stream]]) -> Sequence[None]:
+    """The file has the stream, with this configuration. One that it had already keeps its shards."""
+    for ground, config in items:
+        text = config.model_dump_json()
+        cursor.execute(
+            "INSERT INTO streams (name, config, layout) VALUES (?, ?, '') ON CONFLICT DO NOTHING", (config.name, text)
+        )
+        is_new = cursor.connection.changes() > 0
+        stream = _open(cursor, ground)
+        if is_new:
+            stream.create()
+        elif stream.config != config:
+            cursor.execute("UPDATE streams SET config = ? WHERE number = ?", (text, stream.number))
+    return [None] * len(items)
+
+
+def put_aside(cursor: apsw.Cursor, items: Sequence[Sequence[int]]) -> Sequence[None]:
+    """Records that are damaged go where a person can look at them."""
+    for number in chain.from_iterable(items):
+        for row in cursor.execute("SELECT * FROM records WHERE number = ?", (number,)).fetchall():
+            quarantine(cursor, "records", f"{number >> PLACE_BITS}/{number & MAXIMUM_PLACE}", row)
+            cursor.execute("DELETE FROM records WHERE number = ?", (number,))
+    return [None] * len(items)
+
+
+def sweep(cursor: apsw.Cursor, items: Sequence[tuple[int, FileClock]]) -> Sequence[int]:
+    """Remove what is too old from the shards that follow this one; gives the last of them (0: of all)."""
+    return [_sweep_after(cursor, number, clock.now()) for number, clock in items]
+
+
+def _sweep_after(cursor: apsw.Cursor, number: int, now: float) -> int:
+    rows: Any = cursor.execute(_OLDEST, (number, STEP_SHARDS)).fetchall()
+    for number, config, first, first_at, last in rows:
+        horizon = now - _parsed(config).retention_seconds
+        if first <= last and first_at < horizon and _trim(cursor, number, first, last, horizon, TRIM_ROWS):
+            return number - 1  # there is more
+    return number if len(rows) == STEP_SHARDS else 0
+
+
+def _trim(cursor: apsw.Cursor, number: int, first: int, last: int, horizon: float, limit: int) -> bool:
+    """Remove what arrived before the horizon, within limits; True: there is more."""
+    base = number << PLACE_BITS
+    after, after_at, old = base + last + 1, 0.0, 0
+    rows: Any = cursor.execute(_ARRIVALS, (base + first, base + last, limit + 1))
+    for row, arrived_at in rows:
+        if arrived_at >= horizon or old == limit:
+            after, after_at = row, arrived_at
+            break
+        old += 1
+    cursor.execute("DELETE FROM records WHERE number >= ? AND number < ?", (base + first, after))
+    cursor.execute("UPDATE shards SET first = ?, first_at = ? WHERE number = ?", (after - base, after_at, number))
+    return old == limit
+
+
+def _first_since(cursor: apsw.Cursor, number: int, first: int, last: int, since: float) -> int:
+    """The first place, from `first` on, whose record did not arrive before; one behind the last if there is none."""
+    base, end = number << PLACE_BITS, last + 1
+    while first < end:
+        middle = (first + end) // 2
+        rows: Any = cursor.execute(_ARRIVALS, (base + middle, base + end - 1, 1)).fetchall()
+        if rows and rows[0][1] < since:
+            first = rows[0][0] - base + 1
+        else:
+            end = middle
+    return first
+
+
+def _row(number: int, arrived_at: float, put: Put) -> tuple[object, ...]:
+    crc = _checksum(number, arrived_at, put.hops, put.key, put.data)
+    return (number, arrived_at, put.hops, crc, put.key, put.data)
+
+
+def _checksum(number: int, arrived_at: float, hops: int, key: str, data: bytes) -> int:
+    return crc32(data, crc32(key.encode(), crc32(_HEAD.pack(number, arrived_at, hops))))
+
+
+def _shard_row(number: int, ordinal: int, parents: str, closed: int, last: int) -> ShardRow:
+    shard = Shard(shard_id(ordinal), tuple(json.loads(parents)))
+    return ShardRow(number, shard, prefix_of(ordinal), bool(closed), last)
+
+
+def unknown_shard(stream: str, shard: str) -> ResourceNotFound:
+    return ResourceNotFound(f"stream {stream} has no shard {shard}")
+
+
+def _open(cursor: apsw.Cursor, ground: Ground) -> _Stream:
+    row: Any = cursor.execute(_OPEN, (ground.name,)).fetchall()
+    ((number, config, layout),) = row
+    return _Stream(cursor, number, _parsed(config), layout, ground.layouts, ground.clock.now())
+
+
+@lru_cache(maxsize=1024)
+def _parsed(config: str) -> Stream:
+    return Stream.model_validate_json(config)
+
+
+def _each(call: Callable[[_Stream, Argument], Result]) -> Perform[tuple[Ground, Argument], Result]:
+    """What is done to one stream, as it is done for several callers."""
+
+    def perform(cursor: apsw.Cursor, items: Sequence[tuple[Ground, Argument]]) -> Sequence[Result]:
+        return [call(_open(cursor, ground), argument) for ground, argument in items]
+
+    return perform
+
+
+READ: Final = _each(_Stream.read)
+POSITION: Final = _each(_Stream.position)
+BACKLOG: Final = _each(_Stream.backlog)
+FIND: Final = _each(_Stream.find)
+SHARDS: Final = _each(_Stream.shards)
+SPLIT: Final = _each(_Stream.split)
+MERGE: Final = _each(_Stream.merge)
