@@ -27,6 +27,8 @@ from lambent.model import (
 )
 from lambent.ports import Clock, Connection, Store, World
 from lambent.resources import MappingHandle, QueueHandle, StreamHandle
+from lambent.semantics.auditing import Audit
+from lambent.semantics.explaining import Explanation
 from lambent.settings import EngineSettings
 from lambent.sources import load_store
 from lambent.standing import MappingStanding, running, standing
@@ -134,6 +136,16 @@ class Client:
     async def event(self, request_id: str) -> EventFact:
         """Where an asynchronous event is, or what became of it. Raises ResourceNotFound."""
         return await inspection.event(self._open, request_id)
+
+    async def why(self, id: str) -> Sequence[Explanation]:
+        """Where an item is, and because of what: an asynchronous event by its request id, a message by its id, a record
+        by its sequence number (or `shardId:sequenceNumber`). One explanation for each mapping that reads it."""
+        return await inspection.why(self._opened, self._open, id, self._clock.now())
+
+    async def audit(self, mapping: str) -> Audit:
+        """The books of a stream mapping, by its id: what came, and what became of it. Raises ResourceNotFound,
+        InvalidParameterValue for the mapping of a queue."""
+        return await inspection.audit(self._opened, self._open, mapping)
 
     async def pending(self) -> Mapping[str, int]:
         """How many events each function has, waiting or running."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Final, cast
@@ -48,6 +48,8 @@ from lambent.payload import check_payload, encode_payload, encode_result
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
 from lambent.runtimes.error_documents import not_json
+from lambent.semantics.auditing import Audit
+from lambent.semantics.explaining import Explanation
 from lambent.semantics.recursion import refused
 from lambent.settings import EngineSettings
 from lambent.sources import load_store
@@ -195,6 +197,16 @@ class Engine(Declarations):
         """Where an asynchronous event is: when it is due and because of what it waits, or how it ended, with the answer
         or the error document. Raises ResourceNotFound, StoreUnavailable."""
         return await inspection.event(self._living().connection, request_id)
+
+    async def why(self, id: str) -> Sequence[Explanation]:
+        """Where an item is, and because of what: an asynchronous event by its request id, a message by its id, a record
+        by its sequence number (or `shardId:sequenceNumber`). One explanation for each mapping that reads it."""
+        return await inspection.why(self.control, self._living().connection, id, self._clock.now())
+
+    async def audit(self, mapping: str) -> Audit:
+        """The books of a stream mapping, by its id: what came, and what became of it. Raises ResourceNotFound,
+        InvalidParameterValue for the mapping of a queue."""
+        return await inspection.audit(self.control, self._living().connection, mapping)
 
     async def _once_more(self, invocation: Invocation, throttled: Throttled) -> Outcome:
         """Other engines may hold what is missing: a caller waits for one question, and no longer. Looking for room

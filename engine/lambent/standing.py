@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from lambent.control import NOTHING_PROCESSED, PROBLEM, MappingState, StoredMapping
 from lambent.desk import Snapshot
-from lambent.model import Backlog, Queue, Stream, StreamMapping
+from lambent.model import Backlog, Lease, Queue, Shard, Stream, StreamMapping
 from lambent.polling.leases import resume_from
 from lambent.ports import BuiltinStream, Connection
 from lambent.telemetry import ITERATOR_AGE
@@ -87,21 +87,30 @@ def _last_age(snapshot: Snapshot, identity: str) -> float:
     return measured["last"] if isinstance(measured, dict) else 0.0
 
 
+async def reached(
+    stored: StoredMapping, leases: Mapping[str, Lease], shard: Shard, stream: BuiltinStream
+) -> str | None:
+    """Up to which position a mapping has finished a shard, or after which it would begin now; None: it begins at the
+    latest record whenever that is, so nothing lies before it. `leases` are the mapping's, by shard."""
+    lease = leases.get(shard.id)
+    progress = None if lease is None else resume_from(lease, stored.seek.generation)
+    if progress is not None:
+        return progress.position
+    if any(parent in leases for parent in shard.parents):
+        return await stream.position(shard.id, "TRIM_HORIZON", None)
+    if stored.seek.starting_position == "LATEST":
+        return None
+    return await stream.position(shard.id, stored.seek.starting_position, stored.seek.timestamp)
+
+
 async def _ahead(stored: StoredMapping, connection: Connection, stream: BuiltinStream) -> Backlog:
     """What the mapping has not finished in all shards."""
     leases = {fact.lease.name: fact.lease for fact in await connection.facts.shards(stored.id)}
     records, oldest = 0, []
     for shard in await stream.shards():
-        lease = leases.get(shard.id)
-        progress = None if lease is None else resume_from(lease, stored.seek.generation)
-        if progress is not None:
-            position = progress.position
-        elif any(parent in leases for parent in shard.parents):
-            position = await stream.position(shard.id, "TRIM_HORIZON", None)
-        elif stored.seek.starting_position == "LATEST":
-            continue  # nothing lies before it until it has begun
-        else:
-            position = await stream.position(shard.id, stored.seek.starting_position, stored.seek.timestamp)
+        position = await reached(stored, leases, shard, stream)
+        if position is None:
+            continue
         backlog = await stream.backlog(shard.id, position)
         records += backlog.records
         oldest += [] if backlog.oldest_at is None else [backlog.oldest_at]

@@ -36,6 +36,7 @@ from lambent.semantics import backoff
 
 MAXIMUM_RESULT_BYTES: Final = 64 * 1024  # kept of an answer or an error document, so that results cannot fill a store
 MAXIMUM_WORDS: Final = 1024  # characters of the message of an error document that is larger
+DROPPED: Final = "dropped"  # how an event ended that no attempt was to be made of
 FUNCTION_DELETED: Final = "its function was deleted"
 RECURSIVE: Final = Failed(
     {
@@ -47,14 +48,14 @@ STATES: Final[dict[AsyncCondition, str]] = {
     "Success": "succeeded",
     "RetriesExhausted": "failed",
     "EventAgeExceeded": "expired",
-    "ZeroReservedConcurrency": "dropped",
+    "ZeroReservedConcurrency": DROPPED,
 }
 
 
 def before(event: Event, config: EventInvokeConfig, now: float) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed at `now` (epoch seconds); none: run it. The attempt that does
     not take place is not in the report's count."""
-    if now >= _limit(event, config):
+    if now >= age_limit(event, config):
         return _end(_given_back(event), "EventAgeExceeded", None)
     if event.attempts > 1 + config.maximum_retry_attempts:  # only crashes count so far
         return _end(_given_back(event), "RetriesExhausted", None)
@@ -64,13 +65,13 @@ def before(event: Event, config: EventInvokeConfig, now: float) -> tuple[EventSt
 def recursive(event: Event) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed, where `recursion.py` cuts the chain; it is not counted."""
     result = kept(RECURSIVE)
-    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, "dropped", result)
+    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, DROPPED, result)
 
 
 def deleted(event: Event) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed, if the event's function was deleted: nobody is told, for where
     reports go was deleted with it."""
-    return (Delete(event.receipt, "dropped", reason=FUNCTION_DELETED),)
+    return (Delete(event.receipt, DROPPED, reason=FUNCTION_DELETED),)
 
 
 def after(
@@ -90,13 +91,13 @@ def after(
             if event.attempts > config.maximum_retry_attempts:
                 return _end(event, "RetriesExhausted", outcome)
             retry_at = now + backoff.async_retry(event.attempts, delays)
-            if retry_at >= _limit(event, config):
+            if retry_at >= age_limit(event, config):
                 return _end(event, "EventAgeExceeded", outcome)
             return (Release(event.receipt, retry_at, reason=kept(outcome).decode()),)
         case Throttled(reserved_zero=True):
             return _end(_given_back(event), "ZeroReservedConcurrency", None, outcome.reason)
         case Throttled() | Unavailable():
-            limit = _limit(event, config)
+            limit = age_limit(event, config)
             if now >= limit:
                 return _end(_given_back(event), "EventAgeExceeded", None, outcome.reason)
             retry_at = min(now + backoff.throttle(event.deferrals, jitter), limit)  # `before` ends it at the limit
@@ -134,7 +135,7 @@ def _end(
     return ReportEvent(event, condition, outcome), Delete(event.receipt, STATES[condition], kept(outcome), reason)
 
 
-def _limit(event: Event, config: EventInvokeConfig) -> float:
+def age_limit(event: Event, config: EventInvokeConfig) -> float:
     """When the event is too old (epoch seconds). Its age counts from its acceptance, whatever happened since."""
     return event.accepted_at + config.maximum_event_age_seconds
 

@@ -306,7 +306,7 @@ class ShardConsumer:
             return
         parts: list[tuple[list[Record], list[int]]] = [([], []) for _ in self._lanes]
         for record, ordinal in zip(records, ordinals, strict=True):
-            part = parts[crc32(record.key.encode()) % len(parts)]
+            part = parts[lane_of(record.key, len(parts))]
             part[0].append(record)
             part[1].append(ordinal)
         for lane, part in zip(self._lanes, parts, strict=True):
@@ -539,6 +539,11 @@ class ShardConsumer:
 
     def _finished(self) -> bool:
         return self._source_ended and self._window is None and self._idle()
+
+
+def lane_of(key: str, lanes: int) -> int:
+    """Which parallel part of a shard the records of a key are in."""
+    return crc32(key.encode()) % lanes
 
 
 def _bytes(records: Sequence[Record]) -> int:

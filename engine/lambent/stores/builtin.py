@@ -111,6 +111,11 @@ def position_of(prefix: str, place: int) -> str:
     return f"{prefix}{place:0{PLACE_DIGITS}d}"
 
 
+def place_of(position: str) -> int:
+    """How many records of its shard stand up to this position; 0 before the first, as ''."""
+    return int(position[-PLACE_DIGITS:] or 0)
+
+
 def place_in(shard: str, prefix: str, position: str) -> int:
     """Raises InvalidParameterValue for what is no position of this shard."""
     if not position.startswith(prefix) or not position[-PLACE_DIGITS:].isdecimal():
