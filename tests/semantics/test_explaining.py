@@ -49,7 +49,9 @@ def told(explanation: Explanation) -> str:
 # --------------------------------------------------------------------------- events
 
 
-def event(state: str, *, attempts: int = 1, service: Service = "served", known: bool = True, **fields: Any) -> Explanation:
+def event(
+    state: str, *, attempts: int = 1, service: Service = "served", known: bool = True, **fields: Any
+) -> Explanation:
     options = {name: fields.pop(name) for name in ("reserved_concurrency", "dead_letter_queue") if name in fields}
     age, running = fields.pop("age", 21600), fields.pop("running", 0)
     fact = EventFact(Event("e1", "f", b"{}", NOW - 100, attempts=attempts), state, **fields)
@@ -85,7 +87,10 @@ def test_an_event_that_was_throttled_says_by_which_limit() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"reason": "drained"}, "It came back when its engine was stopped; an attempt that was cut off is not counted."),
+        (
+            {"reason": "drained"},
+            "It came back when its engine was stopped; an attempt that was cut off is not counted.",
+        ),
         ({"reason": "no thread"}, "It could not be run: no thread."),
         ({"age": 120, "due_at": NOW + 60}, "It is too old then (maximum_event_age_seconds, 120)."),
         ({"known": False}, "No function f is declared in this store: it waits for one."),
@@ -111,7 +116,7 @@ def test_an_event_that_runs_says_which_attempt_and_when_it_would_be_due_again() 
         ("succeeded", {"result": b"x" * 300}, ["x" * 199 + "…"]),
         ("failed", {"result": ERROR.encode(), "dead_letter_queue": "queue:dead"},
          ["after 1 attempts.", "Its last attempt failed: ValueError: no paper.", "dead_letter_queue is queue:dead"]),
-        ("expired", {"reason": RESERVED}, ["it had become too old.", "throttled by its function's reserved_concurrency"]),
+        ("expired", {"reason": RESERVED}, ["had become too old.", "throttled by its function's reserved_concurrency"]),
         ("dropped", {"reason": "its function was deleted"}, ["It was dropped", "Its function was deleted."]),
         ("dropped", {"result": b'{"errorType": "RecursiveInvocationException", "errorMessage": "on and on"}'},
          ["RecursiveInvocationException: on and on."]),
@@ -155,7 +160,7 @@ def queue_reader(service: Service = "served", *misses: Miss, reserved: int | Non
     [
         ("visible", queue_reader(), "visible", "queue:q -> f receives it as soon as f has room."),
         ("delayed", queue_reader(), "delayed", "It is delayed until 1970-01-12T13:46:49.000Z."),
-        ("in_flight", queue_reader(enabled=False), "in-flight", "it is received again at 1970-01-12T13:46:49.000Z, in 9 s."),
+        ("in_flight", queue_reader(enabled=False), "in-flight", "received again at 1970-01-12T13:46:49.000Z, in 9 s."),
         ("visible", queue_reader(enabled=False), "paused", "The mapping queue:q -> f is paused."),
         ("visible", queue_reader("stopped"), "stopped", "No running engine declares the mapping queue:q -> f"),
         ("visible", queue_reader("served", Miss("body.n", "is 1")), "filtered", "Filter 1: body.n is 1."),
