@@ -19,7 +19,7 @@ import pytest
 
 from lambent.errors import StoreUnavailable
 from lambent.model import Checkpoint as Stored
-from lambent.model import Delete, Event, Progress
+from lambent.model import Delete, Event, Progress, Queue, Send
 from lambent.ports import World
 from lambent.stores import sqlite_opening
 from lambent.stores.sqlite import UPGRADES, Connection, SqliteStore
@@ -418,6 +418,26 @@ async def test_damaged_documents_leases_and_results_are_set_aside(path: Path) ->
     assert await connection.facts.event("good") is not None
     await asyncio.sleep(0.2)
     assert [each.split()[3] for each in troubles] == ["documents", "leases", "events"]
+    await connection.close()
+
+
+async def test_text_that_is_no_longer_utf_8_is_set_aside_and_hides_nobody(path: Path) -> None:
+    connection = await store(path).connect(world())
+    await connection.events.put_many([event(f"e{number}") for number in range(3)])
+    sent = await connection.queue(Queue(name="q")).send_many([Send(body) for body in ("a", "b", "c")])
+    for name in ("good", "bad"):
+        await connection.documents.put("mapping", name, "{}")
+    await connection.close()
+    await _spoil(path, "UPDATE events SET function = CAST(x'66ff' AS TEXT) WHERE request_id = 'e1'")
+    await _spoil(path, "UPDATE messages SET body = CAST(x'ff' AS TEXT) WHERE body = 'b'")
+    await _spoil(path, "UPDATE documents SET name = CAST(x'62ff' AS TEXT) WHERE name = 'bad'")
+    connection = await store(path).connect(world())
+    troubles = _heard(connection)
+    assert names(await connection.events.receive("f", 10, 60)) == ["e0", "e2"]
+    assert [each.id for each in await connection.queue(Queue(name="q")).receive(10, 0)] == [sent[0], sent[2]]
+    assert [each.name for each in await connection.documents.list("mapping")] == ["good"]
+    await asyncio.sleep(0.2)
+    assert sorted(each.split()[3] for each in troubles) == ["documents", "events", "messages"]
     await connection.close()
 
 

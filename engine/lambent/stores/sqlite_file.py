@@ -25,6 +25,7 @@ import apsw
 from lambent.errors import StoreUnavailable
 from lambent.ports import Clock
 from lambent.stores.sqlite_opening import Opened, Opening, unavailable
+from lambent.stores.sqlite_rows import set_aside_unreadable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -267,6 +268,8 @@ class SqliteFile:
         except Exception as error:  # noqa: BLE001  told to those whom it concerns
             self._distrust(error)
             refused = unavailable(error, self.path)
+            if isinstance(error, UnicodeDecodeError) and self._set_aside(opened):
+                return self._transaction(opened, jobs, begin)
             if len(jobs) == 1 or self._broken or (refused and not isinstance(error, apsw.CorruptError)):
                 return [(asked, _Raised(refused or error)) for _, _, asked in jobs]
         return [answer for job in jobs for answer in self._transaction(opened, [job], begin)]
@@ -295,6 +298,13 @@ class SqliteFile:
                 cursor.execute("ROLLBACK")
             raise
         return answers
+
+    def _set_aside(self, opened: Opened) -> bool:
+        """Text that cannot be read makes way for what can; False: there was none."""
+        before = len(opened.connection.troubles)
+        with opened.connection:
+            set_aside_unreadable(opened.connection.cursor())
+        return len(opened.connection.troubles) > before
 
     def _distrust(self, error: Exception) -> None:
         """After a failed write or sync, pages that the system calls written may be lost: begin anew."""

@@ -58,6 +58,23 @@ def quarantine(cursor: apsw.Cursor, source: str, name: str, row: Sequence[object
     )
 
 
+def set_aside_unreadable(cursor: apsw.Cursor) -> None:
+    """Put every row into quarantine whose text is not UTF-8 any more: nobody could read it, nor those beside it."""
+    tables: Any = cursor.execute(
+        "SELECT name, wr FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+    ).fetchall()
+    for table, without_rowid in tables:
+        columns: Any = cursor.execute("SELECT name, type, pk FROM pragma_table_info(?)", (table,)).fetchall()
+        key = [name for name, _, part in columns if part] if without_rowid else ["rowid"]
+        texts = [name for name, kind, _ in columns if kind == "TEXT"]
+        raw = [f"CAST({name} AS BLOB)" for name in (*key, *texts)]
+        every = f"SELECT {', '.join(raw)} FROM {table}"  # noqa: S608  the names are those of our own schema
+        one = f"DELETE FROM {table} WHERE {' AND '.join(f'{each} = ?' for each in raw[: len(key)])}"  # noqa: S608
+        for row in [row for row in cursor.execute(every) if not all(map(_is_text, row[len(key) :]))]:
+            quarantine(cursor, table, " ".join(part.decode(errors="replace") for part in row[: len(key)]), row)
+            cursor.execute(one, row[: len(key)])
+
+
 def many(cursor: apsw.Cursor, statement: str, rows: Sequence[Sequence[Any]]) -> int:
     """Execute a statement for many rows, with few steps: `statement` has one `VALUES` list at the place of `{rows}`, of
     as many values as a row has. Gives how many rows were changed."""
@@ -82,6 +99,13 @@ def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 def _statement(statement: str, rows: int, width: int) -> str:
     row = "(" + ",".join("?" * width) + ")"
     return statement.replace("{rows}", ",".join([row] * rows))
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        return value is None or value.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _shown(value: object) -> object:
