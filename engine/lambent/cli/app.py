@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lambent.cli import calling, dead_letters, functions, mappings, serving, top
+from lambent.cli import calling, dead_letters, functions, inspecting, mappings, serving, top
 
 app = typer.Typer(
     name="lambent",
@@ -21,4 +21,6 @@ app.add_typer(calling.events, name="events")
 app.add_typer(functions.app, name="functions")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command("why")(inspecting.why)
+app.command("audit")(inspecting.audit)
 app.command("top")(top.top)

@@ -66,7 +66,7 @@ def pause(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
     """Deliver nothing more; what is in flight ends."""
 
     async def paused(client: Client) -> None:
-        handle = await _find(client, mapping)
+        handle = await find(client, mapping)
         await handle.pause()
         say(f"{_shown(handle)}: paused")
 
@@ -78,7 +78,7 @@ def resume(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
     """Go on where it was paused."""
 
     async def resumed(client: Client) -> None:
-        handle = await _find(client, mapping)
+        handle = await find(client, mapping)
         await handle.resume()
         say(f"{_shown(handle)}: resumed")
 
@@ -95,7 +95,7 @@ def seek(
     place: Any = to if to in ("TRIM_HORIZON", "LATEST") else _time(to)
 
     async def sought(client: Client) -> None:
-        handle = await _find(client, mapping)
+        handle = await find(client, mapping)
         await handle.seek(place)
         say(f"{_shown(handle)}: reads from {to}")
 
@@ -107,7 +107,7 @@ def delete(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
     """Forget a mapping. Code that declares it brings it back at its next start, with its progress."""
 
     async def deleted(client: Client) -> None:
-        handle = await _find(client, mapping)
+        handle = await find(client, mapping)
         await handle.delete()
         say(f"{_shown(handle)}: deleted")
 
@@ -145,7 +145,7 @@ def cells(told: dict[str, Any]) -> Sequence[object]:
     )
 
 
-async def _find(client: Client, text: str) -> MappingHandle:
+async def find(client: Client, text: str) -> MappingHandle:
     """The only mapping that is meant; ends the command otherwise."""
     stored = await client.list_mappings()
     found = [
