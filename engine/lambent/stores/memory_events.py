@@ -26,7 +26,6 @@ TERMINAL_RECORDS: Final = 10_000  # how many ended events can still be asked for
 @dataclass(slots=True)
 class _FunctionLine:
     waiting: Line[Event] = field(default_factory=Line)
-    visible: int = 0
     count: int = 0
 
 
@@ -65,6 +64,12 @@ class EventLines:
         line = self.lines.get(function)
         return line.waiting.peek() if line else None
 
+    def claimable(self, function: str, accepted_before: float | None) -> Item[Event] | None:
+        """The next one, if it was accepted before that time."""
+        oldest = self.oldest(function)
+        young = oldest and accepted_before is not None and oldest.value.accepted_at >= accepted_before
+        return None if young else oldest
+
     def oldest_at(self, function: str) -> float | None:
         """When the next one was accepted; None: there is none."""
         oldest = self.oldest(function)
@@ -73,9 +78,8 @@ class EventLines:
     def claim(self, function: str, claim_seconds: float) -> Event | None:
         line = self.lines.get(function)
         item = line.waiting.pop() if line else None
-        if line is None or item is None:
+        if item is None:
             return None
-        line.visible -= 1
         e = item.value
         self._claims.pop(item.receipt, None)
         item.place = next(self.places)
@@ -96,9 +100,7 @@ class EventLines:
         if item is None or (isinstance(settlement, Release) and item.state != "in_flight"):
             return None
         del self._claims[settlement.receipt]
-        if item.state == "visible":
-            self.lines[item.value.function].visible -= 1
-        else:
+        if item.state != "visible":
             self.timers.abandon()
         item.state = "settling"
         item.place = 0
@@ -163,9 +165,7 @@ class EventLines:
         item.state = "visible"
         item.place = next(self.places)
         event = item.value
-        line = self.lines[event.function]
-        line.visible += 1
-        line.waiting.push(event.accepted_at, item)
+        self.lines[event.function].waiting.push(event.accepted_at, item)
         for listener in self.listeners:
             listener.announce(event.function)
 
@@ -224,17 +224,14 @@ class MemoryEvents:
         lines.surface()
         self._told.discard(function)
         events: list[Event] = []
-        while (oldest := lines.oldest(function)) is not None:
-            young = accepted_before is not None and oldest.value.accepted_at >= accepted_before
-            if young or len(events) >= limit:
-                self.announce(function)
-                break
-            stale = oldest.receipt
+        while len(events) < limit and (oldest := lines.claimable(function, accepted_before)) is not None:
+            self._claimed.discard(oldest.receipt)
             event = lines.claim(function, claim_seconds)
             assert event is not None
-            self._claimed.discard(stale)
             self._claimed.add(event.receipt)
             events.append(event)
+        if lines.oldest_at(function) is not None:
+            self.announce(function)
         return events
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:

@@ -135,9 +135,9 @@ def put(cursor: apsw.Cursor, items: Sequence[Sequence[Event]]) -> Sequence[Seque
             extras = None
             if e.hops or e.qualifier is not None or e.trace_id is not None or e.client_context is not None:
                 extras = json.dumps([e.qualifier, e.hops, e.trace_id, e.client_context])
-            crc = checksum(e.request_id, e.function, e.accepted_at, extras)
-            body = e.payload
-            new.append((id, e.request_id, e.function, e.accepted_at, extras, crc, body, crc32(body)))
+            accepted_at, body = float(e.accepted_at), e.payload
+            crc = checksum(e.request_id, e.function, accepted_at, extras)
+            new.append((id, e.request_id, e.function, accepted_at, extras, crc, body, crc32(body)))
     stored = many(
         cursor,
         "INSERT INTO events (id, request_id, function, accepted_at, extras, crc, body, body_crc) VALUES {rows}"

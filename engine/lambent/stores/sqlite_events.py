@@ -68,15 +68,14 @@ class SqliteEvents:
         self, function: str, limit: int, claim_seconds: float, accepted_before: float | None = None
     ) -> Sequence[Event]:
         lines = self._lines
-        if function in lines.beyond:
-            await self._fill(function, limit)
-        events = await self._view.receive(function, limit, claim_seconds, accepted_before)
-        if function in lines.beyond:
-            self._view.announce(function)
-        if not events:
-            return events
-        ids = [(lines.items[event.request_id].order, event.attempts) for event in events]
+        events = [*await self._view.receive(function, limit, claim_seconds, accepted_before)]
         try:
+            while len(events) < limit and lines.lacks(function, accepted_before):
+                await self._read_on(function, limit - len(events))
+                events += await self._view.receive(function, limit - len(events), claim_seconds, accepted_before)
+            if not events:
+                return events
+            ids = [(lines.items[event.request_id].order, event.attempts) for event in events]
             gone = await self._file.write(rows.claim, (self._life, self._file.clock.now() + claim_seconds, ids))
         except StoreUnavailable:
             for event in events:
@@ -184,11 +183,12 @@ class SqliteEvents:
                 self._forget(item)
         return there
 
-    async def _fill(self, function: str, limit: int) -> None:
-        """Read on, until as many as are wanted are in memory, or all are, and none that is older is not."""
+    async def _read_on(self, function: str, limit: int) -> None:
+        """Take more of a function's events into memory: as many as are wanted, and some that will be if there is
+        room."""
         beyond = self._lines.beyond[function]
         async with beyond.reading:
-            while self._lines.beyond.get(function) is beyond and self._lines.lacks(function, limit):
+            if self._lines.beyond.get(function) is beyond:
                 room = len(self._lines.items) < LIVE_EVENTS and self._bytes < LIVE_BYTES
                 wanted = max(limit, READ_EVENTS) if room else limit
                 beyond.arrived = None
@@ -291,12 +291,17 @@ class _DeepLines(EventLines):
             return here
         return beyond.bound[0] if here is None else min(here, beyond.bound[0])
 
-    def lacks(self, function: str, wanted: int) -> bool:
-        """Must be read on before so many can be claimed in their order?"""
-        line, oldest = self.lines.get(function), self.oldest(function)
-        if line is None or oldest is None or line.visible < wanted:
-            return True
-        return (oldest.value.accepted_at, oldest.order) > self.beyond[function].bound
+    def claimable(self, function: str, accepted_before: float | None) -> Item[Event] | None:
+        oldest, beyond = super().claimable(function, accepted_before), self.beyond.get(function)
+        passed = oldest and beyond and (oldest.value.accepted_at, oldest.order) > beyond.bound
+        return None if passed else oldest
+
+    def lacks(self, function: str, accepted_before: float | None) -> bool:
+        """Is an event that could be claimed next in the file only, if anywhere?"""
+        beyond = self.beyond.get(function)
+        if beyond is None or (accepted_before is not None and beyond.bound[0] >= accepted_before):
+            return False
+        return self.claimable(function, accepted_before) is None
 
     def unclaim(self, receipt: str) -> None:
         """As if it had not been claimed."""

@@ -281,16 +281,16 @@ class SqliteFile:
         of_one_kind: dict[Any, list[_Job]] = {}
         for job in jobs:
             of_one_kind.setdefault(job[0], []).append(job)
-        found = len(opened.connection.troubles)
+        found, before = len(opened.connection.troubles), opened.connection.total_changes()
         cursor.execute(begin)
         try:
             for perform, kind in of_one_kind.items():
                 results = perform(cursor, [item for _, item, _ in kind])
                 answers += zip([asked for _, _, asked in kind], results, strict=True)
-            if begin == WRITE:
+            if shrink in of_one_kind:
+                opened.shrink()
+            if opened.connection.total_changes() != before:
                 opened.see(self.clock.now())
-                if shrink in of_one_kind:
-                    opened.shrink()
             cursor.execute("COMMIT")
         except BaseException:
             del opened.connection.troubles[found:]  # it is found again
