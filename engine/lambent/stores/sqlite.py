@@ -155,7 +155,6 @@ class Connection:
             except StoreUnavailable:
                 continue  # the loops say so
 
-
     async def _shrink(self) -> None:
         await self.file.write(shrink, None)
 
