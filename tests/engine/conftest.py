@@ -8,6 +8,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,14 +24,22 @@ from lambent.model import (
 )
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.queue import QueueLoop
-from lambent.ports import World
+from lambent.ports import Store, World
 from lambent.runtimes.in_process import InProcess
 from lambent.semantics.concurrency import Concurrency
 from lambent.stores.memory import MemoryStore
+from lambent.stores.sqlite import SqliteStore
 from lambent.telemetry import Telemetry
 from lambent.testing.loop import VirtualClock, VirtualLoop, with_process
+from tests.engine.engines import inline
 
 Handler = Callable[[Any, Any], Awaitable[object]]
+
+
+@pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.night)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Each kind of store in turn, for what must be the same in all; a new one, without an engine."""
+    return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "app.db", executor=inline)
 
 
 class Bench:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lambent import Client, Engine, InvalidParameterValue, MemoryStore, ResourceNotFound
+from lambent import Client, Engine, InvalidParameterValue, ResourceNotFound
+from lambent.ports import Store
 from lambent.semantics.explaining import Explanation
 from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
@@ -35,9 +36,9 @@ def fails_for(*bad: int) -> Callable[[Any, Any], Any]:
     return handler
 
 
-def reading(handler: Callable[..., Any] = ok, store: MemoryStore | None = None, **options: Any) -> Engine:
+def reading(store: Store, handler: Callable[..., Any] = ok, **options: Any) -> Engine:
     """An engine that reads the stream 's'."""
-    engine = virtual(store or MemoryStore())
+    engine = virtual(store)
     engine.on(engine.stream("s"), name="f", **options)(handler)
     return engine
 
@@ -63,8 +64,8 @@ async def only_mapping(engine: Engine) -> str:
 # --------------------------------------------------------------------------- why: events
 
 
-async def test_an_event_is_explained_from_its_acceptance_to_its_end() -> None:
-    engine = virtual()
+async def test_an_event_is_explained_from_its_acceptance_to_its_end(store: Store) -> None:
+    engine = virtual(store)
     gate = asyncio.Event()
 
     @engine.function(name="f")
@@ -85,8 +86,8 @@ async def test_an_event_is_explained_from_its_acceptance_to_its_end() -> None:
         assert (await why(engine, second)).verdict == "succeeded"
 
 
-async def test_an_event_that_has_no_room_is_throttled_by_its_functions_limit() -> None:
-    engine = virtual()
+async def test_an_event_that_has_no_room_is_throttled_by_its_functions_limit(store: Store) -> None:
+    engine = virtual(store)
 
     @engine.function(name="f", reserved_concurrency=1, timeout_seconds=60)
     async def slow(event: Any) -> None:
@@ -100,9 +101,8 @@ async def test_an_event_that_has_no_room_is_throttled_by_its_functions_limit() -
         assert "f runs once at once, as often as its reserved_concurrency allows." in found.sentences
 
 
-async def test_an_event_without_an_engine_says_what_to_start() -> None:
-    store = MemoryStore()
-    async with reading(store=store) as engine:
+async def test_an_event_without_an_engine_says_what_to_start(store: Store) -> None:
+    async with reading(store) as engine:
         pass
     async with client_of(engine) as client:
         request_id = await client.invoke_async("f", {})
@@ -114,8 +114,8 @@ async def test_an_event_without_an_engine_says_what_to_start() -> None:
 # --------------------------------------------------------------------------- why: messages
 
 
-async def test_a_message_is_explained_on_its_way_to_the_dead_letter_queue() -> None:
-    engine = virtual()
+async def test_a_message_is_explained_on_its_way_to_the_dead_letter_queue(store: Store) -> None:
+    engine = virtual(store)
     orders = engine.queue("orders", max_receive_count=1, dead_letter_queue="dead", visibility_timeout_seconds=10)
 
     @engine.on(orders, name="f")
@@ -134,8 +134,8 @@ async def test_a_message_is_explained_on_its_way_to_the_dead_letter_queue() -> N
         assert found.sentences[0] == "It is in the dead-letter queue dead, moved there from queue:orders."
 
 
-async def test_a_message_that_is_held_back_or_filtered_says_so() -> None:
-    engine = virtual()
+async def test_a_message_that_is_held_back_or_filtered_says_so(store: Store) -> None:
+    engine = virtual(store)
     orders = engine.queue("orders.fifo")
     mapping = engine.on(orders, name="f", filters=[{"body": {"n": [1]}}])(ok)
     assert mapping is ok
@@ -154,10 +154,11 @@ async def test_a_message_that_is_held_back_or_filtered_says_so() -> None:
 # --------------------------------------------------------------------------- why: records
 
 
-async def test_a_record_is_explained_by_the_fate_that_it_found() -> None:
+async def test_a_record_is_explained_by_the_fate_that_it_found(store: Store) -> None:
     engine = reading(
-        fails_for(3), batch_size=1, maximum_retry_attempts=0, filters=[{"data": {"n": [1, 3]}}], on_failure="queue:dead"
-    )
+        store, fails_for(3), batch_size=1, maximum_retry_attempts=0, filters=[{"data": {"n": [1, 3]}}],
+        on_failure="queue:dead",
+    )  # fmt: skip
     engine.queue("dead")
     async with engine:
         one, two, three = await put(engine, 1, 2, 3)
@@ -173,8 +174,8 @@ async def test_a_record_is_explained_by_the_fate_that_it_found() -> None:
         assert (await why(engine, f"shardId-000000000009:{one}")).verdict == "unknown"
 
 
-async def test_a_record_behind_poison_says_behind_which_batch_and_a_paused_one_how_far_it_is() -> None:
-    engine = reading(fails_for(1), batch_size=1)
+async def test_a_record_behind_poison_says_behind_which_batch_and_a_paused_one_how_far_it_is(store: Store) -> None:
+    engine = reading(store, fails_for(1), batch_size=1)
     async with engine:
         one, two, three = await put(engine, 1, 2, 3)
         await asyncio.sleep(30)
@@ -187,9 +188,8 @@ async def test_a_record_behind_poison_says_behind_which_batch_and_a_paused_one_h
         assert (await why(engine, two)).verdict == "paused"
 
 
-async def test_a_record_before_the_start_of_a_mapping_and_one_in_a_child_shard_say_so() -> None:
-    engine = reading(fails_for(2), starting_position="LATEST", batch_size=1)
-    store = engine.store
+async def test_a_record_before_the_start_of_a_mapping_and_one_in_a_child_shard_say_so(store: Store) -> None:
+    engine = reading(store, fails_for(2), starting_position="LATEST", batch_size=1)
     without = virtual(store)
     without.stream("s")
     async with without:
@@ -208,8 +208,8 @@ async def test_a_record_before_the_start_of_a_mapping_and_one_in_a_child_shard_s
         assert (found.verdict, shard.id in found.sentences[0]) == ("blocked", True)
 
 
-async def test_a_record_that_its_stream_has_trimmed_keeps_its_fate() -> None:
-    engine = virtual(MemoryStore())
+async def test_a_record_that_its_stream_has_trimmed_keeps_its_fate(store: Store) -> None:
+    engine = virtual(store)
     engine.on(engine.stream("s", retention_seconds=3600), name="f")(ok)
     async with engine:
         (early,) = await put(engine, 1)
@@ -220,8 +220,8 @@ async def test_a_record_that_its_stream_has_trimmed_keeps_its_fate() -> None:
         assert (await why(engine, early)).verdict == "delivered"
 
 
-async def test_a_record_is_explained_for_each_mapping_and_what_is_unknown_says_so() -> None:
-    engine = reading()
+async def test_a_record_is_explained_for_each_mapping_and_what_is_unknown_says_so(store: Store) -> None:
+    engine = reading(store)
     engine.on("stream:s", name="g", enabled=False)(fails_for())
     async with engine:
         (one,) = await put(engine, 1)
@@ -234,8 +234,8 @@ async def test_a_record_is_explained_for_each_mapping_and_what_is_unknown_says_s
 # --------------------------------------------------------------------------- audit
 
 
-async def test_the_totals_of_a_mapping_equal_its_input_by_shard_and_together() -> None:
-    engine = virtual(MemoryStore())
+async def test_the_totals_of_a_mapping_equal_its_input_by_shard_and_together(store: Store) -> None:
+    engine = virtual(store)
     stream = engine.stream("s", shards=3)
     engine.on(
         stream, name="f", batch_size=2, parallelization_factor=2, maximum_retry_attempts=0, filters=[{"data": {"n": [
@@ -259,8 +259,8 @@ async def test_the_totals_of_a_mapping_equal_its_input_by_shard_and_together() -
             assert (audit.balanced, audit.total.came, audit.total.waiting, audit.total.told) == (True, 105, 5, 100)
 
 
-async def test_an_audit_begins_where_the_mapping_began_or_was_sought() -> None:
-    engine = reading(starting_position="LATEST")
+async def test_an_audit_begins_where_the_mapping_began_or_was_sought(store: Store) -> None:
+    engine = reading(store, starting_position="LATEST")
     without = virtual(engine.store)
     without.stream("s")
     async with without:
@@ -277,8 +277,8 @@ async def test_an_audit_begins_where_the_mapping_began_or_was_sought() -> None:
         assert (audit.balanced, audit.total.came, audit.total.count("delivered")) == (True, 8, 8)
 
 
-async def test_an_audit_says_what_was_dropped_unread_and_then_counts_it_as_lost() -> None:
-    engine = virtual(MemoryStore())
+async def test_an_audit_says_what_was_dropped_unread_and_then_counts_it_as_lost(store: Store) -> None:
+    engine = virtual(store)
     engine.on(engine.stream("s", retention_seconds=3600), name="f")(ok)
     async with engine:
         identity = await only_mapping(engine)
@@ -299,8 +299,8 @@ async def test_an_audit_says_what_was_dropped_unread_and_then_counts_it_as_lost(
         assert audit.total.fates == {("delivered", ""): 2, ("lost", "trimmed by the source"): 2}
 
 
-async def test_only_the_mapping_of_a_stream_can_be_audited() -> None:
-    engine = virtual()
+async def test_only_the_mapping_of_a_stream_can_be_audited(store: Store) -> None:
+    engine = virtual(store)
     mapping = engine.map(engine.queue("q"), "f")
     engine.function(name="f")(ok)
     async with engine:
