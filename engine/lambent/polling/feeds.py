@@ -186,7 +186,6 @@ class EventFeed:
         finally:
             for permit in permits:
                 invoker.release(permit)
-        self._loop.claim(events)
         self._in_flight[name] += len(attempts)
         if len(events) == limit:
             self._appetite[name] = min(4 * limit, EVENTS_PER_TURN)
@@ -200,7 +199,6 @@ class EventFeed:
         """Claim events of a function that was deleted, and end them."""
         self._unpark(name)
         events = await self._events.receive(name, limit, CLAIM_GRACE_SECONDS)
-        self._loop.claim(events)
         self._in_flight[name] += len(events)
         if len(events) == limit:
             self._turn(name)

@@ -5,14 +5,15 @@ follows an attempt is decided in `semantics/asynchronous.py` and `semantics/queu
 `semantics/concurrency.py` behind the invoker, how receives count in the store.
 
 One loop has one feed (`feeds.py`): the events of all functions of an engine, or the batches of one mapping. Whatever
-was received is in `_claims`, with what should happen to it if the loop is stopped now. So a stop hands back all that is
-not settled, and a crash leaves it to the time-out of its claim.
+was received is in an attempt, or loose in the feed's hands; both know what should happen to it if the loop is stopped
+now. So a stop hands back all that is not settled, and a crash leaves it to the time-out of its claim. Attempts that end
+in the same step of the event loop are settled together: a store's time goes by calls more than by what is in them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final, Generic, Protocol, TypeVar, assert_never
@@ -62,6 +63,14 @@ class Attempt(Generic[Item]):
     size_bytes: int = 0
     start_before: float = inf  # monotonic seconds: then others see the items
     ran: bool = False
+    counts: bool = False  # its handler has ended: a stop before the settlement no longer makes it undone
+    settlements: Sequence[Settlement] | None = None  # of items that are not mentioned: they come back by themselves
+
+    def owed(self, now: float) -> Sequence[Settlement]:
+        """What should happen to the items if the loop is stopped at `now` (epoch seconds)."""
+        if self.settlements is None:
+            return [Release(item.receipt, now, give_back=not self.counts, reason=DRAINED) for item in self.items]
+        return self.settlements
 
 
 class Feed(Protocol[Item]):
@@ -121,9 +130,11 @@ class QueueLoop(Generic[Item]):
         self.world = world
         self.stopped = False  # nothing more is pulled
         self._feed: Feed[Item] = feed
+        self._name = f"attempt of {feed.subject}"
         self._destinations = destinations
-        self._claims: dict[str, Settlement] = {}
-        self._attempts: dict[asyncio.Task[None], Attempt[Item]] = {}
+        self._loose: dict[str, Item] = {}  # received and in no attempt, by receipt
+        self._attempts: dict[Attempt[Item], asyncio.Task[None]] = {}  # and who has it in hand
+        self._handed_in: list[Attempt[Item]] | None = None  # to be settled in the next step
         self._bytes = 0
         self._freed = asyncio.Event()
         self._waits: dict[asyncio.Timeout, None] = {}  # a dict keeps its order, so that a run can be repeated
@@ -142,9 +153,11 @@ class QueueLoop(Generic[Item]):
             await stopping.wait()
             self._stop()
             await asyncio.wait([pulling, listening])
-            self._begin(Attempt((), steps=self._loose()))
+            loose = self._received()
+            loose.steps = loose.owed(self.world.clock.now())
+            self._begin(loose)
             while self._attempts:
-                await asyncio.wait(self._attempts)
+                await asyncio.wait(self._attempts.values())
         except asyncio.CancelledError:
             ending = asyncio.create_task(self._hard_stop([pulling, listening]), name=f"{name}: hard stop")
             while not ending.done():
@@ -157,15 +170,14 @@ class QueueLoop(Generic[Item]):
     # --- for feeds -------------------------------------------------------------------------------------------------
 
     def claim(self, items: Sequence[Item]) -> None:
-        """These were received: hand them back if the loop stops before they are settled."""
-        now = self.world.clock.now()
+        """These were received, and are in no attempt yet: hand them back if the loop stops first."""
         for item in items:
-            self._claims[item.receipt] = Release(item.receipt, now, give_back=True, reason=DRAINED)
+            self._loose[item.receipt] = item
 
     def forget(self, items: Sequence[Item]) -> None:
         """These come back by themselves."""
         for item in items:
-            self._claims.pop(item.receipt, None)
+            self._loose.pop(item.receipt, None)
 
     async def wait(self, waiting: Coroutine[object, object, T], seconds: float | None = None) -> T | None:
         """Its result; None if the loop stops first, or after `seconds`. Only for what may be cancelled."""
@@ -212,27 +224,30 @@ class QueueLoop(Generic[Item]):
             return
         for attempt in await self._feed.pull(MAXIMUM_IN_FLIGHT - len(self._attempts)):
             if self.stopped:
-                self._free(attempt)  # its claims are handed back
+                self.claim(attempt.items)
+                self._return_permit(attempt)
             else:
                 self._begin(attempt)
         await asyncio.sleep(0)  # what was begun begins before more is pulled
 
     def _begin(self, attempt: Attempt[Item]) -> None:
-        task = asyncio.create_task(self._perform(attempt), name=f"attempt of {self._feed.subject}")
-        self._attempts[task] = attempt
+        if self._loose:
+            self.forget(attempt.items)
         self._bytes += attempt.size_bytes
-        task.add_done_callback(self._ended)
+        self._attempts[attempt] = asyncio.create_task(self._perform(attempt), name=self._name)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        attempt = self._attempts.pop(task)
+    def _end(self, attempt: Attempt[Item]) -> None:
+        """Settled or not, its place is free."""
+        del self._attempts[attempt]
         self._bytes -= attempt.size_bytes
-        self._free(attempt)
+        self._return_permit(attempt)
+        self._feed.ended(attempt)
         self._freed.set()
 
-    def _free(self, attempt: Attempt[Item]) -> None:
-        if attempt.permit is not None:  # cancelled before its first step
+    def _return_permit(self, attempt: Attempt[Item]) -> None:
+        if attempt.permit is not None:
             self.invoker.release(attempt.permit)
-        self._feed.ended(attempt)
+            attempt.permit = None
 
     # --- one attempt -----------------------------------------------------------------------------------------------
 
@@ -244,12 +259,12 @@ class QueueLoop(Generic[Item]):
                 permit, attempt.permit, attempt.ran = attempt.permit, None, True  # now the permit is the invoker's
                 outcome = await self.invoker.run(invocation, permit)
                 attempt.steps = self._feed.after(attempt.items, outcome)
-                if isinstance(outcome, Succeeded | Failed):
-                    self._count_attempt(attempt)
-            await self._settle(attempt, await self._report(attempt))
+                attempt.counts = isinstance(outcome, Succeeded | Failed)
+            attempt.settlements = await self._report(attempt)
+            self._hand_in(attempt)
         except Exception as error:  # noqa: BLE001
             self.say("error", "a bug: these items are not settled and come back", error)
-            self.forget(attempt.items)
+            self._end(attempt)
 
     async def _report(self, attempt: Attempt[Item]) -> Sequence[Settlement]:
         """Perform the reports; gives the settlements, which come after all of them."""
@@ -272,29 +287,42 @@ class QueueLoop(Generic[Item]):
                     assert_never(step)
         return settlements
 
-    async def _settle(self, attempt: Attempt[Item], settlements: Sequence[Settlement]) -> None:
-        self.forget(attempt.items)  # a failed message is not mentioned: it comes back by itself
-        self._claims.update((settlement.receipt, settlement) for settlement in settlements)
+    def _hand_in(self, attempt: Attempt[Item]) -> None:
+        """To be settled with all others that end in this step."""
+        if not attempt.settlements:
+            return self._end(attempt)
+        if self._handed_in is None:
+            self._handed_in = []
+            self._settling = asyncio.create_task(self._settle(self._handed_in), name=self._name)
+        self._handed_in.append(attempt)
+        self._attempts[attempt] = self._settling
+        return None
+
+    async def _settle(self, attempts: Sequence[Attempt[Item]]) -> None:
+        self._handed_in = None
+        settlements = [settlement for attempt in attempts for settlement in attempt.settlements or ()]
+        try:
+            answers = await self._settled(settlements)
+            for attempt in attempts:
+                of_attempt = [(settlement, next(answers)) for settlement in attempt.settlements or ()]
+                for settlement, answer in of_attempt:
+                    self.telemetry.step(self._feed.subject, settlement, answer)
+                self._feed.settled(attempt, [settlement for settlement, answer in of_attempt if answer])
+        except Exception as error:  # noqa: BLE001
+            self.say("error", "a bug: these items are not settled and come back", error)
+        for attempt in attempts:
+            self._end(attempt)
+
+    async def _settled(self, settlements: Sequence[Settlement]) -> Iterator[bool]:
+        """The store's answers, however long it is away."""
         tries = 0
-        while settlements:
+        while True:
             try:
-                answers = await self._feed.settle_many(settlements)
-                break
+                return iter(await self._feed.settle_many(settlements))
             except StoreUnavailable as error:
                 tries += 1
                 self.say("warning", "the store is away, nothing is settled", error)
                 await asyncio.sleep(backoff.destination(tries, self.world.random()))
-        else:
-            return
-        for settlement, answer in zip(settlements, answers, strict=True):
-            self._claims.pop(settlement.receipt, None)
-            self.telemetry.step(self._feed.subject, settlement, answer)
-        self._feed.settled(attempt, [done for done, answer in zip(settlements, answers, strict=True) if answer])
-
-    def _count_attempt(self, attempt: Attempt[Item]) -> None:
-        """The handler has ended: a stop before the settlement no longer makes its attempt undone."""
-        for item in attempt.items:
-            self._claims[item.receipt] = Release(item.receipt, self.world.clock.now(), reason=DRAINED)
 
     # --- stopping --------------------------------------------------------------------------------------------------
 
@@ -305,27 +333,31 @@ class QueueLoop(Generic[Item]):
             if not limit.expired():
                 limit.reschedule(asyncio.get_running_loop().time())
 
-    def _loose(self) -> Sequence[Settlement]:
-        """What to do with claims that no attempt has in hand."""
-        held = {item.receipt for attempt in self._attempts.values() for item in attempt.items}
-        return [settlement for receipt, settlement in self._claims.items() if receipt not in held]
+    def _received(self) -> Attempt[Item]:
+        """What is in no attempt yet."""
+        return Attempt(tuple(self._loose.values()))
 
     async def _hard_stop(self, feeding: Sequence[asyncio.Task[None]]) -> None:
         self._stop()
-        for task in self._attempts:
+        for task in dict.fromkeys(self._attempts.values()):
             task.cancel()
         await asyncio.wait(feeding, timeout=HAND_BACK_SECONDS)  # a receive that is under way should end
         for _ in range(RE_CANCELS):
-            left = [task for task in (*feeding, *self._attempts) if not task.done()]
+            left = [task for task in dict.fromkeys((*feeding, *self._attempts.values())) if not task.done()]
             if not left:
                 break
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=RE_CANCEL_SECONDS)
+        unsettled = [self._received()]
+        unsettled.extend(self._attempts)
+        for attempt in unsettled:
+            self._return_permit(attempt)  # it was cancelled before its first step
+        now = self.world.clock.now()
         try:
             async with asyncio.timeout(HAND_BACK_SECONDS):
-                if self._claims:
-                    await self._feed.settle_many(list(self._claims.values()))
+                if owed := [settlement for attempt in unsettled for settlement in attempt.owed(now)]:
+                    await self._feed.settle_many(owed)
         except (StoreUnavailable, TimeoutError) as error:
             self.say("warning", "not handed back, comes back when its claim times out", error)
 
