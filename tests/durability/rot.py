@@ -1,0 +1,144 @@
+"""Bits that rot: a flipped bit, a byte that became another or a file cut short, anywhere in the files of a real store.
+
+Decides what must hold then: the store refuses with a sentence that says what to do; or it serves everything that is
+whole, and says what it has put aside. It never hands out what was not stored. A log that ends early is the one damage
+that nobody can tell from a power failure: then the store is as it was some time before.
+
+    python -m tests.durability.rot --seeds 2000      as `make night` does
+    python -m tests.durability.rot --seed 17         one of them again
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lambent.errors import StoreUnavailable
+from lambent.testing.disk import Disk
+from lambent.testing.loop import run
+from tests.durability.power import connect
+from tests.durability.work import Work, drained, held
+
+CALLS = 25  # of each client
+LAST = "last"  # a document which is all that the last transaction has written, and which may be lost with it unheard
+LOG_DAMAGED = "The log was damaged"
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass
+class Found:
+    """What came of it: how many were harmless, refused or reported; `problems` by seed, each a sentence."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    problems: dict[int, list[str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{dict(self.outcomes)}; something untrue in seeds {sorted(self.problems)}"
+
+
+def campaign(seeds: Sequence[int], tell: Callable[[str], None] = lambda line: None) -> Found:
+    """Let something rot, for each seed."""
+    found, told = Found(), time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        whole = Path(directory) / "whole"
+        whole.mkdir()
+        stored = run(_fill(whole), seed=6)
+        for seed in seeds:
+            rotten = Path(directory) / "rotten"
+            shutil.copytree(whole, rotten)
+            what = _rot(rotten, random.Random(seed))
+            outcome, problems = run(_look(rotten, stored, what), seed=6)
+            found.outcomes[outcome] += 1
+            if problems:
+                found.problems[seed] = [what, *problems]
+            shutil.rmtree(rotten)
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                tell(str(found))
+    return found
+
+
+async def _fill(directory: Path) -> dict[str, str]:
+    """A store with some of everything, half of it in the log; gives what is in it."""
+    with tempfile.TemporaryDirectory() as elsewhere, Disk(Path(elsewhere)) as disk:
+        work = Work(random.Random(6))
+        path = Path(elsewhere) / "lambent.db"
+        for life in ("first", "second"):
+            connection = await connect(path, disk, work.chance, life)
+            await work.live(connection, CALLS)
+            if life == "first":
+                await connection.close()
+        await connection.documents.put(LAST, LAST, LAST)
+        stored = await held(connection, [key for key in work.ledger.known() if key.startswith("event")])
+        assert not work.ledger.check(stored)
+        disk.cut(0, directory)
+        with contextlib.suppress(StoreUnavailable):
+            await connection.close()
+    return stored
+
+
+def _rot(directory: Path, chance: random.Random) -> str:
+    path = chance.choice(sorted(directory.iterdir()))
+    data = bytearray(path.read_bytes())
+    at = chance.randrange(len(data))
+    match chance.randrange(4):
+        case 0:
+            del data[at:]
+            what = f"{path.name} ends at {at}"
+        case 1:
+            data[at] = chance.randrange(256)
+            what = f"byte {at} of {path.name} is {data[at]}"
+        case _:
+            data[at] ^= 1 << chance.randrange(8)
+            what = f"a bit of byte {at} of {path.name} is another"
+    path.write_bytes(data)
+    return what
+
+
+async def _look(directory: Path, stored: dict[str, str], what: str) -> tuple[str, list[str]]:
+    told, found, untrue = list[str](), dict[str, str](), list[str]()
+    connection = None
+    with Disk(directory) as disk:
+        try:
+            connection = await connect(directory / "lambent.db", disk, random.Random(6), "engine")
+            connection.on_trouble(told.append)
+            found = await held(connection, [key for key in stored if key.startswith("event")])
+            untrue = await drained(connection, found)
+        except StoreUnavailable as error:
+            told.append(str(error))
+            return "refused", []
+        finally:
+            if connection is not None:
+                await connection.close()
+    if "wal ends" in what:
+        return "an earlier state", untrue
+    if not any(LOG_DAMAGED in sentence for sentence in told):  # else it is as it was before what the log has lost
+        other = [key for key, state in found.items() if stored.get(key) != state]
+        untrue += [f"{key} is {found[key]}, and was {stored.get(key)}" for key in other]
+    untrue += [f"{key} is missing, and nobody says so" for key in stored if key not in found and not told]
+    return ("reported" if told else "harmless"), untrue
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--seed", type=int, help="only this one")
+    asked = parser.parse_args()
+    found = campaign(range(asked.seeds) if asked.seed is None else [asked.seed], print)
+    for seed, problems in found.problems.items():
+        print(f"SEED={seed}", *problems[:10], sep="\n  ")
+    print(found)
+    return bool(found.problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
