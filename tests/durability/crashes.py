@@ -41,7 +41,7 @@ MAXIMUM_OUTSTANDING = 30  # items of a model that wait or run
 MAXIMUM_LINES = 60  # of the journal, after which an engine is killed
 EARLY = 0.2  # of the kills come after a time that it takes at most to start, whatever it has begun by then
 START_SECONDS = 1.5
-CALL_SECONDS = 5.0  # that a caller waits for an answer
+CALL_SECONDS = 1.0  # that a caller waits for an answer, before asking for another
 END_SECONDS = 60.0
 POISON = 25
 ATTEMPTS = {CHARGE: 3, PACK: 10, COUNT: 4}  # after which they are given up; being killed with the engine is one
@@ -188,7 +188,7 @@ class _Crashes:
             self._sent[COUNT][position] = number
 
     async def _quote(self) -> None:
-        while not self._over:
+        while not (self._over and self._answers):
             number = next(self._quotes) * POISON  # which is none
             with contextlib.suppress(LambentError, TimeoutError):
                 async with asyncio.timeout(CALL_SECONDS):
