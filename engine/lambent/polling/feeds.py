@@ -126,8 +126,8 @@ class EventFeed:
 
     def invocation(self, items: Sequence[Event]) -> Invocation:
         (event,) = items
-        age = self._loop.world.clock.now() - event.accepted_at
-        self._loop.telemetry.observe(ASYNC_EVENT_AGE, event.function, age)
+        age = self._loop.world.clock.now() - event.accepted_at  # below 0 if the clock was set back
+        self._loop.telemetry.observe(ASYNC_EVENT_AGE, event.function, max(0.0, age))
         return Invocation(
             request_id=event.request_id,
             function=event.function,

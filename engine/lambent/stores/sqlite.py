@@ -138,6 +138,11 @@ class Connection:
         await self.file.close()
         self._lock.release()
 
+    def abandon(self) -> None:
+        """As if this process had died: for tests that kill engines, whose stores work in the caller's thread."""
+        self.file.abandon()
+        self._lock.release()
+
     async def _sweep(self) -> None:
         assert self._events is not None
         sweeps: Sequence[Callable[[], Awaitable[None]]] = (

@@ -158,6 +158,15 @@ class SqliteFile:
             if self._thread is not None:
                 self._thread.close()
 
+    def abandon(self) -> None:
+        """Close it as the death of this process would. Only where its work is done in the caller's thread."""
+        self._closed = True
+        if self._poll is not None:
+            self._poll.cancel()
+        if self._opened is not None:
+            self._opened.abandon()
+            self._opened = None
+
     # --- on the loop -----------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
