@@ -56,8 +56,10 @@ class EventLines:
 
     def surface(self) -> None:
         """What fell due (a release's time, an expired claim) waits again."""
-        for item in self.timers.due(self.clock.monotonic()):
-            self.show(item)
+        now = self.clock.monotonic()
+        if self.timers.first() <= now:
+            for item in self.timers.due(now):
+                self.show(item)
 
     def oldest(self, function: str) -> Item[Event] | None:
         """The next one to be claimed."""

@@ -24,7 +24,7 @@ from zlib import crc32
 import apsw
 
 from lambent.model import Event, EventFact
-from lambent.stores.sqlite_rows import checksum, many, quarantine
+from lambent.stores.sqlite_rows import many, quarantine
 
 SCHEMA: Final = (
     """CREATE TABLE events (
@@ -53,27 +53,11 @@ Key = tuple[float, int]
 """An event's place among those of its function: accepted_at, and the row's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """An event ended so. Times are of the file's clock."""
+End = tuple[int, str, str, bytes, str, float]
+"""An event ended: its row's id, function, state, result, reason, and when (of the file's clock)."""
 
-    id: int
-    function: str
-    state: str
-    result: bytes
-    reason: str
-    ended_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Return:
-    """An event waits again, until `due_at` if that is given."""
-
-    id: int
-    attempts: int
-    deferrals: int
-    due_at: float | None
-    reason: str
+Return = tuple[int, int, int, float | None, str]
+"""An event waits again: its row's id, attempts, deferrals, until when if not at once, and reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +120,7 @@ def put(cursor: apsw.Cursor, items: Sequence[Sequence[Event]]) -> Sequence[Seque
             if e.hops or e.qualifier is not None or e.trace_id is not None or e.client_context is not None:
                 extras = json.dumps([e.qualifier, e.hops, e.trace_id, e.client_context])
             accepted_at, body = float(e.accepted_at), e.payload
-            crc = checksum(e.request_id, e.function, accepted_at, extras)
+            crc = _crc(e.request_id, e.function, accepted_at, extras)
             new.append((id, e.request_id, e.function, accepted_at, extras, crc, body, crc32(body)))
     stored = many(
         cursor,
@@ -207,10 +191,13 @@ def settle(cursor: apsw.Cursor, items: Sequence[tuple[Sequence[End], Sequence[Re
             "UPDATE events SET state = e.column2, body = e.column3, body_crc = e.column4, ended_at = e.column5,"
             " reason = coalesce(e.column6, reason), due_at = NULL, life = NULL, claimed_until = NULL"
             " FROM (VALUES {rows}) AS e WHERE events.id = e.column1 AND ended_at IS NULL",
-            [(e.id, e.state, e.result, crc32(e.result), e.ended_at, e.reason or None) for e in ends],
+            [
+                (id, state, result, crc32(result), ended_at, reason or None)
+                for id, _, state, result, reason, ended_at in ends
+            ],
         )
         if changed == len(ends):  # else it was done before, and nobody knew: it is counted already
-            counts = Counter((end.function, end.state) for end in ends)
+            counts = Counter((function, state) for _, function, state, _, _, _ in ends)
             many(
                 cursor,
                 "INSERT INTO event_counts VALUES {rows} ON CONFLICT DO UPDATE SET count = count + excluded.count",
@@ -222,7 +209,7 @@ def settle(cursor: apsw.Cursor, items: Sequence[tuple[Sequence[End], Sequence[Re
             "UPDATE events SET attempts = r.column2, deferrals = r.column3, due_at = r.column4, reason = r.column5,"
             " life = NULL, claimed_until = NULL"
             " FROM (VALUES {rows}) AS r WHERE events.id = r.column1 AND ended_at IS NULL",
-            [(r.id, r.attempts, r.deferrals, r.due_at, r.reason or None) for r in returns],
+            [(id, attempts, deferrals, due_at, reason or None) for id, attempts, deferrals, due_at, reason in returns],
         )
     return [None] * len(items)
 
@@ -260,7 +247,7 @@ def _waiting(cursor: apsw.Cursor, function: str, accepted_at: float, id: int, li
 def _whole(cursor: apsw.Cursor, row: Sequence[Any]) -> Event | None:
     """The row's event, if it is what was written."""
     id, request_id, function, accepted_at, extras, crc, body, body_crc, attempts, deferrals = row
-    if crc32(body) != body_crc or checksum(request_id, function, accepted_at, extras) != crc:
+    if crc32(body) != body_crc or _crc(request_id, function, accepted_at, extras) != crc:
         quarantine(cursor, "events", request_id, row)
         cursor.execute("DELETE FROM events WHERE id = ?", (id,))
         return None
@@ -268,6 +255,11 @@ def _whole(cursor: apsw.Cursor, row: Sequence[Any]) -> Event | None:
     return Event(
         request_id, function, body, accepted_at, qualifier, attempts, deferrals, hops, trace_id, client_context
     )
+
+
+def _crc(request_id: str, function: str, accepted_at: float, extras: str | None) -> int:
+    """Of what never changes, but for the body; a tenth of the time that an event's put takes here, so in one piece."""
+    return crc32(f"{request_id}\0{function}\0{accepted_at!r}\0{extras}".encode())
 
 
 def facts(cursor: apsw.Cursor, items: Sequence[tuple[str, float]]) -> Sequence[EventFact | None]:

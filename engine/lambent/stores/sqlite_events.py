@@ -86,27 +86,31 @@ class SqliteEvents:
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         lines = self._lines
         lines.surface()
-        items = [lines.settle(settlement) for settlement in settlements]
-        taken = [(item, end) for item, end in zip(items, settlements, strict=True) if item is not None]
+        now, wall = self._file.clock.now(), self._world.clock.now()
+        taken: list[tuple[Item[Event], Settlement]] = []
+        ends: list[rows.End] = []
+        returns: list[rows.Return] = []
+        answers: list[bool] = []
+        for end in settlements:
+            item = lines.settle(end)
+            answers.append(item is not None)
+            if item is None:
+                continue
+            taken.append((item, end))
+            event = item.value
+            if isinstance(end, Delete):
+                ends.append((item.order, event.function, end.state, end.result, end.reason, now))
+            else:
+                due_at = now + end.at - wall if end.at > wall else None
+                returns.append((item.order, *counted(event, end.give_back), due_at, end.reason))
         if taken:
-            now, wall = self._file.clock.now(), self._world.clock.now()
-            ends: list[rows.End] = []
-            returns: list[rows.Return] = []
-            for item, end in taken:
-                event, id = item.value, item.order
-                if isinstance(end, Delete):
-                    ends.append(rows.End(id, event.function, end.state, end.result, end.reason, now))
-                else:
-                    attempts, deferrals = counted(event, end.give_back)
-                    due_at = now + end.at - wall if end.at > wall else None
-                    returns.append(rows.Return(id, attempts, deferrals, due_at, end.reason))
             try:
                 await self._file.write(rows.settle, (ends, returns), lambda _: self._settled(taken, wall))
             except StoreUnavailable:
                 for item, _ in taken:
                     lines.keep(item)
                 raise
-        return [item is not None for item in items]
+        return answers
 
     async def pending(self) -> Mapping[str, int]:
         return await self._file.read(rows.pending, None)

@@ -99,36 +99,28 @@ class SqliteFile:
         if self._poll_seconds is not None:
             self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
 
-    async def write(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
-        """Answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or what `perform`
-        raises for this item."""
-        if self._closed:
-            raise StoreUnavailable(f"{self.path} is closed.")
+    def write(
+        self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None
+    ) -> asyncio.Future[Result]:
+        """To be awaited: answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or
+        what `perform` raises for this item."""
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._writes.append((perform, item, (future, then)))
-        if not self._scheduled:
-            self._schedule()
-        return await future
+        self._ask(self._writes, (perform, item, (future, then)))
+        return future
 
     def tell(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> None:
         """As `write`, for who does not wait, and has no interest in what goes wrong."""
-        if self._closed:
-            return
-        nobody: asyncio.Future[Result] = self._loop.create_future()
-        nobody.cancel()
-        self._writes.append((perform, item, (nobody, then)))
-        if not self._scheduled:
-            self._schedule()
+        if not self._closed:
+            self._ask(self._writes, (perform, item, (self._nobody(), then)))
 
-    async def read(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> Result:
-        """Sees everything that was committed before it was asked for, and the items of one function in one state."""
-        if self._closed:
-            raise StoreUnavailable(f"{self.path} is closed.")
+    def read(
+        self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None
+    ) -> asyncio.Future[Result]:
+        """To be awaited. Sees everything that was committed before it was asked for, and the items of one function in
+        one state. Raises as `write`."""
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._reads.append((perform, item, (future, then)))
-        if not self._scheduled:
-            self._schedule()
-        return await future
+        self._ask(self._reads, (perform, item, (future, then)))
+        return future
 
     def on_foreign_change(self, callback: Callable[[], None]) -> None:
         """Called on the loop when another connection has written."""
@@ -169,10 +161,19 @@ class SqliteFile:
 
     # --- on the loop -----------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
+    def _ask(self, jobs: list[_Job], job: _Job) -> None:
         """Hand over in the next step, so that all who ask in this one share a group."""
-        self._scheduled = True
-        self._loop.call_soon(self._hand_over)
+        if self._closed:
+            raise StoreUnavailable(f"{self.path} is closed.")
+        jobs.append(job)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._hand_over)
+
+    def _nobody(self) -> asyncio.Future[Any]:
+        nobody: asyncio.Future[Any] = self._loop.create_future()
+        nobody.cancel()
+        return nobody
 
     def _hand_over(self) -> None:
         writes, reads, self._writes, self._reads = self._writes, self._reads, [], []
@@ -207,11 +208,7 @@ class SqliteFile:
 
     def _look_around(self) -> None:
         """The next group looks, too: this only sees to it that there is one."""
-        nobody: asyncio.Future[None] = self._loop.create_future()
-        nobody.cancel()
-        self._reads.append((_nothing, None, (nobody, None)))
-        if not self._scheduled:
-            self._schedule()
+        self._ask(self._reads, (_nothing, None, (self._nobody(), None)))
         assert self._poll_seconds is not None
         self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
 
