@@ -78,9 +78,10 @@ class SqliteFile:
         self._thread = None if executor else _Thread()
         self._executor: Executor = executor or self._thread  # type: ignore[assignment]
         self._poll_seconds = poll_seconds
-        self._writes: list[_Job] = []
-        self._reads: list[_Job] = []
-        self._scheduled = False  # a group is under way, or its handing over is
+        self._writes: deque[_Job] = deque()
+        self._reads: deque[_Job] = deque()
+        self._lock = threading.Lock()  # held for what waits and for `_busy`, never for long
+        self._busy = False  # a group is under way, or its handing over is
         self._on_foreign_change: list[Callable[[], None]] = []
         self._on_reopened: list[Callable[[], None]] = []
         self._on_trouble: list[Callable[[str], None]] = []
@@ -141,7 +142,7 @@ class SqliteFile:
         """After what was asked for is done. Closing twice is allowed."""
         if self._poll is not None:
             self._poll.cancel()
-        while self._scheduled and not self._closed:
+        while self._busy and not self._closed:
             with suppress(StoreUnavailable):
                 await self.read(_nothing, None)
         if not self._closed:
@@ -161,23 +162,20 @@ class SqliteFile:
 
     # --- on the loop -----------------------------------------------------------------------------------------------
 
-    def _ask(self, jobs: list[_Job], job: _Job) -> None:
-        """Hand over in the next step, so that all who ask in this one share a group."""
+    def _ask(self, jobs: deque[_Job], job: _Job) -> None:
+        """Begin in the next step, so that all who ask in this one share a group."""
         if self._closed:
             raise StoreUnavailable(f"{self.path} is closed.")
-        jobs.append(job)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._hand_over)
+        with self._lock:
+            jobs.append(job)
+            begin, self._busy = not self._busy, True
+        if begin:
+            self._loop.call_soon(self._executor, self._work)
 
     def _nobody(self) -> asyncio.Future[Any]:
         nobody: asyncio.Future[Any] = self._loop.create_future()
         nobody.cancel()
         return nobody
-
-    def _hand_over(self) -> None:
-        writes, reads, self._writes, self._reads = self._writes, self._reads, [], []
-        self._executor(lambda: self._group(writes, reads))
 
     def _answer(self, answers: Sequence[tuple[_Asked, Any]]) -> None:
         for (future, then), answer in answers:
@@ -190,12 +188,6 @@ class SqliteFile:
                 future.set_exception(answer.error)
             else:
                 future.set_result(answer)
-
-    def _next(self) -> None:
-        if self._writes or self._reads:
-            self._hand_over()
-        else:
-            self._scheduled = False
 
     def _call(self, callbacks: Sequence[Callable[..., None]], *arguments: object) -> None:
         for callback in callbacks:
@@ -247,6 +239,18 @@ class SqliteFile:
             self._opened.close()
             self._opened = None
 
+    def _work(self) -> None:
+        """Group after group, until nothing waits."""
+        while True:
+            with self._lock:
+                writes, reads = [*self._writes], [*self._reads]
+                self._writes.clear()
+                self._reads.clear()
+                self._busy = go_on = bool(writes or reads)
+            if not go_on:
+                return
+            self._group(writes, reads)
+
     def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
         try:
             opened = self._open_again() if self._broken else self._opened
@@ -265,8 +269,6 @@ class SqliteFile:
             self._distrust(error)
             raised = _Raised(unavailable(error, self.path) or error)
             self._tell(self._answer, [(asked, raised) for _, _, asked in (*writes, *reads)])
-        finally:
-            self._tell(self._next)
 
     def _transaction(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[_Asked, Any]]:
         try:
