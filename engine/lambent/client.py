@@ -27,6 +27,7 @@ from lambent.model import (
 )
 from lambent.ports import Clock, Connection, Store, World
 from lambent.resources import MappingHandle, QueueHandle, StreamHandle
+from lambent.semantics.advising import Advice, Sweep
 from lambent.semantics.auditing import Audit
 from lambent.semantics.explaining import Explanation
 from lambent.settings import EngineSettings
@@ -146,6 +147,10 @@ class Client:
         """The books of a stream mapping, by its id: what came, and what became of it. Raises ResourceNotFound,
         InvalidParameterValue for the mapping of a queue."""
         return await inspection.audit(self._opened, self._open, mapping)
+
+    async def advise(self) -> tuple[list[Advice], list[Sweep]]:
+        """Settings that lose time or events, as far as the traffic that was observed shows, and what that rests on."""
+        return await inspection.advise(self._opened, self._open)
 
     async def pending(self) -> Mapping[str, int]:
         """How many events each function has, waiting or running."""

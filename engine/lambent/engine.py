@@ -48,6 +48,7 @@ from lambent.payload import check_payload, encode_payload, encode_result
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
 from lambent.runtimes.error_documents import not_json
+from lambent.semantics.advising import Advice, Sweep
 from lambent.semantics.auditing import Audit
 from lambent.semantics.explaining import Explanation
 from lambent.semantics.recursion import refused
@@ -207,6 +208,10 @@ class Engine(Declarations):
         """The books of a stream mapping, by its id: what came, and what became of it. Raises ResourceNotFound,
         InvalidParameterValue for the mapping of a queue."""
         return await inspection.audit(self.control, self._living().connection, mapping)
+
+    async def advise(self) -> tuple[list[Advice], list[Sweep]]:
+        """Settings that lose time or events, as far as the traffic that was observed shows, and what that rests on."""
+        return await inspection.advise(self.control, self._living().connection)
 
     async def _once_more(self, invocation: Invocation, throttled: Throttled) -> Outcome:
         """Other engines may hold what is missing: a caller waits for one question, and no longer. Looking for room

@@ -1,8 +1,9 @@
-"""Where an item is and why, and whether a mapping's books balance: asked by people, through an engine or a client.
+"""Where an item is and why, whether a mapping's books balance, and which settings lose time or events: asked by people,
+through an engine or a client.
 
 Decides where to look, and what a person is told who asks for what is not there. Changes nothing, and needs no running
 engine; one that runs is asked what it serves. What the facts mean is decided in `semantics/explaining.py`, how they add
-up in `semantics/auditing.py`.
+up in `semantics/auditing.py`, what follows from traffic in `semantics/advising.py`.
 
 Only the store's own queues and streams can be looked into; of a mapping of another source there is what checkpoints
 told.
@@ -17,9 +18,20 @@ from lambent.consistency import Known
 from lambent.control import Control, StoredMapping
 from lambent.desk import Snapshot, look
 from lambent.errors import InvalidParameterValue, ResourceNotFound
-from lambent.model import EventFact, Lease, MessageFact, Piece, Record, Shard, ShardFact, StreamMapping
+from lambent.model import EventFact, Lease, MessageFact, Piece, QueueMapping, Record, Shard, ShardFact, StreamMapping
+from lambent.observing import FUNCTION as OBSERVED_FUNCTION
+from lambent.observing import MAPPING as OBSERVED_MAPPING
+from lambent.observing import calls_of, traffic_of
 from lambent.polling.leases import resume_from
 from lambent.ports import BuiltinStream, Connection
+from lambent.semantics.advising import (
+    Advice,
+    Sweep,
+    Traffic,
+    advise_batches,
+    advise_concurrency,
+    advise_visibility,
+)
 from lambent.semantics.auditing import Account, Audit
 from lambent.semantics.explaining import (
     Explanation,
@@ -90,6 +102,31 @@ async def audit(control: Control, connection: Connection, identity: str) -> Audi
     for shard in await stream.shards():
         accounts[shard.id] = await _account(stored, stream, shard, leases, facts.get(shard.id))
     return Audit(identity, mapping.source, mapping.function, accounts)
+
+
+async def advise(control: Control, connection: Connection) -> tuple[list[Advice], list[Sweep]]:
+    """Settings that lose time or events, as far as the observed traffic shows; and what that rests on, by mapping."""
+    documents, known = connection.documents, await control.known()
+    limit = known.settings.account_concurrency
+    traffic = {each.name: traffic_of(each) for each in await documents.list(OBSERVED_MAPPING)}
+    calls = {each.name: calls_of(each) for each in await documents.list(OBSERVED_FUNCTION)}
+    advice, sweeps = advise_concurrency(known.functions, calls, limit), list[Sweep]()
+    for stored in (await control.list_mappings()).values():
+        mapping, function = stored.mapping, known.functions.get(stored.mapping.function)
+        name, servers, fifo = mapping.source.partition(":")[2], 0, False
+        if isinstance(mapping, StreamMapping) and name in known.streams:
+            shards = await connection.stream(known.streams[name]).shards()
+            closed = {parent for shard in shards for parent in shard.parents}
+            servers = mapping.parallelization_factor * sum(shard.id not in closed for shard in shards)
+        elif isinstance(mapping, QueueMapping) and name in known.queues and function is not None:
+            advice += advise_visibility(mapping, known.queues[name], function)
+            servers = min(mapping.maximum_concurrency or limit, function.reserved_concurrency or limit)
+            fifo = known.queues[name].fifo
+        if servers:
+            found, sweep = advise_batches(mapping, traffic.get(stored.id, Traffic()), servers, fifo)
+            advice += found
+            sweeps += [] if sweep is None else [sweep]
+    return advice, sweeps
 
 
 def _told(fact: ShardFact) -> Account:

@@ -21,6 +21,7 @@ from lambent.desk import Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.model import Delivery, Function, Message, QueueMapping
+from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.permits import Permits, SharingInvoker
 from lambent.polling.queue import QueueLoop
@@ -57,6 +58,7 @@ class Life:
     events: EventQueue
     invoker: SharingInvoker
     supervisor: Supervisor
+    _observer: Observer | None
 
     def __init__(
         self,
@@ -135,6 +137,11 @@ class Life:
             telemetry=telemetry,
             world=world,
         )
+        self._observer = None
+        if self._settings.observe_seconds:
+            seconds, running = self._settings.observe_seconds, self._concurrency.running
+            self._observer = Observer(self.connection.documents, telemetry, running, seconds)
+            self._begin(self._beside, "observations", self._observer.run)
         desk = Desk(
             documents=self.connection.documents,
             hosted=control.functions,
@@ -307,7 +314,8 @@ class Life:
         if isinstance(mapping, QueueMapping):
             if self._concurrency.limit_mapping(stored.id, mapping.maximum_concurrency):
                 self._permits.changed()
-            feed = MappingFeed(stored.id, mapping, self._queue_source(mapping.source), self._control.functions)
+            source, watched = self._queue_source(mapping.source), self._watched(stored.id)
+            feed = MappingFeed(stored.id, mapping, source, self._control.functions, watched)
             loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
             return _QueueMappingLoop(loop, feed)
         if mapping.on_failure is not None:
@@ -324,7 +332,11 @@ class Life:
             lease_seconds=self._settings.lease_seconds,
             read_ahead=self._read_ahead,
             seek=stored.seek,
+            watched=self._watched(stored.id),
         )
+
+    def _watched(self, identity: str) -> Watched | None:
+        return None if self._observer is None else self._observer.mapping(identity)
 
     def _queue_source(self, source: str) -> QueueSource:
         if "://" not in source:

@@ -45,6 +45,9 @@ class EngineSettings(Configuration):
     """Whether HTTP destinations may be on addresses that are not public: this machine, its network, the metadata
     services of clouds."""
 
+    observe_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """How often what was observed of traffic is written, for `lambent advise`; 0: nothing is observed."""
+
     release: Annotated[int, Field(ge=0, le=MAXIMUM_RELEASE)] = 0
     """The number of the deployed code. It is stored with what the code declares, and code of a lower release does not
     replace that: while two versions run, the newer one's configuration holds for both."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lambent.cli import calling, dead_letters, functions, inspecting, mappings, serving, top
+from lambent.cli import advising, calling, dead_letters, functions, inspecting, mappings, serving, top
 
 app = typer.Typer(
     name="lambent",
@@ -23,4 +23,5 @@ app.add_typer(mappings.app, name="mappings")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("why")(inspecting.why)
 app.command("audit")(inspecting.audit)
+app.command("advise")(advising.advise)
 app.command("top")(top.top)

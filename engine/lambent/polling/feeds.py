@@ -22,6 +22,7 @@ from lambent.model import (
     Delete,
     Event,
     EventStep,
+    Failed,
     Function,
     Invocation,
     Message,
@@ -33,6 +34,7 @@ from lambent.model import (
     Throttled,
     Unavailable,
 )
+from lambent.observing import Watched
 from lambent.polling.queue import Attempt, QueueLoop
 from lambent.ports import EventQueue, QueueSource
 from lambent.semantics import asynchronous, backoff, batching, queue, recursion, shapes
@@ -271,7 +273,8 @@ class EventFeed:
 
 
 class MappingFeed:
-    """The batches of one queue mapping. `functions` is the live mapping of what this engine hosts.
+    """The batches of one queue mapping. `functions` is the live mapping of what this engine hosts; `watched` counts the
+    mapping's traffic for advice.
 
     A batch is open for at most the batching window, and never so long that the function's time limit no longer fits
     into the visibility time-out of its first message; once that is over, it is not started any more. One that waits for
@@ -280,9 +283,15 @@ class MappingFeed:
     """
 
     def __init__(
-        self, mapping_id: str, mapping: QueueMapping, source: QueueSource, functions: Mapping[str, Function]
+        self,
+        mapping_id: str,
+        mapping: QueueMapping,
+        source: QueueSource,
+        functions: Mapping[str, Function],
+        watched: Watched | None = None,
     ) -> None:
         self.subject = mapping_id
+        self._watched = watched
         self.settle_many = source.settle_many
         self._result = NOTHING_PROCESSED
         self._mapping = mapping
@@ -346,6 +355,9 @@ class MappingFeed:
         steps = queue.after(items, outcome, value, partial, now)
         self._count(FAILED_INVOKE_EVENT_COUNT, len(items) - sum(isinstance(step, Delete) for step in steps))
         self._result = PROCESSED if isinstance(outcome, Succeeded) else PROBLEM
+        if self._watched is not None and isinstance(outcome, Succeeded | Failed):
+            self._watched.arrived([message.sent_at for message in items if message.receive_count == 1])
+            self._watched.ran(len(items), outcome.run_seconds)
         self._troubles = self._troubles + 1 if isinstance(outcome, Throttled | Unavailable) else 0
         return steps
 

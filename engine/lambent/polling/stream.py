@@ -23,6 +23,7 @@ from lambent.model import (
     DRAINED,
     Checkpoint,
     EndShard,
+    Failed,
     Fate,
     Fetch,
     Invocation,
@@ -37,6 +38,7 @@ from lambent.model import (
     Unavailable,
     Wait,
 )
+from lambent.observing import Watched
 from lambent.polling.leases import Ownership, resume_from
 from lambent.ports import Leases, StreamSource, World
 from lambent.semantics import backoff, shapes
@@ -108,7 +110,8 @@ class _OwnedShard:
 
 
 class StreamLoop:
-    """One stream mapping. `seek` says where it starts; None: where the mapping itself says."""
+    """One stream mapping. `seek` says where it starts, None: where the mapping itself says; `watched` counts its
+    traffic for advice."""
 
     def __init__(
         self,
@@ -124,10 +127,11 @@ class StreamLoop:
         lease_seconds: float,
         read_ahead: ReadAhead,
         seek: Seek | None = None,
+        watched: Watched | None = None,
     ) -> None:
         self._id, self._mapping, self._source, self._leases = mapping_id, mapping, source, leases
         self._invoker, self._destinations, self._telemetry, self._world = invoker, destinations, telemetry, world
-        self._lease_seconds, self._read_ahead = lease_seconds, read_ahead
+        self._lease_seconds, self._read_ahead, self._watched = lease_seconds, read_ahead, watched
         self._seek, self._start, self._timestamp = seek or first_seek(mapping)
         self._qualifier = mapping.called_qualifier
         filters = compile_filters(mapping.filters)
@@ -347,6 +351,10 @@ class StreamLoop:
             raise
         value: object = None
         telemetry.count(INVOKED_EVENT_COUNT, self._id, len(records))
+        if self._watched is not None and records and isinstance(outcome, Succeeded | Failed):
+            if step.attempt == 1:
+                self._watched.read(records)
+            self._watched.ran(len(records), outcome.run_seconds)
         if isinstance(outcome, Succeeded):
             if mapping.report_batch_item_failures or step.window is not None:
                 value = value_of(outcome)

@@ -154,6 +154,7 @@ class _Day:
             "async_retry_delays_seconds": chance.choice(((60.0, 120.0), (5.0, 10.0), (0.5, 1.0))),
             "lease_seconds": chance.choice((3.0, 10.0)),
             "watchdog_seconds": 0,
+            "observe_seconds": 0,  # it writes what nobody asks for
         }
         self._functions: dict[str, dict[str, Any]] = {"audit": self._function(0)}
         self._queues: dict[str, dict[str, Any]] = {"dead": {}, "done": {}}
