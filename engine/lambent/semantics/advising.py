@@ -316,7 +316,7 @@ def _lanes(
             wider = replay(traffic.arrivals, duration, replace(best.settings, servers=servers))
             reason = (
                 f"its shards have work for {idlest.busy:.0%} of the time at least, and then {busy:.0%}; 99 of 100 "
-                f"records would be done after {wider.p99_seconds:.1f} s instead of {best.p99_seconds:.1f} s (order is by key)"
+                f"records would be done after {wider.p99_seconds:.1f} s instead of {best.p99_seconds:.1f} s (by key)"
             )
             yield Advice(subject, "parallelization_factor", now, factor, "time", reason)
             return
