@@ -16,6 +16,13 @@ from tests.engine.engines import virtual
 pytestmark = pytest.mark.virtual_time(deterministic=True)
 
 
+async def nothing(event: Any, context: Any) -> None: ...
+
+
+async def waits(event: Any, context: Any) -> None:
+    await asyncio.sleep(event["wait"])
+
+
 async def documents(engine: Any, kind: str) -> dict[str, Any]:
     return {each.name: each for each in await engine._living().connection.documents.list(kind)}
 
@@ -24,11 +31,13 @@ async def test_what_was_observed_is_written_every_few_seconds_and_added_up_over_
     async def slow(event: Any, context: Any) -> None:
         await asyncio.sleep(0.5)
 
+    async def other(event: Any, context: Any) -> None: ...
+
     for life in (1, 2):
         engine = virtual(store)
         stream, queue = engine.stream("s"), engine.queue("q")
         engine.on(stream, name="f", batch_size=4)(slow)
-        engine.on(queue, name="g")(_same(slow))
+        engine.on(queue, name="g")(other)
         async with engine:
             await stream.put_many([({"n": n}, "k") for n in range(8)])
             await queue.send("a")
@@ -48,17 +57,9 @@ async def test_what_was_observed_is_written_every_few_seconds_and_added_up_over_
             assert {name: each.revision for name, each in after.items()} == revisions, "nothing new, nothing written"
 
 
-def _same(handler: Any) -> Any:
-    async def same(event: Any, context: Any) -> None:
-        await handler(event, context)
-
-    return same
-
-
 async def test_nothing_is_observed_if_so_wished() -> None:
     engine = virtual(observe_seconds=0)
-    engine.function(name="f")(_same(asyncio.sleep))
-    engine.on(engine.stream("s"), name="g")(_same(_nothing))
+    engine.on(engine.stream("s"), name="f")(nothing)
     async with engine:
         await engine.stream("s").put({}, key="k")
         await asyncio.sleep(30)
@@ -66,14 +67,11 @@ async def test_nothing_is_observed_if_so_wished() -> None:
         assert not await documents(engine, FUNCTION)
 
 
-async def _nothing(event: Any, context: Any) -> None: ...
-
-
 async def test_two_engines_add_to_the_same_documents() -> None:
     store = MemoryStore()
     engines = [virtual(store, seed=seed) for seed in (1, 2)]
     for engine in engines:
-        engine.function(name="f")(_same(_nothing))
+        engine.function(name="f")(nothing)
     one, two = engines
     async with one, two:
         await asyncio.sleep(5)  # until each has its part of what may run
@@ -90,7 +88,7 @@ async def test_advice_is_given_on_what_was_observed(store: Store) -> None:
     async def packs(event: Any, context: Any) -> None:
         await asyncio.sleep(0.3 + 0.001 * len(event["Records"]))
 
-    engine.function(name="g", reserved_concurrency=1)(_same(packs_nothing))
+    engine.function(name="g", reserved_concurrency=1)(waits)
     engine.map(engine.queue("q"), "g")
     engine.on(engine.stream("s"), name="f", batch_size=2)(packs)
     async with engine:
@@ -110,7 +108,3 @@ async def test_advice_is_given_on_what_was_observed(store: Store) -> None:
     assert ("function g", "reserved_concurrency") in said
     assert ("queue q", "visibility_timeout_seconds") not in said
     assert sweep.duration.of(2) == pytest.approx(0.302, abs=0.01)
-
-
-async def packs_nothing(event: Any, context: Any) -> None:
-    await asyncio.sleep(event.get("wait", 0))
