@@ -184,9 +184,9 @@ def windowed_event(
 
 
 def _copied(value: object) -> object:
-    if isinstance(value, Mapping):
+    if type(value) is dict:  # it was decoded from JSON, so there are no other kinds
         return {key: _copied(each) for key, each in value.items()}
-    if isinstance(value, list):
+    if type(value) is list:
         return [_copied(each) for each in value]
     return value
 
