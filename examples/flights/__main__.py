@@ -1,7 +1,7 @@
 """`make run`: plays all departures with live progress, prints the tables, writes flights.png. Exits 1 if any total
-differs from the file.
+differs from the file. What was interrupted, even by `kill -9`, goes on where it was when it is started again.
 
-Decides only what it looks like.
+Decides what it looks like, and which run it is: the one that was interrupted, or a new one.
 """
 
 from __future__ import annotations
@@ -9,23 +9,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from examples.flights.app import flights
+from examples.flights.board import Board
 from examples.flights.data import Truth, departures, truth
 from examples.flights.picture import Sample, draw
-from examples.flights.play import PUTS_PER_SECOND, Played, audit, lines, play
+from examples.flights.play import PUTS_PER_SECOND, Played, audit, lines, play, settled
+from lambent import StoreUnavailable
 
 ALL = 336_776
+ENGINE_FILE, BOARD_FILE = Path("flights.db"), Path("flights-board.db")
+SQLITE_ENDINGS = ("", "-wal", "-shm")  # of the files that SQLite makes of one
 
 
 def main() -> int:
-    options = _options()
+    asked = options()
     console = Console()
-    count = min(options.limit or ALL, ALL)
+    count = min(asked.limit or ALL, ALL)
+    board = board_of(asked)
+    if board.mark("begun"):
+        done = int(board.mark("put", "0"))
+        console.print(f"A run was interrupted; it goes on after {done:,} departures (--fresh starts over).")
+    app = flights(board, f"sqlite:///{ENGINE_FILE}", asked.seed)
     with _progress(console) as progress:
         bars = {
             name: progress.add_task(text, total=count if name == "put" else None, figure="")
@@ -45,26 +56,49 @@ def main() -> int:
                 total = count if name == "put" else sample.put - sample.isolated if name == "delivered" else None
                 progress.update(bar, completed=amount, total=total, figure=f"{amount:,}")
 
-        played = asyncio.run(
-            play(departures(options.limit), seed=options.seed, per_second=options.per_second, show=show)
-        )
-    expected = truth(options.limit)
+        try:
+            played = asyncio.run(play(app, departures(asked.limit), per_second=asked.per_second, show=show))
+        except StoreUnavailable as unavailable:
+            raise SystemExit(str(unavailable)) from None
+    expected = truth(asked.limit)
     console.print(_fates(played), _totals(played, expected))
-    draw(played.samples, options.picture)
-    console.print(f"{len(played.put):,} departures in {played.seconds:.1f} s; the picture is {options.picture}")
+    draw(played.samples, asked.picture)
+    console.print(f"{played.put:,} departures in {played.seconds:.1f} s; the picture is {asked.picture}")
     for complaint in (wrong := audit(played, expected)):
         console.print(f"[red]{complaint}[/red]")
+    if played.resumed:
+        console.print("It was interrupted: duplicates are what was under way then, and done again.")
     console.print("[red]The totals differ.[/red]" if wrong else "[green]Every total equals the file's.[/green]")
+    if settled(played):
+        board.note("finished", True)
     return 1 if wrong else 0
 
 
-def _options() -> argparse.Namespace:
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.flights", description=__doc__)
     parser.add_argument("--limit", type=int, help="only the first departures")
     parser.add_argument("--seed", type=int, default=2013, help="decides which tries fail (2013)")
     parser.add_argument("--per-second", type=float, default=PUTS_PER_SECOND, help="departures put in a second")
+    parser.add_argument("--fresh", action="store_true", help="start over, even if a run was interrupted")
     parser.add_argument("--picture", type=Path, default=Path("flights.png"), help="where the picture goes")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def board_of(asked: argparse.Namespace) -> Board:
+    """The board of a run that was interrupted, if it had the same options; else an empty one, and no engine's file."""
+    run = f"seed {asked.seed}, {asked.limit} departures"
+    if not asked.fresh and BOARD_FILE.exists() and ENGINE_FILE.exists():
+        board = Board(BOARD_FILE)
+        if board.mark("run") == run and not board.mark("finished"):
+            return board
+        board.close()
+    for file in (ENGINE_FILE, BOARD_FILE):
+        for ending in SQLITE_ENDINGS:
+            file.with_name(file.name + ending).unlink(missing_ok=True)
+    board = Board(BOARD_FILE)
+    board.note("run", run)
+    return board
 
 
 def _progress(console: Console) -> Progress:
@@ -87,14 +121,9 @@ def _totals(played: Played, expected: Truth) -> Table:
     table = Table("", "departures", "in the file", "minutes of delay", "in the file", title="Totals")
     for column in table.columns[1:]:
         column.justify = "right"
-    found = played.board.total
     for group in sorted(expected.departed, key=lambda group: (len(group), group)):
-        figures = (
-            found["departed"].get(group, 0),
-            expected.departed[group],
-            found["minutes"].get(group, 0),
-            expected.minutes[group],
-        )
+        departed, minutes = played.board.total(group)
+        figures = (departed, expected.departed[group], minutes, expected.minutes[group])
         table.add_row(group, *(f"{figure:,}" for figure in figures))
     return table
 

@@ -13,10 +13,10 @@ import random
 import time
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+from examples.flights.board import Board, Told
 from examples.flights.data import LONG_DELAY_MINUTES, Flight
 from lambent import Engine, MappingHandle, StreamHandle
 
@@ -32,28 +32,11 @@ class NeverDeparted(Exception):
 
 
 class Figures(TypedDict):
-    """Departures and minutes of delay by airline ('UA') and airport ('JFK'): a window's state, and the total."""
+    """A window's state: departures and minutes of delay by airline ('UA') and airport ('JFK'), from which record on."""
 
+    first_record: str
     departed: dict[str, int]
     minutes: dict[str, int]
-
-
-@dataclass(slots=True)
-class Board:
-    """Where the functions write what they found: how often each flight (by id) was there. It stands for your
-    database. Each counter has one function that writes it, so one of them may be on a thread."""
-
-    total: Figures = field(default_factory=lambda: Figures(departed={}, minutes={}))
-    covered: Counter[int] = field(default_factory=Counter)  # by successful invocations
-    rebooked: Counter[int] = field(default_factory=Counter)
-    given_up: Counter[int] = field(default_factory=Counter)
-    alerted: Counter[int] = field(default_factory=Counter)
-    confirmed: Counter[int] = field(default_factory=Counter)  # by the alerts' on-success destination
-    unheard: Counter[int] = field(default_factory=Counter)  # by the alerts' dead-letter queue
-    windows: Counter[tuple[str, str]] = field(default_factory=Counter)  # (shard, start): closed
-    failed_attempts: Counter[str] = field(default_factory=Counter)  # by function; an item that was tried in vain
-    isolated: int = 0  # poison that stood alone in its batch
-    iterator_age: float = 0.0  # seconds; the oldest of any shard since somebody looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +49,10 @@ class Flights:
     board: Board
 
 
-def flights(seed: int = 2013) -> Flights:
+def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights:
     """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
-    board = Board()
-    engine = Engine(async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to watch that
-    departures = engine.stream("departures", shards=8)
+    engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
+    departures = engine.stream("departures", shards=16)
     rebook = engine.queue("rebook", visibility_timeout_seconds=6, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
@@ -80,24 +62,26 @@ def flights(seed: int = 2013) -> Flights:
 
     @engine.function(timeout_seconds=10)
     async def delays(event: dict[str, Any], context: object) -> dict[str, Any]:
-        batch = [decoded(record) for record in event["Records"]]
-        for flight in batch:
+        batch = []
+        for record in event["Records"]:
+            number, flight = decoded(record)
             if flight["delay"] is None:
                 board.failed_attempts["delays"] += 1
-                board.isolated += len(batch) == 1
+                if len(event["Records"]) == 1:
+                    board.settle("poison", "isolated", [flight["id"]])
                 raise NeverDeparted(f"{flight['carrier']} {flight['flight']}")
-        figures: Figures = event["state"] or Figures(departed={}, minutes={})
-        for flight in batch:
+            batch.append((number, flight))
+        figures: Figures = event["state"] or Figures(first_record="", departed={}, minutes={})
+        for number, flight in board.departed(batch):  # without those that other records told
+            figures["first_record"] = figures["first_record"] or number
             add(figures, flight)
             if is_long(flight):
                 await engine.invoke_async("alert", flight)
-        board.covered.update(flight["id"] for flight in batch)
         if batch:
             age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"]
             board.iterator_age = max(board.iterator_age, age)
-        if event["isFinalInvokeForWindow"]:
-            board.windows[event["shardId"], event["window"]["start"]] += 1
-            merge(board.total, figures)
+        if event["isFinalInvokeForWindow"] and figures["first_record"]:
+            board.closed(**figures)
         return {"state": figures}
 
     mapping = engine.map(
@@ -112,24 +96,36 @@ def flights(seed: int = 2013) -> Flights:
 
     # ---- queue: rebook the passengers of what never departed
 
+    async def stranded(event: dict[str, Any]) -> list[tuple[dict[str, Any], Flight]]:
+        """The messages, each with its flight. One that departed is not among them: it was alone in its batch when the
+        process was killed, which used up its only attempt. It goes back into the stream."""
+        found = []
+        for message in event["Records"]:
+            number, flight = reported(message["body"])
+            if flight["delay"] is None:
+                found.append((message, flight))
+            else:
+                board.forget(number, flight)
+                await departures.put(flight, key=key(flight))
+        return found
+
     @engine.on(rebook, batch_size=10, report_batch_item_failures=True, timeout_seconds=1)
     async def rebooking(event: dict[str, Any], context: object) -> dict[str, Any]:
-        failed = []
-        for message in event["Records"]:
-            stranded = [flight["id"] for flight in reported(message["body"])]
-            if fails(REBOOKING_FAILS, seed, stranded, message["attributes"]["ApproximateReceiveCount"]):
-                board.failed_attempts["rebooking"] += 1
+        rebooked, failed = [], []
+        for message, flight in await stranded(event):
+            if fails(REBOOKING_FAILS, seed, flight["id"], message["attributes"]["ApproximateReceiveCount"]):
                 failed.append(message)
             else:
-                board.rebooked.update(stranded)
+                rebooked.append(flight["id"])
+        board.settle("rebooking", "rebooked", rebooked)
+        board.failed_attempts["rebooking"] += len(failed)
         # The visibility is six times the time limit, as AWS advises, so a machine may stall: what failed needn't wait.
         await rebook.change_visibility([message["receiptHandle"] for message in failed], REBOOK_AGAIN_SECONDS)
         return {"batchItemFailures": [{"itemIdentifier": message["messageId"]} for message in failed]}
 
     @engine.on(rebook_dead, batch_size=10)
-    def refund(event: dict[str, Any], context: object) -> None:  # a plain function: on a thread, as it may block
-        for message in event["Records"]:
-            board.given_up.update(flight["id"] for flight in reported(message["body"]))
+    async def refund(event: dict[str, Any], context: object) -> None:
+        board.settle("rebooking", "given up", [flight["id"] for _, flight in await stranded(event)])
 
     # ---- async: tell somebody about long delays
 
@@ -147,31 +143,40 @@ def flights(seed: int = 2013) -> Flights:
         if fails(ALERT_FAILS, seed, flight["id"], tries[context.aws_request_id]):
             board.failed_attempts["alert"] += 1
             raise ConnectionError("the pager does not answer")
-        board.alerted[flight["id"]] += 1
+        board.settle("alert", "alerted", [flight["id"]])
         return {"alerted": flight["id"]}
 
     @engine.on(alerts_sent, batch_size=10)
     async def confirm(event: dict[str, Any], context: object) -> None:
-        board.confirmed.update(json.loads(each["body"])["responsePayload"]["alerted"] for each in event["Records"])
+        confirmed = [json.loads(each["body"])["responsePayload"]["alerted"] for each in event["Records"]]
+        board.settle("answer", "confirmed", confirmed)
 
     @engine.on(alerts_lost, batch_size=10)
-    async def telephone(event: dict[str, Any], context: object) -> None:
-        board.unheard.update(json.loads(each["body"])["id"] for each in event["Records"])
+    def telephone(event: dict[str, Any], context: object) -> None:  # a plain function: on a thread, as it may block
+        unheard = [json.loads(each["body"])["id"] for each in event["Records"]]
+        board.settle("alert", "unheard", unheard)
+        board.settle("answer", "telephoned", unheard)
 
     # ---- sync: what does an airport look like right now?
 
     @engine.function
     async def airport(event: dict[str, str], context: object) -> dict[str, int]:
-        origin = event["origin"]
-        return {"departed": board.total["departed"].get(origin, 0), "minutes": board.total["minutes"].get(origin, 0)}
+        departed, minutes = board.total(event["origin"])
+        return {"departed": departed, "minutes": minutes}
 
     return Flights(engine, departures, mapping, board)
 
 
-def decoded(record: dict[str, Any]) -> Flight:
-    """A record of the stream, as Kinesis shows it to a function."""
+def decoded(record: dict[str, Any]) -> Told:
+    """A record of the stream, as Kinesis shows it to a function: its sequence number, and the flight."""
     flight: Flight = json.loads(b64decode(record["kinesis"]["data"]))
-    return flight
+    return record["kinesis"]["sequenceNumber"], flight
+
+
+def key(flight: Flight) -> str:
+    """The departures of one flight number keep their order. (By tail number, all that never departed and so have none
+    would meet in one shard.)"""
+    return f"{flight['carrier']}{flight['flight']}"
 
 
 def is_long(flight: Flight) -> bool:
@@ -186,18 +191,11 @@ def add(figures: Figures, flight: Flight) -> None:
         figures["minutes"][group] = figures["minutes"].get(group, 0) + (flight["delay"] or 0)
 
 
-def merge(total: Figures, window: Figures) -> None:
-    """Add a window that is closed to the total."""
-    kinds: tuple[Literal["departed", "minutes"], ...] = ("departed", "minutes")
-    for kind in kinds:
-        for group, amount in window[kind].items():
-            total[kind][group] = total[kind].get(group, 0) + amount
-
-
-def reported(body: str) -> Iterable[Flight]:
-    """The flights in a stream's on-failure record: its `payload` is the event that was given up, as JSON text."""
-    event = json.loads(json.loads(body)["payload"])
-    return [decoded(record) for record in event["Records"]]
+def reported(body: str) -> Told:
+    """What a stream's on-failure record is about: its `payload` is the event that was given up, as JSON text. Batches
+    are halved, so it is one record."""
+    (record,) = json.loads(json.loads(body)["payload"])["Records"]
+    return decoded(record)
 
 
 def fails(rate: float, *what: object) -> bool:

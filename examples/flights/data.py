@@ -48,9 +48,12 @@ class Truth:
 def departures(limit: int | None = None) -> Iterator[Flight]:
     """The first `limit` departures (default: all 336,776), in the order of the file."""
     with _csv() as lines:
-        for row, line in enumerate(islice(csv.DictReader(lines), limit)):
+        rows = csv.reader(lines)
+        names = next(rows)
+        for number, row in enumerate(islice(rows, limit)):
+            line = dict(zip(names, row, strict=True))  # a csv.DictReader takes twice the time
             yield Flight(
-                id=row,
+                id=number,
                 carrier=line["carrier"],
                 flight=line["flight"],
                 tailnum=line["tailnum"],
