@@ -464,10 +464,9 @@ class Engine(Declarations):
         signalled = asyncio.Event()
 
         def on_signal() -> None:
-            if signalled.is_set():
-                self._hurry.set()
-            told(signalled.is_set())
-            signalled.set()
+            again = signalled.is_set()
+            (self._hurry if again else signalled).set()
+            told(again)
 
         loop = asyncio.get_running_loop()
         await self.start()
