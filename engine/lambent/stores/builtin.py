@@ -22,6 +22,7 @@ from lambent.semantics.shapes import kinesis_event, kinesis_view, sqs_event, sqs
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
 HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
 PLACE_DIGITS: Final = 24
+_ENDS: Final = [f"{number:03d}" for number in range(1000)]
 
 
 class QueueView:
@@ -114,6 +115,19 @@ def position_of(prefix: str, place: int) -> str:
 def place_of(position: str) -> int:
     """How many records of its shard stand up to this position; 0 before the first, as ''."""
     return int(position[-PLACE_DIGITS:] or 0)
+
+
+def positions_of(prefix: str, first: int, count: int) -> list[str]:
+    """Of so many places, one after the other."""
+    positions: list[str] = []
+    while count > 0:
+        thousands, begin = divmod(first, 1000)
+        ends = _ENDS[begin : begin + count]
+        head = position_of(prefix, thousands * 1000)[:-3]
+        positions += [head + end for end in ends]
+        first += len(ends)
+        count -= len(ends)
+    return positions
 
 
 def place_in(shard: str, prefix: str, position: str) -> int:

@@ -245,7 +245,7 @@ class _Rows:
             (self.number, self.now),
         ).get
         rows = self._rows(_FIRST_IN_LINE, (self.number, line, limit)) if line is not None else ()
-        return list(takewhile(lambda row: row.due_at <= self.now, rows))
+        return list(takewhile(lambda row: not _is_sound(row) or row.due_at <= self.now, rows))
 
     def _open(self, line: str | None) -> bool:
         return line is None or bool(
@@ -455,7 +455,7 @@ def _parsed(config: str) -> Queue:
 
 
 def _is_sound(row: _Row) -> bool:
-    return checksum(row.id, row.head, row.body) == row.crc
+    return None not in row[3:10] and checksum(row.id, row.head, row.body) == row.crc
 
 
 def _content(row: _Row) -> tuple[str | None, str | None, dict[str, MessageAttribute], int]:

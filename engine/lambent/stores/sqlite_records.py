@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
-from operator import itemgetter
+from operator import eq, itemgetter
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -33,6 +34,7 @@ from lambent.stores.builtin import (
     number_of,
     parts_of,
     position_of,
+    positions_of,
     prefix_of,
     shard_id,
 )
@@ -61,6 +63,7 @@ SCHEMA: Final = (
 PLACE_BITS: Final = 40
 MAXIMUM_PLACE: Final = 2**PLACE_BITS - 1
 TRIM_ROWS: Final = 1_000  # removed in one step at most, besides twice as many as are put
+CHUNK_ROWS: Final = 64  # read before their sizes are looked at
 MAXIMUM_LAYOUTS: Final = 1_000  # remembered
 STEP_SHARDS: Final = 100  # looked at in one transaction for what is too old
 
@@ -149,26 +152,25 @@ class _Stream:
     def put(self, puts: Sequence[Put]) -> Placed:
         """Store checked records, all that several callers have."""
         shards = self._shards_of(puts)
-        before: dict[int, int] = {}
         lasts: dict[int, int] = {}
+        numbers: dict[int, Iterator[int]] = {}
+        positions: dict[int, Iterator[str]] = {}
         old: list[tuple[int, int, int]] = []
         arrived_at = self.now
-        for (number, _), count in Counter(shards).items():
-            places: Any = self.cursor.execute(_NEXT_PLACES, (count, self.now, number)).fetchall()
+        for (shard, prefix), count in Counter(shards).items():
+            places: Any = self.cursor.execute(_NEXT_PLACES, (count, self.now, shard)).fetchall()
             ((last, last_at, first, first_at),) = places
-            before[number], lasts[number] = last - count, last
+            lasts[shard] = last
+            place = last - count + 1
+            numbers[shard] = iter(range(shard << PLACE_BITS | place, (shard << PLACE_BITS | last) + 1))
+            positions[shard] = iter(positions_of(prefix, place, count))
             arrived_at = max(arrived_at, last_at)  # another process's clock may be ahead of ours
             if first_at < self.horizon:
-                old.append((number, first, last))
-        rows, positions = [], []
-        for put, (number, prefix) in zip(puts, shards, strict=True):
-            before[number] = place = before[number] + 1
-            rows.append(_row(number << PLACE_BITS | place, arrived_at, put))
-            positions.append(position_of(prefix, place))
-        many(self.cursor, _PUT, rows)
-        for shard in old:
-            _trim(self.cursor, *shard, self.horizon, TRIM_ROWS + 2 * len(puts))
-        return Placed(positions, lasts)
+                old.append((shard, first, last))
+        many(self.cursor, _PUT, _rows([next(numbers[shard]) for shard, _ in shards], arrived_at, puts))
+        for each in old:
+            _trim(self.cursor, *each, self.horizon, TRIM_ROWS + 2 * len(puts))
+        return Placed([next(positions[shard]) for shard, _ in shards], lasts)
 
     def _shards_of(self, puts: Sequence[Put]) -> Sequence[tuple[int, str]]:
         first_hashes, shards = self._layout()
@@ -198,26 +200,42 @@ class _Stream:
         shard, base = want.shard, want.shard.number << PLACE_BITS
         first, last, closed = self._readable(shard.number)
         place = max(want.place, first - 1)
+        rows, whole = self._fetch(base + place, base + last, want)
         records: list[Record] = []
         damaged: list[int] = []
-        left, tip, prefix = want.maximum_bytes, False, shard.prefix
-        rows: Any = self.cursor.execute(_READ, (base + place, base + last, want.maximum_records))
-        for number, arrived_at, hops, crc, key, data in rows:
-            left -= len(data) + len(key)
-            sound = crc == _checksum(number, arrived_at, hops, key, data)
-            if records and (left < 0 or number != base + place + 1 or not sound):
-                break  # what is missing is told with what comes after it
-            place = number - base
-            if sound:
-                records.append(Record(position_of(prefix, place), key, data, arrived_at, hops))
-            else:
-                damaged.append(number)
-        else:
-            tip = place >= last or len(records) + len(damaged) < want.maximum_records
+        if rows:
+            numbers, arrivals, hops, _, keys, datas = zip(*rows, strict=True)
+            sound = _sound(rows)
+            begin, end = 0, len(rows)
+            if not all(sound) or numbers[-1] - numbers[0] >= end:
+                begin, end = _unbroken(numbers, sound)
+                damaged = list(numbers[:begin])
+            place = numbers[end - 1] - base
+            positions = positions_of(shard.prefix, place - (end - begin) + 1, end - begin)
+            parts = (each[begin:end] for each in (keys, datas, arrivals, hops))
+            records = list(map(Record, positions, *parts))
+            whole = whole and end == len(rows)
+        tip = place >= last or whole
         ended = tip and closed
         # a loss is told with the records after it: without any, the position would stay before it, to be told again
         lost = (place if records else last) - want.place - len(records) if records or ended else 0
         return Found(Read(shard.shard.id, records, tip, ended, max(0, lost)), last, damaged)
+
+    def _fetch(self, after: int, last: int, want: Want) -> tuple[list[tuple[Any, ...]], bool]:
+        """Rows within the limits, one at least if there is one; and whether these are all."""
+        found: Any = self.cursor.execute(_READ, (after, last, want.maximum_records))
+        rows: list[tuple[Any, ...]] = []
+        left = want.maximum_bytes
+        while chunk := list(islice(found, CHUNK_ROWS)):
+            sizes = list(map(_size, chunk))
+            left -= sum(sizes)
+            rows += chunk
+            if left < 0:
+                while left < 0 and len(rows) > 1:
+                    rows.pop()
+                    left += sizes.pop()
+                return rows, False
+        return rows, len(rows) < want.maximum_records
 
     def position(self, asked: tuple[ShardRow, str, float | None]) -> str:
         """The one after which reading starts."""
@@ -392,13 +410,43 @@ def _first_since(cursor: apsw.Cursor, number: int, first: int, last: int, since:
     return first
 
 
-def _row(number: int, arrived_at: float, put: Put) -> tuple[object, ...]:
-    crc = _checksum(number, arrived_at, put.hops, put.key, put.data)
-    return (number, arrived_at, put.hops, crc, put.key, put.data)
+def _rows(numbers: Sequence[int], arrived_at: float, puts: Sequence[Put]) -> list[tuple[object, ...]]:
+    arrivals = [arrived_at] * len(puts)
+    hops, keys, datas = [put.hops for put in puts], [put.key for put in puts], [put.data for put in puts]
+    crcs = _checksums(numbers, arrivals, hops, keys, datas)
+    return list(zip(numbers, arrivals, hops, crcs, keys, datas, strict=True))
 
 
-def _checksum(number: int, arrived_at: float, hops: int, key: str, data: bytes) -> int:
-    return crc32(data, crc32(key.encode(), crc32(_HEAD.pack(number, arrived_at, hops))))
+def _checksums(
+    numbers: Sequence[int], arrivals: Sequence[float], hops: Sequence[int], keys: Sequence[str], datas: Sequence[bytes]
+) -> list[int]:
+    """Of all that a record is, column by column: so it is C that loops."""
+    heads = map(crc32, map(_HEAD.pack, numbers, arrivals, hops))
+    return list(map(crc32, datas, map(crc32, map(str.encode, keys), heads)))
+
+
+def _sound(rows: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """Which of them are as they were stored?"""
+    try:
+        numbers, arrivals, hops, crcs, keys, datas = zip(*rows, strict=True)
+        return list(map(eq, _checksums(numbers, arrivals, hops, keys, datas), crcs))
+    except (TypeError, StructError):  # not even of the right types: find out which
+        return [len(rows) > 1 and _sound([row])[0] for row in rows]
+
+
+def _size(row: tuple[Any, ...]) -> int:
+    key, data = row[4], row[5]
+    return len(key) + len(data) if isinstance(key, str) and isinstance(data, bytes) else 0
+
+
+def _unbroken(numbers: Sequence[int], sound: Sequence[bool]) -> tuple[int, int]:
+    """Where the first records that are sound, and follow each other without a gap, begin and end. What is missing
+    before them is told with them; what is missing behind, with what comes after that."""
+    begin = sound.index(True) if True in sound else len(sound)
+    end = begin + 1
+    while end < len(sound) and sound[end] and numbers[end] == numbers[end - 1] + 1:
+        end += 1
+    return begin, min(end, len(sound))
 
 
 def _shard_row(number: int, ordinal: int, parents: str, closed: int, last: int) -> ShardRow:
