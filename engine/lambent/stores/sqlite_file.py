@@ -252,13 +252,17 @@ class SqliteFile:
             self._group(writes, reads)
 
     def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
+        """Reads come first: they see what was committed before they were asked for, and those who asked go on while the
+        writes are synced."""
         try:
             opened = self._open_again() if self._broken else self._opened
             if opened is None:
                 raise StoreUnavailable(f"{self.path} is not open.")
-            answers = self._transaction(opened, writes, WRITE) if writes else []
-            if reads:
-                answers += self._transaction(opened, reads, READ)
+            answers = self._transaction(opened, reads, READ) if reads else []
+            if reads and writes:
+                self._tell(self._answer, answers)
+            if writes:
+                answers = self._transaction(opened, writes, WRITE)
             if not self._broken and opened.foreign_change():
                 self._tell(self._call, self._on_foreign_change)
             self._tell(self._answer, answers)

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, islice
-from operator import eq, itemgetter
+from itertools import accumulate, chain, islice
+from operator import add, eq, itemgetter
 from struct import Struct
 from struct import error as StructError
 from typing import Any, Final, NamedTuple, TypeVar
@@ -124,11 +124,39 @@ class Want(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What follows; the last place that there is; the numbers of records that are damaged and were passed over."""
+    """What follows a want's place: rows as they are stored, not looked at yet, from behind `place` on; and what the shard
+    was when they were read."""
 
-    read: Read
+    want: Want
+    place: int
+    rows: Sequence[tuple[Any, ...]]
     last: int
-    damaged: Sequence[int]
+    closed: bool
+
+    def read(self) -> tuple[Read, Sequence[int]]:
+        """As a reader answers; and the numbers of records that are damaged and were passed over. It costs as much as
+        the records are many, and needs no transaction."""
+        shard, want, place = self.want.shard, self.want, self.place
+        records: list[Record] = []
+        damaged: list[int] = []
+        tip = len(self.rows) < want.maximum_records  # nothing follows
+        if self.rows:
+            numbers, arrivals, hops, _, keys, datas = zip(*self.rows, strict=True)
+            begin, end = 0, len(numbers)
+            sound = _sound(self.rows)
+            if not all(sound) or numbers[-1] - numbers[0] >= end:
+                begin, end = _unbroken(numbers, sound)
+                damaged = list(numbers[:begin])
+            end = _fitting(keys, datas, begin, end, want.maximum_bytes)
+            tip = tip and end == len(numbers)
+            place = numbers[end - 1] & MAXIMUM_PLACE
+            positions = positions_of(shard.prefix, place - (end - begin) + 1, end - begin)
+            records = list(map(Record, positions, *(each[begin:end] for each in (keys, datas, arrivals, hops))))
+        tip = tip or place >= self.last
+        ended = tip and self.closed
+        # a loss is told with the records after it: without any, the position would stay before it, to be told again
+        lost = (place if records else self.last) - want.place - len(records) if records or ended else 0
+        return Read(shard.shard.id, records, tip, ended, max(0, lost)), damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,45 +225,17 @@ class _Stream:
         return [self._read(want) for want in wants]
 
     def _read(self, want: Want) -> Found:
-        shard, base = want.shard, want.shard.number << PLACE_BITS
-        first, last, closed = self._readable(shard.number)
+        """Rows within the limits of the want, or a little more."""
+        base = want.shard.number << PLACE_BITS
+        first, last, closed = self._readable(want.shard.number)
         place = max(want.place, first - 1)
-        rows, whole = self._fetch(base + place, base + last, want)
-        records: list[Record] = []
-        damaged: list[int] = []
-        if rows:
-            numbers, arrivals, hops, _, keys, datas = zip(*rows, strict=True)
-            sound = _sound(rows)
-            begin, end = 0, len(rows)
-            if not all(sound) or numbers[-1] - numbers[0] >= end:
-                begin, end = _unbroken(numbers, sound)
-                damaged = list(numbers[:begin])
-            place = numbers[end - 1] - base
-            positions = positions_of(shard.prefix, place - (end - begin) + 1, end - begin)
-            parts = (each[begin:end] for each in (keys, datas, arrivals, hops))
-            records = list(map(Record, positions, *parts))
-            whole = whole and end == len(rows)
-        tip = place >= last or whole
-        ended = tip and closed
-        # a loss is told with the records after it: without any, the position would stay before it, to be told again
-        lost = (place if records else last) - want.place - len(records) if records or ended else 0
-        return Found(Read(shard.shard.id, records, tip, ended, max(0, lost)), last, damaged)
-
-    def _fetch(self, after: int, last: int, want: Want) -> tuple[list[tuple[Any, ...]], bool]:
-        """Rows within the limits, one at least if there is one; and whether these are all."""
-        found: Any = self.cursor.execute(_READ, (after, last, want.maximum_records))
+        found: Any = self.cursor.execute(_READ, (base + place, base + last, want.maximum_records))
         rows: list[tuple[Any, ...]] = []
         left = want.maximum_bytes
-        while chunk := list(islice(found, CHUNK_ROWS)):
-            sizes = list(map(_size, chunk))
-            left -= sum(sizes)
+        while left >= 0 and (chunk := list(islice(found, CHUNK_ROWS))):
             rows += chunk
-            if left < 0:
-                while left < 0 and len(rows) > 1:
-                    rows.pop()
-                    left += sizes.pop()
-                return rows, False
-        return rows, len(rows) < want.maximum_records
+            left -= sum([len(row[5]) for row in chunk if type(row[5]) is bytes])
+        return Found(want, place, rows, last, closed)
 
     def position(self, asked: tuple[ShardRow, str, float | None]) -> str:
         """The one after which reading starts."""
@@ -266,7 +266,7 @@ class _Stream:
         shard = next((row for row in self.shards(None) if row.prefix == prefix_of(parts[0])), None)
         if shard is None:
             return None
-        found = self._read(Want(shard, parts[1] - 1, 1, 0)).read.records
+        found = self._read(Want(shard, parts[1] - 1, 1, 0)).read()[0].records
         return (shard.shard.id, found[0]) if found and found[0].position == position else None
 
     def _readable(self, number: int) -> tuple[int, int, bool]:
@@ -434,9 +434,12 @@ def _sound(rows: Sequence[tuple[Any, ...]]) -> list[bool]:
         return [len(rows) > 1 and _sound([row])[0] for row in rows]
 
 
-def _size(row: tuple[Any, ...]) -> int:
-    key, data = row[4], row[5]
-    return len(key) + len(data) if isinstance(key, str) and isinstance(data, bytes) else 0
+def _fitting(keys: Sequence[str], datas: Sequence[bytes], begin: int, end: int, maximum_bytes: int) -> int:
+    """Where those that fit end: after the first one at least."""
+    sizes = list(map(add, map(len, keys[begin:end]), map(len, datas[begin:end])))
+    if sum(sizes) <= maximum_bytes:
+        return end
+    return begin + max(1, bisect_right(list(accumulate(sizes)), maximum_bytes))
 
 
 def _unbroken(numbers: Sequence[int], sound: Sequence[bool]) -> tuple[int, int]:

@@ -26,7 +26,6 @@ from lambent.stores.sqlite_records import (
     READ,
     SHARDS,
     SPLIT,
-    Found,
     Ground,
     Layout,
     Placed,
@@ -281,18 +280,23 @@ class SqliteReader:
         """What of it has an answer. A request stays until then: nothing is lost if this is cancelled."""
         asked = [(self._state.known(shard), self._wanted[shard]) for shard in self._answerable]
         wants = [Want(known.row, each.place, each.maximum_records, each.maximum_bytes) for known, each in asked]
-        found = await self._state.read(READ, wants, self._put_aside)
-        answered = []
+        found = await self._state.read(READ, wants)
+        answered: list[Read] = []
         for (known, wanted), each in zip(asked, found, strict=True):
-            if self._wanted.get(known.row.shard.id) is wanted and self._answers(known, each):
-                answered.append(each.read)
+            if self._wanted.get(known.row.shard.id) is not wanted:
+                continue  # dropped, or asked anew
+            read, damaged = each.read()
+            if damaged:
+                self._state.file.tell(put_aside, damaged)
+            if self._answers(known, read, each.last):
+                answered.append(read)
         return answered
 
-    def _answers(self, known: _Known, found: Found) -> bool:
-        """Is it worth telling? If not, it waits for what is put from now on."""
-        shard, read = known.row.shard.id, found.read
+    def _answers(self, known: _Known, read: Read, last: int) -> bool:
+        """Is it worth telling? If not, it waits for what is put behind `last`."""
+        shard = known.row.shard.id
         if shard in self._said and not read.records and not read.ended:
-            if known.last <= found.last and not known.row.closed:
+            if known.last <= last and not known.row.closed:
                 self._wait(known)
             return False
         del self._wanted[shard], self._answerable[shard]
@@ -302,8 +306,3 @@ class SqliteReader:
     def _wait(self, known: _Known) -> None:
         self._answerable.pop(known.row.shard.id, None)
         known.waiting[self] = None
-
-    def _put_aside(self, found: Sequence[Found]) -> None:
-        damaged = [number for each in found for number in each.damaged]
-        if damaged:
-            self._state.file.tell(put_aside, damaged)
