@@ -124,8 +124,8 @@ class Want(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What follows a want's place: rows as they are stored, not looked at yet, from behind `place` on; and what the shard
-    was when they were read."""
+    """What follows a want's place: rows as they are stored, not looked at yet, from behind `place` on; and what the
+    shard was when they were read."""
 
     want: Want
     place: int
