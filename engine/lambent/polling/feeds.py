@@ -53,6 +53,7 @@ from lambent.telemetry import (
 
 MAXIMUM_IN_FLIGHT_PER_FUNCTION: Final = 1_000  # so that one whose destination is away leaves room for the others
 EVENTS_PER_TURN: Final = 100  # of one function, before the next function has its turn
+PULLS: Final = 8  # turns under way at once
 FIRST_TURN: Final = 4  # events; each needs a permit before it is known to be there. A full turn makes the next larger
 WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
 PERMIT_SECONDS: Final = 5.0  # of the time for which a batch is ours, kept for waiting for a permit
@@ -68,6 +69,7 @@ class EventFeed:
     before each retry."""
 
     subject = "events"
+    pulls = PULLS
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class EventFeed:
         self._deleted = deleted
         self._began_with: dict[str, Function] = {}  # what runs ends as it began, also if its function is deleted
         self._turns: OrderedDict[str, None] = OrderedDict()  # who is next
-        self._wake = asyncio.Event()
+        self._idle: list[asyncio.Event] = []  # pulls that wait for a turn
         self._oldest: dict[str, float] = {}  # accepted_at, as told last
         self._parked: dict[str, Callable[[], None]] = {}  # waits for room; how to stop that
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -109,8 +111,9 @@ class EventFeed:
 
     async def pull(self, slots: int) -> Sequence[Attempt[Event]]:
         if not self._turns:
-            self._wake.clear()
-            await self._loop.wait(self._wake.wait())
+            wake = asyncio.Event()
+            self._idle.append(wake)
+            await self._loop.wait(wake.wait())
             return ()
         name, _ = self._turns.popitem(last=False)
         function = self._functions.get(name)
@@ -183,7 +186,7 @@ class EventFeed:
                 attempts.append(self._attempt(event, function, permits, refusal))
         except BaseException:
             permits += [attempt.permit for attempt in attempts if attempt.permit is not None]
-            self._turn(name)
+            self._turns[name] = None  # for this pull, when it asks again
             raise
         finally:
             for permit in permits:
@@ -191,9 +194,8 @@ class EventFeed:
         self._in_flight[name] += len(attempts)
         if len(events) == limit:
             self._appetite[name] = min(4 * limit, EVENTS_PER_TURN)
-            self._turn(name)
         else:
-            self._appetite.pop(name, None)
+            self._appetite[name] = max(limit // 2, FIRST_TURN)
             self._overdue.discard(name)
         return attempts
 
@@ -237,7 +239,8 @@ class EventFeed:
 
     def _turn(self, name: str) -> None:
         self._turns[name] = None
-        self._wake.set()
+        if self._idle:
+            self._idle.pop().set()
 
     def _park(self, name: str) -> None:
         if name not in self._parked:
@@ -281,6 +284,8 @@ class MappingFeed:
     a permit is claimed for longer: given back at once it would go round between engines, each of which has the permit
     only while it has no batch.
     """
+
+    pulls = 1
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class Feed(Protocol[Item]):
     """Where a queue loop's items come from and what they mean."""
 
     subject: str
+    pulls: int  # that may be under way at once: each waits for the store, which serves many with one sync
 
     def bind(self, loop: QueueLoop[Item]) -> None:
         """Know the loop that it feeds: said once, before anything else."""
@@ -147,19 +148,19 @@ class QueueLoop(Generic[Item]):
         HAND_BACK_SECONDS, and raises. A loop runs once.
         """
         name = f"queue loop {self._feed.subject}"
-        pulling = asyncio.create_task(self._for_ever(self._pull), name=f"{name}: pull")
-        listening = asyncio.create_task(self._for_ever(self._feed.listen), name=f"{name}: listen")
+        turns = [("listen", self._feed.listen), *[("pull", self._pull)] * self._feed.pulls]
+        feeding = [asyncio.create_task(self._for_ever(turn), name=f"{name}: {what}") for what, turn in turns]
         try:
             await stopping.wait()
             self._stop()
-            await asyncio.wait([pulling, listening])
+            await asyncio.wait(feeding)
             loose = self._received()
             loose.steps = loose.owed(self.world.clock.now())
             self._begin(loose)
             while self._attempts:
                 await asyncio.wait(self._attempts.values())
         except asyncio.CancelledError:
-            ending = asyncio.create_task(self._hard_stop([pulling, listening]), name=f"{name}: hard stop")
+            ending = asyncio.create_task(self._hard_stop(feeding), name=f"{name}: hard stop")
             while not ending.done():
                 try:
                     await asyncio.wait({ending})
