@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -55,7 +56,7 @@ def top(
                 say_json(picture) if as_json else screen.print(laid_out(picture))
                 if once:
                     return
-        with Live(console=screen, screen=True, auto_refresh=False) as live:
+        with suppress(asyncio.CancelledError), Live(console=screen, screen=True, auto_refresh=False) as live:
             async for picture in pictures(client):
                 live.update(laid_out(picture), refresh=True)
 
