@@ -403,9 +403,27 @@ class Control:
         """Know the queue or stream of this reference, if another engine of the store declared it."""
         kind, _, name = reference.partition(":")
         if kind == "queue" and name not in self.queues:
-            self.queues.update(await self._list(Queue))
+            self._learned(kind, self.queues, await self._list(Queue))
         elif kind == "stream" and name not in self.streams:
-            self.streams.update(await self._list(Stream))
+            self._learned(kind, self.streams, await self._list(Stream))
+
+    def _learned(self, kind: str, known: dict[str, C], stored: Mapping[str, C]) -> None:
+        for name in [name for name in stored if name not in known]:
+            known[name] = stored[name]
+            self._mentioned.add(f"{kind}:{name}")  # another engine's, which this one never writes
+
+    async def follow_queues(self) -> None:
+        """What others made of the queues that are known here holds here too."""
+        self._followed("queue", self.queues, await self._list(Queue))
+
+    async def follow_streams(self) -> None:
+        """As `follow_queues`."""
+        self._followed("stream", self.streams, await self._list(Stream))
+
+    def _followed(self, kind: str, known: dict[str, C], stored: Mapping[str, C]) -> None:
+        for name, each in stored.items():
+            if name in known and (kind, name) not in self._unpublished:
+                known[name] = each
 
     async def learn_destinations(self) -> None:
         """Know the queues and streams that results of this engine's functions go to."""

@@ -161,7 +161,9 @@ class Life:
         self._begin(self._served, "desk", lambda: desk.run(self.stopping))
         self._begin(self._beside, "permits", self._permits.run)
         self._begin(self._beside, "declarations", self._publish_later)
-        self._begin(self._beside, "functions", self._follow_functions)
+        self._begin(self._beside, "functions", partial(self._follow_all, "function", self._follow))
+        self._begin(self._beside, "queues", partial(self._follow_all, "queue", control.follow_queues))
+        self._begin(self._beside, "streams", partial(self._follow_all, "stream", control.follow_streams))
 
     def host(self, function: Function, handler: Callable[..., object]) -> None:
         """Serve a function that is new or was changed."""
@@ -284,9 +286,9 @@ class Life:
                 self._telemetry.log("error", "what was declared is refused", error=error.message)
             await self._follow()
 
-    async def _follow_functions(self) -> None:
-        async for _ in self.connection.documents.watch("function"):
-            await self._follow()
+    async def _follow_all(self, kind: str, follow: Callable[[], Awaitable[None]]) -> None:
+        async for _ in self.connection.documents.watch(kind):
+            await follow()
 
     async def _follow(self) -> None:
         await self._control.learn_deleted()

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 
 from lambent import Client, Engine, MemoryStore, ResourceNotFound, TooManyRequests
 from lambent.control import StoredMapping
+from lambent.model import Queue
 from lambent.ports import Store
-from lambent.stored import difference
+from lambent.stored import Stored, difference
 from lambent.telemetry import ASYNC_EVENTS_DROPPED
 from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
@@ -101,6 +102,39 @@ async def test_a_queue_that_is_only_mentioned_is_as_another_engine_declared_it()
         assert (await first.control.get_queue("orders")).max_receive_count == 3
     async with virtual(store) as third:
         assert (await third.control.get_queue("orders")).max_receive_count == 3
+
+
+async def test_what_another_engine_declares_later_holds_for_an_engine_that_runs() -> None:
+    store = MemoryStore()
+    early, late = virtual(store), virtual(store, seed=2)
+    early.queue("orders")
+    early.stream("flights", retention_seconds=3600)
+    async with early:
+        late.queue("orders", max_receive_count=3, dead_letter_queue="dead")
+        late.stream("flights", retention_seconds=7200)
+        async with late:
+            await asyncio.sleep(1)
+            assert early.control.queues["orders"].max_receive_count == 3
+            opened = late._living().stream("flights")
+            await early.stream("flights").put({}, key="k")  # opens it only now
+            assert opened.retention_seconds == 7200
+
+
+async def test_a_queue_that_an_engine_only_knows_of_is_never_written_by_it() -> None:
+    store = MemoryStore()
+    owner, user = virtual(store), virtual(store, seed=2)
+    owner.queue("results", visibility_timeout_seconds=60)
+    async with owner:
+        pass
+    user.function(name="f", on_success="queue:results")(pack)
+    async with user:
+        assert user.control.queues["results"].visibility_timeout_seconds == 60
+    async with virtual(store, seed=3) as other:
+        await other._living().connection.documents.put(
+            "queue", "results", Stored(Queue(name="results").model_dump(mode="json")).body()
+        )
+    async with user:
+        assert (await user.control.get_queue("results")).visibility_timeout_seconds == 30
 
 
 async def test_a_mention_yields_to_a_declaration_of_any_release() -> None:
