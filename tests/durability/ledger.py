@@ -28,6 +28,7 @@ class Ledger:
         self.states: dict[str, str] = {}
         """What must be there."""
         self._open: dict[int, tuple[Changes, bool]] = {}
+        self._before: dict[int, dict[str, str]] = {}  # what was there when a call began
         self._number = 0
         self._tell = tell
 
@@ -37,14 +38,27 @@ class Ledger:
         self._write("began", self._number, changes, together)
         return self._number
 
+    def widened(self, number: int, changes: Changes) -> None:
+        """A call that is not yet answered may lead to these, too."""
+        self._write("widened", number, changes)
+
     def done(self, number: int, changes: Changes | None = None) -> None:
-        """It was answered, which tells what it led to (None: to what it should)."""
-        self._write("done", number, self._open[number][0] if changes is None else changes)
+        """It was answered, which tells what it led to. None: to what it should, unless that has gone on already: who
+        sends something may hear of it later than who has received it."""
+        if changes is None:
+            before = self._before[number]
+            changes = {key: to for key, to in self._open[number][0].items() if self.states.get(key) == before.get(key)}
+        self._write("done", number, changes)
 
     def read(self, line: str) -> None:
         """What another process wrote."""
         what, *rest = json.loads(line)
         getattr(self, f"_{what}")(*rest)
+
+    def possible(self) -> dict[str, str]:
+        """What must be there, and what may be because a call that brings it is not yet answered."""
+        coming = {key: state for changes, _ in self._open.values() for key, state in changes.items() if state}
+        return {**coming, **self.states}
 
     def known(self) -> set[str]:
         """Every key that may be there."""
@@ -72,6 +86,7 @@ class Ledger:
                 problems.append(f"{key} is {found.get(key)} and was acknowledged as {self.states.get(key)}")
         self.states = dict(found)
         self._open.clear()
+        self._before.clear()
         return problems
 
     def _write(self, *entry: Any) -> None:
@@ -82,9 +97,14 @@ class Ledger:
 
     def _began(self, number: int, changes: Changes, together: bool) -> None:
         self._open[number] = changes, together
+        self._before[number] = {key: self.states[key] for key in changes if key in self.states}
+
+    def _widened(self, number: int, changes: Changes) -> None:
+        before, together = self._open[number]
+        self._open[number] = {**before, **changes}, together
 
     def _done(self, number: int, changes: Changes) -> None:
-        self._open.pop(number)
+        del self._open[number], self._before[number]
         self.acknowledged += 1
         for key, state in changes.items():
             if state is None:

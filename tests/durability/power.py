@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import random
 import shutil
 import sys
@@ -95,7 +94,7 @@ class _Chain:
     async def _life(self, disk: Disk, path: Path, number: int, last: bool = False) -> None:
         if not last and self._chance.random() < 0.2:
             disk.off_at = self._chance.randint(1, 60)  # it may go off again before the file is open
-        connection = None
+        connection = client = None
         try:
             connection = await connect(path, disk, self._chance, f"engine-{number}")
             connection.on_trouble(lambda text: self._note([f"a power cut was taken for damage: {text}"]))
@@ -106,17 +105,19 @@ class _Chain:
             disk.off_at = disk.off_at or len(disk.calls) + self._chance.randint(1, CALLS_OF_THE_DISK)
             if self._chance.random() < 0.3:
                 await asyncio.sleep(CLAIM_SECONDS * 2)
+            if self._chance.random() < 0.3:
+                client = await connect(path, disk, self._chance, f"client-{number}", client=True)
             while not last and not disk.off:
-                await self._work.live(connection, 100)
+                await self._work.live(connection, 100, client)
             self._note(self._work.problems)
             self._work.problems.clear()
         except StoreUnavailable as error:
             if not disk.off:
                 self._note([f"the store is away though the power is on: {error}"])
         finally:
-            if connection is not None:
-                with contextlib.suppress(StoreUnavailable):
-                    await connection.close()
+            for opened in (client, connection):
+                if opened is not None:
+                    await opened.close()
 
     async def _look(self, connection: Connection, path: Path, disk: Disk) -> tuple[list[str], dict[str, str]]:
         """What is wrong with what is there, and what is there."""
@@ -139,8 +140,10 @@ class _Chain:
             self._found.problems.setdefault(self._seed, []).extend(problems)
 
 
-async def connect(path: Path, disk: Disk | None, chance: random.Random, owner: str) -> Connection:
-    """An engine's connection to the real store, in which a call takes up to 5 ms of the loop's time."""
+async def connect(
+    path: Path, disk: Disk | None, chance: random.Random, owner: str, client: bool = False
+) -> Connection:
+    """An engine's or a client's connection to the real store, in which a call takes up to 5 ms of the loop's time."""
     loop = asyncio.get_running_loop()
     world = World(owner, VirtualClock(loop), chance.random, lambda: f"{chance.getrandbits(128):032x}")
     store = SqliteStore(
@@ -150,7 +153,7 @@ async def connect(path: Path, disk: Disk | None, chance: random.Random, owner: s
         poll_seconds=None,
         checkpoint_pages=CHECKPOINT_PAGES,
     )
-    return await store.connect(world)
+    return await store.connect(world, client)
 
 
 def main() -> int:

@@ -52,6 +52,8 @@ GROUP = "mapping"
 LEASES = ("shard-a", "shard-b")
 KINDS = ("function", "mapping")
 
+Act = Callable[[], Awaitable[None]]
+
 
 @dataclass
 class Work:
@@ -63,20 +65,31 @@ class Work:
     problems: list[str] = field(default_factory=list)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     counters: dict[str, int] = field(default_factory=dict)
+    receiving: dict[str, int] = field(default_factory=dict)
+    """Receives that are not yet answered: their numbers in the ledger, by queue or function."""
     refused: int = 0
     """How often the store was away."""
     pace_seconds: float = 0.0
     """The longest rest between two calls of one client, in seconds of the loop."""
 
-    async def live(self, connection: Connection, calls: int) -> None:
-        """Let each client make so many calls, or as many as it can before the store is away."""
-        clients = (self._events, self._orders, self._line, self._records, self._checkpoints, self._documents)
-        await asyncio.gather(*(self._until_away(client, connection, calls) for client in clients))
+    async def live(self, connection: Connection, calls: int, beside: Connection | None = None) -> None:
+        """Let each client make so many calls, or as many as it can before the store is away. `beside`: another
+        connection, of a client that only brings work."""
+        acts = [
+            self._one_of(*self._events(connection)),
+            self._one_of(*self._queue(connection, "orders")),
+            self._one_of(*self._queue(connection, "line")),
+            self._records(connection, "engine"),
+            self._checkpoints(connection),
+            self._documents(connection, "e"),
+        ]
+        if beside is not None:
+            (put, *_), (send, *_) = self._events(beside), self._queue(beside, "orders")
+            acts += [put, send, self._records(beside, "client"), self._documents(beside, "c")]
+        self.receiving.clear()
+        await asyncio.gather(*(self._until_away(act, calls) for act in acts))
 
-    async def _until_away(
-        self, client: Callable[[Connection], Callable[[], Awaitable[None]]], connection: Connection, calls: int
-    ) -> None:
-        act = client(connection)
+    async def _until_away(self, act: Act, calls: int) -> None:
         try:
             for _ in range(calls):
                 await act()
@@ -86,8 +99,15 @@ class Work:
 
     # --- clients
 
-    def _events(self, connection: Connection) -> Callable[[], Awaitable[None]]:
+    def _events(self, connection: Connection) -> tuple[Act, Act, Act]:
         events, ledger, claimed = connection.events, self.ledger, dict[str, Event]()
+
+        def waiting(function: str) -> dict[str, str]:
+            return {
+                key: _live(attempts + 1, deferrals, reason)
+                for key, (attempts, deferrals, reason) in self._living(function)
+                if key not in claimed
+            }
 
         async def put() -> None:
             function = self.chance.choice(FUNCTIONS)
@@ -95,20 +115,19 @@ class Work:
             number = ledger.began({f"event {event.request_id}": _live(0, 0) for event in new})
             await events.put_many(new)
             ledger.done(number)
+            if function in self.receiving:
+                ledger.widened(self.receiving[function], waiting(function))
 
         async def receive() -> None:
             function = self.chance.choice(FUNCTIONS)
-            waiting = {
-                key: _live(attempts + 1, deferrals, reason)
-                for key, (attempts, deferrals, reason) in self._living(function)
-                if key not in claimed
-            }
-            number = ledger.began(waiting, together=False)
+            number = self.receiving[function] = ledger.began(waiting(function), together=False)
             given = await events.receive(function, self.chance.randint(1, 4), CLAIM_SECONDS)
-            came = {f"event {each.request_id}": waiting.get(f"event {each.request_id}") for each in given}
+            del self.receiving[function]
+            might = waiting(function)
+            came = {f"event {each.request_id}": might.get(f"event {each.request_id}") for each in given}
             told = {f"event {each.request_id}": _live(each.attempts, each.deferrals) for each in given}
             right = all((came[key] or "").startswith(told[key]) for key in told)
-            self._expect(right, f"received {told} of {waiting}")
+            self._expect(right, f"received {told} of {might}")
             ledger.done(number, came)
             claimed.update({f"event {event.request_id}": event for event in given})
 
@@ -129,17 +148,18 @@ class Work:
             self._expect(all(answers), f"the settlements {changes} were answered {answers}")
             ledger.done(number)
 
-        return self._one_of(put, receive, settle)
+        return put, receive, settle
 
-    def _orders(self, connection: Connection) -> Callable[[], Awaitable[None]]:
-        return self._of_queue(connection, "orders")
-
-    def _line(self, connection: Connection) -> Callable[[], Awaitable[None]]:
-        return self._of_queue(connection, "line")
-
-    def _of_queue(self, connection: Connection, name: str) -> Callable[[], Awaitable[None]]:
+    def _queue(self, connection: Connection, name: str) -> tuple[Act, Act, Act]:
         queue, dead = connection.queue(QUEUES[name]), connection.queue(QUEUES["dead"])
         ledger, claimed = self.ledger, dict[str, tuple[str, int]]()
+
+        def waiting() -> dict[str, str]:
+            return {
+                key: f"{name} received {count + 1} times" if queue.fifo or count < MAXIMUM_RECEIVES else DEAD
+                for key, count in self._in_queue(name)
+                if key not in claimed
+            }
 
         async def send() -> None:
             group = self.chance.choice("xyz") if queue.fifo else None
@@ -148,24 +168,23 @@ class Work:
             number = ledger.began({f"message {n}": f"{name} received 0 times" for n in numbers})
             await queue.send_many(sends)
             ledger.done(number)
+            if name in self.receiving:
+                ledger.widened(self.receiving[name], waiting())
 
         async def receive() -> None:
-            waiting = {
-                key: f"{name} received {count + 1} times" if queue.fifo or count < MAXIMUM_RECEIVES else DEAD
-                for key, count in self._in_queue(name)
-                if key not in claimed
-            }
-            number = ledger.began(waiting, together=False)
+            number = self.receiving[name] = ledger.began(waiting(), together=False)
             given = await queue.receive(self.chance.randint(1, 4), 0)
+            del self.receiving[name]
+            might = waiting()
             came = dict[str, str | None]()
             for message in given:
                 key = f"message {_number(message.body)}"
                 came[key] = f"{name} received {message.receive_count} times"
                 claimed[key] = message.receipt, message.receive_count
-            self._expect(came.items() <= waiting.items(), f"received {came} of {waiting}")
+            self._expect(came.items() <= might.items(), f"received {came} of {might}")
             moved = dict[str, str | None]()
-            if DEAD in waiting.values():  # which of them were met, only the store knows
-                moved = {key: DEAD for key in await _messages(dead, "dead") if waiting.get(key) == DEAD}
+            if DEAD in might.values():  # which of them were met, only the store knows
+                moved = {key: DEAD for key in await _messages(dead, "dead") if might.get(key) == DEAD}
             ledger.done(number, {**came, **moved})
 
         async def settle() -> None:
@@ -188,21 +207,21 @@ class Work:
             self._expect(all(answers), f"the settlements {changes} were answered {answers}")
             ledger.done(number)
 
-        return self._one_of(send, receive, settle)
+        return send, receive, settle
 
-    def _records(self, connection: Connection) -> Callable[[], Awaitable[None]]:
+    def _records(self, connection: Connection, producer: str) -> Act:
         stream, ledger = connection.stream(STREAM), self.ledger
 
         async def put() -> None:
             numbers = [next(self.numbers) for _ in range(self.chance.randint(1, 5))]
-            puts = [Put(_body(n).encode(), f"key-{n % 7}") for n in numbers]
+            puts = [Put(_body(n).encode(), f"{producer} {n % 7}") for n in numbers]
             number = ledger.began({f"record {n}": ANY for n in numbers})
             positions = await stream.put_many(puts)
             ledger.done(number, {f"record {n}": at for n, at in zip(numbers, positions, strict=True)})
 
         return put
 
-    def _checkpoints(self, connection: Connection) -> Callable[[], Awaitable[None]]:
+    def _checkpoints(self, connection: Connection) -> Act:
         leases, ledger, mine = connection.leases, self.ledger, list[Lease]()
 
         async def act() -> None:
@@ -232,18 +251,18 @@ class Work:
 
         return act
 
-    def _documents(self, connection: Connection) -> Callable[[], Awaitable[None]]:
+    def _documents(self, connection: Connection, owner: str) -> Act:
         documents, ledger = connection.documents, self.ledger
 
         async def put() -> None:
-            kind, name = self.chance.choice(KINDS), f"d{self.chance.randrange(5)}"
+            kind, name = self.chance.choice(KINDS), f"{owner}{self.chance.randrange(5)}"
             body = _body(next(self.numbers))
             number = ledger.began({f"document {kind}/{name}": _digest(body)})
             await documents.put(kind, name, body)
             ledger.done(number)
 
         async def delete() -> None:
-            kind, name = self.chance.choice(KINDS), f"d{self.chance.randrange(5)}"
+            kind, name = self.chance.choice(KINDS), f"{owner}{self.chance.randrange(5)}"
             key = f"document {kind}/{name}"
             number = ledger.began({key: None})
             found = await documents.delete(kind, name)
@@ -257,14 +276,14 @@ class Work:
     def _living(self, function: str) -> Sequence[tuple[str, tuple[int, int, str]]]:
         return [
             (key, (int(state.split()[1]), int(state.split()[3]), state.partition(": ")[2]))
-            for key, state in self.ledger.states.items()
+            for key, state in self.ledger.possible().items()
             if key.startswith(f"event {function[0]}") and state.startswith("live")
         ]
 
     def _in_queue(self, name: str) -> Sequence[tuple[str, int]]:
         return [
             (key, int(state.split()[2]))
-            for key, state in self.ledger.states.items()
+            for key, state in self.ledger.possible().items()
             if key.startswith("message") and state.split()[0] == name
         ]
 
@@ -272,8 +291,8 @@ class Work:
         n = next(self.numbers)
         return Event(f"{function[0]}{n}", function, _body(n).encode(), 0.0)
 
-    def _one_of(self, *calls: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        return lambda: self.chance.choice(calls)()
+    def _one_of(self, *acts: Act) -> Act:
+        return lambda: self.chance.choice(acts)()
 
     def _expect(self, true: bool, text: str) -> None:
         if not true:
