@@ -238,13 +238,7 @@ class Client:
         known, stored = await self._opened.known(), await self._opened.list_mappings()
         now = self._clock.now()
         ordered = sorted(stored.values(), key=lambda each: (each.mapping.source, each.mapping.function))
-        return [
-            await standing(each, self._open, known.queues, known.streams, snapshots, now) for each in ordered
-        ]
-
-    def now(self) -> float:
-        """The client's time, in epoch seconds."""
-        return self._clock.now()
+        return [await standing(each, self._open, known.queues, known.streams, snapshots, now) for each in ordered]
 
     # --- engines ---------------------------------------------------------------------------------------------------
 
@@ -255,6 +249,10 @@ class Client:
     async def snapshots(self) -> Sequence[Snapshot]:
         """What each running engine shows of itself, not older than some seconds; none if none is running."""
         return await look(self._open)
+
+    def now(self) -> float:
+        """The client's time, in epoch seconds."""
+        return self._clock.now()
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class DeadLetterQueue:
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """What was done with a dead letter, or would be; `failure` says why it was not, and stays where it is."""
+    """What was done with a dead letter, or would be; `failure` says why it was not, and so stays."""
 
     queue: str
     id: str

@@ -36,7 +36,6 @@ RENEW_SECONDS: Final = 5.0  # for which engines make snapshots after they were l
 FIRST_SNAPSHOT_SECONDS: Final = 2.0  # within which an engine that is alive and not blocked has made one
 
 NO_ENGINE: Final = "No engine is running on this store: start one with `lambent run FILE.py`."
-
 NOT_HOSTED: Final = "No running engine hosts {}: start one that does with `lambent run FILE.py`."
 
 

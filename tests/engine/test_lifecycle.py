@@ -49,6 +49,21 @@ async def test_an_engine_without_a_store_says_once_that_it_is_in_memory() -> Non
     assert [log["event"] for log in logs] == ["the store is in memory: what it holds ends with this process"]
 
 
+async def test_a_store_can_be_named_until_the_start() -> None:
+    named = MemoryStore()
+    engine = virtual(None)
+    engine.store_in(named, unless_named=True)
+    assert engine.store is named
+    engine.store_in(MemoryStore(), unless_named=True)
+    assert engine.store is named
+    other = MemoryStore()
+    engine.store_in(other)
+    async with engine:
+        with pytest.raises(EngineStopped, match="its store stays until it is stopped"):
+            engine.store_in(named)
+    assert engine.store is other
+
+
 async def test_an_engine_can_be_started_again_with_what_it_held() -> None:
     engine = virtual()
     queue = engine.queue("q")

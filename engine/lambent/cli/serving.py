@@ -80,10 +80,10 @@ async def _tell_and_wait(engine: Engine) -> None:
 
 
 def _tell_signal(engine: Engine, again: bool) -> None:
-    seconds = engine.settings.drain_seconds
     if again:
         engine.telemetry.log("info", "stopping at once: what is cut off will be done again")
     else:
+        seconds = engine.settings.drain_seconds
         engine.telemetry.log("info", "draining: a second signal stops at once", drain_seconds=seconds)
 
 

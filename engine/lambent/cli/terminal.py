@@ -95,13 +95,13 @@ def say_members(document: Mapping[str, object]) -> None:
         if value not in (None, "", {}):
             told = moment(value) if name.endswith("_at") and isinstance(value, int | float) else value
             shown = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
-            say(f"{name:<14} {shown}")
+            say(f"{name:<14} {plain(shown)}")
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table for people. None is a dash; numbers stand to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    cells = [["–" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["–" if cell is None else plain(str(cell)) for cell in row] for row in rows]
     for number, column in enumerate(columns):
         numeric = all(row[number][0].isdigit() or row[number] == "–" for row in cells if row[number])
         side: Literal["left", "right"] = "right" if numeric and cells else "left"
@@ -165,6 +165,11 @@ def span(seconds: float | None) -> str | None:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} {seconds % size // smaller:.0f} {rest}"
     return f"{seconds:.0f} s"
+
+
+def plain(text: str) -> str:
+    """Without what would steer the terminal: what is shown may come from anybody who can send."""
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def excerpt(text: str, length: int = 60) -> str:
