@@ -33,6 +33,7 @@ from lambent.semantics.advising import (
     advise_visibility,
 )
 from lambent.semantics.auditing import Account, Audit
+from lambent.semantics.builtin import place_of
 from lambent.semantics.explaining import (
     Explanation,
     Placed,
@@ -47,7 +48,6 @@ from lambent.semantics.explaining import (
 from lambent.semantics.filtering import Miss, compile_filters
 from lambent.semantics.redriving import Declared
 from lambent.standing import reached
-from lambent.stores.builtin import place_of
 from lambent.telemetry import CONCURRENT_EXECUTIONS
 
 MAXIMUM_LOOKED_AT: Final = 10_000  # messages of a FIFO queue, for the one that holds another back

@@ -20,6 +20,8 @@ STREAM_FIRST_SECONDS: Final = 0.25
 STREAM_MAXIMUM_SECONDS: Final = 60.0
 DESTINATION_FIRST_SECONDS: Final = 0.5
 DESTINATION_MAXIMUM_SECONDS: Final = 30.0
+RECONNECTION_FIRST_SECONDS: Final = 0.05
+RECONNECTION_MAXIMUM_SECONDS: Final = 2.0
 JITTER: Final = 0.1  # the largest lengthening, as a share
 
 
@@ -42,6 +44,11 @@ def stream_retry(attempts: int, jitter: float) -> float:
 def destination(attempt: int, jitter: float) -> float:
     """Before a destination that did not answer is asked again, after the `attempt`-th (1, 2, …) time."""
     return _doubling(attempt - 1, DESTINATION_FIRST_SECONDS, DESTINATION_MAXIMUM_SECONDS, jitter)
+
+
+def reconnection(failures: int, jitter: float) -> float:
+    """Before a server is dialled or asked again that was away, after the `failures`-th (1, 2, …) time."""
+    return _doubling(failures - 1, RECONNECTION_FIRST_SECONDS, RECONNECTION_MAXIMUM_SECONDS, jitter)
 
 
 def _doubling(exponent: int, first: float, maximum: float, jitter: float) -> float:

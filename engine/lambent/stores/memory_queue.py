@@ -18,8 +18,8 @@ from typing import cast
 
 from lambent.model import Depth, Message, MessageFact, MessageState, Queue, Release, Send, Settlement
 from lambent.ports import Clock, World
+from lambent.semantics.builtin import DEDUPLICATION_SECONDS, QueueView, deduplication_id, sequence_number
 from lambent.semantics.sending import check_send
-from lambent.stores.builtin import DEDUPLICATION_SECONDS, QueueView, deduplication_id, sequence_number
 from lambent.stores.memory_lines import Bell, Item, Line, Timers
 
 
@@ -251,7 +251,7 @@ class MemoryQueue(QueueView):
     """The built-in queue as one connection sees it."""
 
     def __init__(self, state: QueueState, world: World) -> None:
-        super().__init__(state.config.name, world)
+        super().__init__(state.config.name, world.region, world.account_id)
         self._state = state
         self._world = world
         self._clock = state._clock

@@ -17,8 +17,7 @@ from typing import Final
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
-from lambent.semantics.sending import check_put
-from lambent.stores.builtin import (
+from lambent.semantics.builtin import (
     StreamView,
     hash_key,
     hash_ranges,
@@ -29,6 +28,7 @@ from lambent.stores.builtin import (
     shard_id,
     size_of,
 )
+from lambent.semantics.sending import check_put
 from lambent.stores.memory_lines import Bell
 
 TRIM_AT_LEAST: Final = 1024  # dropped records that are not worth moving the others for
@@ -219,7 +219,7 @@ class MemoryStream(StreamView):
     """The built-in stream as one connection sees it."""
 
     def __init__(self, state: StreamState, world: World) -> None:
-        super().__init__(state.config.name, world)
+        super().__init__(state.config.name, world.region, world.account_id)
         self._state = state
 
     @property

@@ -23,7 +23,7 @@ import apsw
 
 from lambent.errors import InvalidParameterValue
 from lambent.model import Depth, Message, MessageAttribute, MessageFact, MessageState, Queue, Send
-from lambent.stores.builtin import DEDUPLICATION_SECONDS, deduplication_id, sequence_number
+from lambent.semantics.builtin import DEDUPLICATION_SECONDS, deduplication_id, sequence_number
 from lambent.stores.sqlite_file import FileClock, Perform
 from lambent.stores.sqlite_rows import checksum, quarantine
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from lambent.model import Depth, Message, MessageFact, Queue, Release, Send, Settlement
 from lambent.ports import World
+from lambent.semantics.builtin import QueueView
 from lambent.semantics.sending import check_send
-from lambent.stores.builtin import QueueView
 from lambent.stores.memory_lines import Bell
 from lambent.stores.sqlite_file import Perform, SqliteFile
 from lambent.stores.sqlite_messages import (
@@ -91,7 +91,7 @@ class SqliteQueue(QueueView):
     and InvalidParameterValue if messages of the other kind (standard or FIFO) are in it."""
 
     def __init__(self, queues: SqliteQueues, state: _State, world: World) -> None:
-        super().__init__(state.config.name, world)
+        super().__init__(state.config.name, world.region, world.account_id)
         self._queues = queues
         self._file = queues.file
         self._state = state

@@ -27,7 +27,7 @@ import apsw
 
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import Backlog, Put, Read, Record, Shard, Stream
-from lambent.stores.builtin import (
+from lambent.semantics.builtin import (
     hash_key,
     hash_ranges,
     middle_of,

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.ports import StreamReader, World
+from lambent.semantics.builtin import StreamView, number_of, place_in, prefix_of
 from lambent.semantics.sending import check_put
-from lambent.stores.builtin import StreamView, number_of, place_in, prefix_of
 from lambent.stores.memory_lines import Bell
 from lambent.stores.sqlite_file import Perform, SqliteFile
 from lambent.stores.sqlite_records import (
@@ -176,7 +176,7 @@ class SqliteStream(StreamView):
     done."""
 
     def __init__(self, state: _State, world: World) -> None:
-        super().__init__(state.config.name, world)
+        super().__init__(state.config.name, world.region, world.account_id)
         self._state = state
 
     @property

@@ -9,7 +9,8 @@ Time moves only when nothing can run. Four things can hold it back:
 * something is ready: it runs first, time stands still;
 * outside work goes on (executor calls, child processes, `VirtualLoop.outside_work`): the clock is frozen and the loop
   really waits, so that a thread which takes 0.2 real seconds never exceeds a virtual time-out of 0.1;
-* a connection leads out of this loop: time passes no faster than real time until it brings something;
+* a connection leads out of this loop: time passes no faster than real time until it brings something (unless its other
+  end says when it works, see `VirtualLoop.beside`);
 * nothing is ready, no timer is set, nothing is outside: nobody can ever wake up. That is a `Deadlock`.
 
 `deterministic=True` refuses threads, sockets and child processes, so that the same seed gives the same run.
@@ -121,6 +122,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._chance = None if seed is None else random.Random(seed)
         self._polled = 0
         self._outside = 0
+        self._beside: list[Callable[[], object]] = []
         self._children: list[asyncio.SubprocessTransport] = []
         self._dead: set[str] = set()
         self._paused: dict[str, float] = {}
@@ -195,6 +197,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             yield
         finally:
             self._outside -= 1
+
+    def beside(self, works: Callable[[], object]) -> None:
+        """The connections that lead out of this loop lead to a server that works for it while `works()` is true. Then
+        the clock is frozen; otherwise they do not hold it back for longer than what comes unasked takes to come."""
+        self._beside.append(works)
 
     # --- what asyncio calls ----------------------------------------------------------------------------------------
 
@@ -273,7 +280,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         first = self._scheduled[0].when() if self._scheduled else None
         if not self.deterministic:
             self._children = [child for child in self._children if child.get_returncode() is None]
-            if self._outside or self._children:
+            if self._outside or self._children or any(works() for works in self._beside):
                 if self._poll(self.patience_seconds) or self._ready:
                     return
             elif (way_out := self._way_out()) == "foreign" or (way_out is not None and first is None):
@@ -310,9 +317,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                     there.append(end.getpeername())
                 except OSError:
                     if end.type == socket.SOCK_STREAM and not end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        return "foreign"  # still connecting
+                        return "loopback" if self._beside else "foreign"  # still connecting
         if any(peer not in here for peer in there):
-            return "foreign"
+            return "loopback" if self._beside else "foreign"
         return "loopback" if descriptors else None
 
     def _drop_cancelled_timers(self) -> None:

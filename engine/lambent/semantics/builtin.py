@@ -16,7 +16,6 @@ from typing import Final
 from lambent.arns import queue_arn, role_arn, stream_arn
 from lambent.errors import InvalidParameterValue
 from lambent.model import Message, Put, Queue, Record, Send
-from lambent.ports import World
 from lambent.semantics.shapes import kinesis_event, kinesis_view, sqs_event, sqs_view
 
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
@@ -32,9 +31,9 @@ class QueueView:
         {"delay", "fifo", "deduplication", "redrive", "retention", "release", "give_back", "purge", "depth", "peek"}
     )
 
-    def __init__(self, name: str, world: World) -> None:
-        self.arn = queue_arn(world.region, world.account_id, name)
-        self._region = world.region
+    def __init__(self, name: str, region: str, account_id: str) -> None:
+        self.arn = queue_arn(region, account_id, name)
+        self._region = region
 
     @property
     def config(self) -> Queue:
@@ -72,10 +71,10 @@ class StreamView:
 
     capabilities = frozenset({"AT_TIMESTAMP", "backlog", "reshard", "retention", "shards"})
 
-    def __init__(self, name: str, world: World) -> None:
-        self.arn = stream_arn(world.region, world.account_id, name)
-        self._region = world.region
-        self._role_arn = role_arn(world.account_id)
+    def __init__(self, name: str, region: str, account_id: str) -> None:
+        self.arn = stream_arn(region, account_id, name)
+        self._region = region
+        self._role_arn = role_arn(account_id)
 
     def view(self, record: Record) -> Mapping[str, object]:
         return kinesis_view(record)
