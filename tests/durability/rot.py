@@ -28,7 +28,8 @@ from lambent.testing.loop import run
 from tests.durability.power import connect
 from tests.durability.work import Work, drained, held
 
-CALLS = 25  # of each client
+CALLS = 25  # of each client, that are in the file
+CALLS_IN_LOG = 2
 LAST = "last"  # a document which is all that the last transaction has written, and which may be lost with it unheard
 LOG_DAMAGED = "The log was damaged"
 PROGRESS_SECONDS = 10.0
@@ -68,15 +69,15 @@ def campaign(seeds: Sequence[int], tell: Callable[[str], None] = lambda line: No
 
 
 async def _fill(directory: Path) -> dict[str, str]:
-    """A store with some of everything, half of it in the log; gives what is in it."""
+    """A store with some of everything, and some more in the log; gives what is in it."""
     with tempfile.TemporaryDirectory() as elsewhere, Disk(Path(elsewhere)) as disk:
         work = Work(random.Random(6))
         path = Path(elsewhere) / "lambent.db"
-        for life in ("first", "second"):
-            connection = await connect(path, disk, work.chance, life)
-            await work.live(connection, CALLS)
-            if life == "first":
-                await connection.close()
+        connection = await connect(path, disk, work.chance, "first")
+        await work.live(connection, CALLS)
+        await connection.close()
+        connection = await connect(path, disk, work.chance, "second")
+        await work.live(connection, CALLS_IN_LOG)
         await connection.documents.put(LAST, LAST, LAST)
         stored = await held(connection, [key for key in work.ledger.known() if key.startswith("event")])
         assert not work.ledger.check(stored)

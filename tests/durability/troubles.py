@@ -56,6 +56,16 @@ def strikes() -> Iterator[Strike]:
             yield number, call, trouble, lasts
 
 
+def sampled(every: Sequence[Strike], number: int) -> Sequence[Strike]:
+    """So many of them, the same each time; of every trouble with every call one, before there is a second."""
+    before = Counter[tuple[str, Trouble, bool]]()
+    ranked = []
+    for strike in random.Random(3).sample(every, len(every)):
+        ranked.append((before[strike[1:]], strike))
+        before[strike[1:]] += 1
+    return [strike for _, strike in sorted(ranked)[:number]]
+
+
 def campaign(chosen: Iterable[Strike], tell: Callable[[str], None] = lambda line: None) -> Found:
     """Let each of them happen."""
     found, told = Found(), time.monotonic()
@@ -128,8 +138,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--call", type=int, help="only at this call of the disk")
     parser.add_argument("--trouble", help="only this: EIO, ENOSPC, EROFS or short")
+    parser.add_argument("--sample", type=int, help="only so many, taken by chance, the same each time")
     asked = parser.parse_args()
     chosen = [each for each in strikes() if asked.call in (None, each[0]) and asked.trouble in (None, each[2])]
+    if asked.sample:
+        chosen = sampled(chosen, asked.sample)
     found = campaign(chosen, print)
     for strike, problems in found.problems.items():
         print(strike, *problems[:10], sep="\n  ")
