@@ -23,6 +23,7 @@ from lambent.model import Delete, Event, Progress, Queue, Send
 from lambent.ports import World
 from lambent.stores import sqlite_opening
 from lambent.stores.sqlite import UPGRADES, Connection, SqliteStore
+from lambent.stores.sqlite_log import lost_in_log
 from lambent.stores.sqlite_opening import Opening, creating
 from lambent.testing import Disk
 from lambent.testing.loop import VirtualClock, run
@@ -141,11 +142,22 @@ async def test_every_pragma_is_read_back_and_another_value_refused(path: Path, m
         file = path.with_name(f"{index}.db")
         monkeypatch.setattr(sqlite_opening, "PRAGMAS", pragmas)
         if ask in ("PRAGMA synchronous", "PRAGMA journal_size_limit"):  # by default as they should be, or nearly
-            pragmas[index] = (f"{ask}=1", ask, expected)
+            pragmas[index] = (f"{ask}=1", ask, "another")
         with pytest.raises(StoreUnavailable, match=f"SQLite answers {ask} with .* Put the file on a local disk"):
             await store(file).connect(world())
         assert not (file.exists() and apsw.Connection(str(file)).execute("SELECT count(*) FROM sqlite_schema").get)
         monkeypatch.undo()
+
+
+async def test_to_open_a_file_writes_nothing_into_it(path: Path) -> None:
+    with Disk(path.parent) as disk:
+        await (await store(path, vfs=disk.name).connect(world())).close()
+        connection = await store(path, vfs=disk.name).connect(world())
+        calls = len(disk.calls)
+        client = await store(path, vfs=disk.name).connect(world("client"), client=True)
+        assert {call.split()[0] for call in disk.calls[calls:]} == {"open", "read", "access", "size"}
+        await client.close()
+        await connection.close()
 
 
 async def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
@@ -479,6 +491,26 @@ async def test_a_log_that_was_cut_short_by_damage_is_reported_and_kept(path: Pat
 
 
 # --------------------------------------------------------------------------- sizes
+
+
+def test_a_frame_whose_head_was_torn_is_not_taken_for_a_lost_commit(tmp_path: Path) -> None:
+    rows = apsw.Connection(str(tmp_path / "rows.db"))
+    rows.pragma("journal_mode", "wal")
+    rows.execute("CREATE TABLE row (data BLOB)")
+    frames = rows.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)[0]
+    for _ in range(200):
+        rows.execute("INSERT INTO row VALUES (zeroblob(3000))")
+    log = (tmp_path / "rows.db-wal").read_bytes()
+    rows.close()
+    starts = range(32 + frames * 4120, len(log), 4120)
+    commits = [at for at in starts if log[at + 4 : at + 8] != bytes(4)]
+    torn, following = next(pair for pair in itertools.pairwise(commits) if pair[0] % 512 == 504)
+    before, path = (torn - 32) // 4120, tmp_path / "copy-wal"
+    for size in (0, 8):  # nothing; its head up to the border
+        damaged = bytearray(log[: following + 4120])
+        damaged[torn : torn + size] = b"\xff" * size
+        path.write_bytes(damaged)
+        assert (lost_in_log(str(path), before) is None) == (size > 0)
 
 
 async def test_the_log_is_copied_into_the_file_before_it_grows_long(path: Path) -> None:

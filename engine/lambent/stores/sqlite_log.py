@@ -16,6 +16,7 @@ from typing import Final
 
 HEADER: Final = struct.Struct(">8I")  # magic, version, page size, sequence, two salts, two checksums
 FRAME: Final = struct.Struct(">6I")  # page, size after commit or 0, two salts, two checksums
+SECTOR: Final = 512  # bytes that a disk writes whole, at the least
 
 
 def lost_in_log(path: str, frames: int) -> str | None:
@@ -35,10 +36,27 @@ def _commits_behind(path: str, frames: int) -> int:
         header = log.read(HEADER.size)
         if len(header) < HEADER.size:
             return 0
-        _, _, page_size, _, *salts, _, _ = HEADER.unpack(header)
-        at, commits = HEADER.size + frames * (FRAME.size + page_size), 0
-        while log.seek(at) and len(head := log.read(FRAME.size)) == FRAME.size:
-            _, commit, *found = FRAME.unpack(head)
-            commits += commit != 0 and found[:2] == salts
-            at += FRAME.size + page_size
+        magic, _, page_size, _, *salts, one, two = HEADER.unpack(header)
+        order, before, commits = ">" if magic & 1 else "<", (one, two), 0
+        at = HEADER.size + frames * (FRAME.size + page_size)
+        if frames:
+            log.seek(at - page_size - FRAME.size)
+            before = FRAME.unpack(log.read(FRAME.size))[4:]
+        log.seek(at)
+        while len(head := log.read(FRAME.size)) == FRAME.size and len(page := log.read(page_size)) == page_size:
+            _, commit, *found, one, two = FRAME.unpack(head)
+            if commit and found == salts:
+                whole = at % SECTOR <= SECTOR - FRAME.size  # else it may be torn, and partly of an older frame
+                commits += whole or _checksums(head[:8] + page, order, before) == (one, two)
+            before, at = (one, two), at + FRAME.size + page_size
         return commits
+
+
+def _checksums(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, int]:
+    """Those of a frame, which go on from those of the frame before it."""
+    one, two = before
+    words = iter(struct.unpack(f"{order}{len(data) // 4}I", data))
+    for word in words:
+        one = one + word + two & 0xFFFFFFFF
+        two = two + next(words) + one & 0xFFFFFFFF
+    return one, two

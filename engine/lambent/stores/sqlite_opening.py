@@ -132,7 +132,8 @@ class Opening:
         try:
             self._version(connection)  # is it ours?
             for say, ask, expected in PRAGMAS:
-                connection.execute(say).fetchall()
+                if _answer(connection, ask) != expected:  # to say it again may write
+                    connection.execute(say).fetchall()
                 if (answer := _answer(connection, ask)) != expected:
                     raise StoreUnavailable(
                         f"{self.path}: SQLite answers {ask} with {answer!r} instead of {expected!r}, so it would not "
