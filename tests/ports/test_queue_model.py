@@ -24,25 +24,11 @@ from lambent.ports import BuiltinQueue, World
 from lambent.stores.memory import MemoryStore
 from lambent.stores.sqlite_queue import SqliteQueues
 
+from .manual import EPOCH, ManualClock
 from .sqlite_files import open_file
 
 T = TypeVar("T")
 VISIBILITY, RETENTION, MAXIMUM_RECEIVES = 10, 60, 1
-EPOCH = 1_700_000_000.0
-
-
-class ManualClock:
-    """The wall clock may be set; the monotonic one only goes on."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.epoch = EPOCH
-
-    def now(self) -> float:
-        return self.epoch + self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 @dataclass(eq=False)
@@ -68,8 +54,7 @@ class QueueMachine(RuleBasedStateMachine):
         ids = itertools.count()
         self.world = World("engine-1", self.clock, lambda: 0.5, lambda: f"m{next(ids)}")
         self.open()
-        self.queue = self.declare("q", max_receive_count=MAXIMUM_RECEIVES, dead_letter_queue="dead")
-        self.dead = self.declare("dead")
+        self.declare_both()
         self.messages: list[Modelled] = []
         self.buried: list[Modelled] = []
         self.receipts: list[str] = []
@@ -89,6 +74,10 @@ class QueueMachine(RuleBasedStateMachine):
             result: T = stop.value
             return result
         raise AssertionError("it waited")
+
+    def declare_both(self) -> None:
+        self.queue = self.declare("q", max_receive_count=MAXIMUM_RECEIVES, dead_letter_queue="dead")
+        self.dead = self.declare("dead")
 
     def declare(self, name: str, **options: object) -> BuiltinQueue:
         return self.open_queue(
@@ -265,7 +254,7 @@ class SqliteMachine(QueueMachine):
     def kill(self) -> None:
         self.clock.epoch = EPOCH  # the wall clock is right again: a new process has no other
         self.begin()
-        self.queue, self.dead = self.open_queue(self.queue.config), self.open_queue(self.dead.config)
+        self.declare_both()
 
     def teardown(self) -> None:
         self.done(self.file.close())

@@ -105,9 +105,8 @@ class _State:
 
     def has_put(self, placed: Placed) -> None:
         for number, last in placed.lasts.items():
-            if (known := self._numbers.get(number)) is None:
-                self.changed()  # another process has made this shard
-            elif last > known.last:
+            known = self._numbers.get(number)  # one that another process has made is found by the next look
+            if known is not None and last > known.last:
                 known.last = last
                 known.wake()
 

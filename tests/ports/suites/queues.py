@@ -154,7 +154,7 @@ class QueueSuite(Suite):
             assert message.receive_count == 1
             release = Release(message.receipt, self.clock.now(), give_back=True)
             assert list(await queue.settle_many([release])) == [True]
-        assert list(await queue.settle_many([release])) == [False]
+        assert list(await queue.settle_many([release, Delete(message.receipt)])) == [False, False]
 
     @needs("delay")
     async def test_a_delayed_message_is_not_received_before_its_time(self) -> None:
@@ -179,6 +179,8 @@ class QueueSuite(Suite):
             await self.pass_time(VISIBILITY)
         assert not await dead.receive(1, 0)
         assert not await queue.receive(1, 1)
+        for each in (queue, dead):
+            assert list(await each.settle_many([Delete(message.receipt)])) == [False]
         [buried] = await take(dead, 1)
         assert (buried.id, buried.body, buried.sent_at) == (message_id, "poison", sent_at)
         assert buried.attributes == {"n": MessageAttribute("7", "Number")}
@@ -371,6 +373,12 @@ class FifoQueueSuite(Suite):
         again = await queue.receive(10, 0)
         assert bodies(again) == ["a1", "a3", "a4"]
         assert [message.receive_count for message in again] == [2, 2, 1]
+
+    @needs("fifo")
+    async def test_one_receive_gives_a_message_once_though_it_is_visible_again_at_once(self) -> None:
+        queue = await self.queue(visibility_timeout_seconds=0)
+        await self.send(queue, "a1", "a2")
+        assert bodies(await queue.receive(10, 0)) == ["a1", "a2"]
 
     @needs("fifo", "release")
     async def test_a_message_that_comes_back_early_waits_for_the_rest_of_its_batch(self) -> None:
