@@ -12,7 +12,7 @@ import pytest
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import Backlog, Put, Read, Stream
 from lambent.ports import StreamReader
-from lambent.stores.builtin import hash_key
+from lambent.semantics.builtin import hash_key
 from lambent.stores.sqlite_records import READ, SHARDS, TRIM_ROWS, Found, Want
 from lambent.stores.sqlite_stream import SqliteStream, SqliteStreams
 

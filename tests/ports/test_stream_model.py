@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from lambent.model import Backlog, Put, Read, Record, Stream
 from lambent.ports import BuiltinStream, World
-from lambent.stores.builtin import hash_key, place_of
+from lambent.semantics.builtin import hash_key, place_of
 from lambent.stores.memory import MemoryStore
 from lambent.stores.sqlite_file import SqliteFile
 from lambent.stores.sqlite_stream import SqliteStreams
