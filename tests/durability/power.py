@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,10 @@ def campaign(seeds: Sequence[int], *, lies: bool = False, tell: Callable[[str], 
     found, told = Found(), time.monotonic()
     for seed in seeds:
         with tempfile.TemporaryDirectory() as directory:
-            run(_Chain(seed, Path(directory), lies, found).live(), seed=seed)
+            try:
+                run(_Chain(seed, Path(directory), lies, found).live(), seed=seed)
+            except Exception:
+                found.problems.setdefault(seed, []).append(traceback.format_exc())
         if time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
             tell(str(found))

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,10 @@ def campaign(seeds: Sequence[int], tell: Callable[[str], None] = lambda line: No
             rotten = Path(directory) / "rotten"
             shutil.copytree(whole, rotten)
             what = _rot(rotten, random.Random(seed))
-            outcome, problems = run(_look(rotten, stored, what), seed=6)
+            try:
+                outcome, problems = run(_look(rotten, stored, what), seed=6)
+            except Exception:
+                outcome, problems = "an error", [traceback.format_exc()]
             found.outcomes[outcome] += 1
             if problems:
                 found.problems[seed] = [what, *problems]

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,10 @@ def campaign(chosen: Iterable[Strike], tell: Callable[[str], None] = lambda line
 def struck(strike: Strike | None, found: Found | None = None) -> tuple[Sequence[str], list[str]]:
     """Live through the scenario with this one trouble: the disk's calls, and what is wrong."""
     with tempfile.TemporaryDirectory() as directory:
-        return run(_scenario(strike, Path(directory), found or Found()), seed=2)
+        try:
+            return run(_scenario(strike, Path(directory), found or Found()), seed=2)
+        except Exception:
+            return (), [traceback.format_exc()]
 
 
 async def _scenario(strike: Strike | None, directory: Path, found: Found) -> tuple[Sequence[str], list[str]]:
