@@ -107,6 +107,8 @@ class QueueHandle:
             raise InvalidParameterValue(
                 f"seconds: {seconds!r} is not allowed; it must be 0 to {MAXIMUM_VISIBILITY_SECONDS} (float)"
             )
+        if isinstance(receipts, str):
+            raise InvalidParameterValue(f"receipts: {receipts!r} is one receipt; give a list of them")
         at = self._now() + seconds
         await self._opened().settle_many([Release(receipt, at) for receipt in receipts])
 

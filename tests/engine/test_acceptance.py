@@ -55,6 +55,7 @@ Sending = Callable[[Any, Any, Any], Awaitable[object]]
         (lambda q, f, s: q.receive(0), "limit: 0 is not allowed; it must be at least 1"),
         (lambda q, f, s: q.receive(1, float("nan")), "wait_seconds: nan is not allowed; it must be 0 to 20"),
         (lambda q, f, s: q.change_visibility(["r"], -1), "seconds: -1 is not allowed; it must be 0 to 43200"),
+        (lambda q, f, s: q.change_visibility("r", 0), "receipts: 'r' is one receipt; give a list of them"),
     ],
 )
 async def test_what_could_not_be_delivered_is_refused_by_name_and_not_stored(send: Sending, said: str) -> None:
