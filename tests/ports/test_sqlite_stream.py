@@ -202,8 +202,15 @@ class TestSqliteStream(streams.StreamSuite):
                 await stream.position(shard, "LATEST", None)
             with pytest.raises(ResourceNotFound):
                 reader.want(shard, "49" + "0" * 54, 1, 1)
+        for shard in ("shardId-000000000001", "shardId-" + "9" * 30):
+            with pytest.raises(ResourceNotFound):
+                await stream.split(shard)
         with pytest.raises(InvalidParameterValue):
             reader.want("shardId-000000000000", "49", 1, 1)
+        beyond = f"49{0:030d}" + "9" * 24
+        assert await stream.find(beyond) is None
+        assert await stream.backlog("shardId-000000000000", beyond) == Backlog(0)
+        assert (await self.read(reader, "shardId-000000000000", beyond)).caught_up
         with pytest.raises(InvalidParameterValue):
             await stream.position("shardId-000000000000", "HORIZON", None)
 

@@ -21,6 +21,7 @@ from lambent.semantics.shapes import kinesis_event, kinesis_view, sqs_event, sqs
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
 HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
 PLACE_DIGITS: Final = 24
+SHARD_DIGITS: Final = 12
 _ENDS: Final = [f"{number:03d}" for number in range(1000)]
 
 
@@ -93,13 +94,14 @@ def hash_key(key: str) -> int:
 
 
 def shard_id(number: int) -> str:
-    return f"shardId-{number:012d}"
+    return f"shardId-{number:0{SHARD_DIGITS}d}"
 
 
 def number_of(shard: str) -> int | None:
     """The number of the shard of that name; None: it is no shard's."""
     digits = shard.removeprefix("shardId-")
-    return int(digits) if digits.isdecimal() and shard == shard_id(int(digits)) else None
+    known = len(digits) == SHARD_DIGITS and digits.isdecimal() and shard == shard_id(int(digits))
+    return int(digits) if known else None
 
 
 def prefix_of(number: int) -> str:

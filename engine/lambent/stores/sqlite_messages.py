@@ -83,6 +83,7 @@ _GIVE_BACK: Final = """UPDATE messages SET due_at = ?, receives = receives - 1, 
 
 
 MAXIMUM_NUMBER: Final = 2**63 - 1
+RECEIPT_DIGITS: Final = 18
 
 
 class _Row(NamedTuple):
@@ -230,10 +231,9 @@ class _Rows:
         given: list[Message] = []
         for message_id in ids:
             row = self._find(message_id)
-            if row is None or row.due_at > self.now or not self._open(row.line):
-                continue
-            given += self._give(self._sound([row]))
-            self._arrange((row.line,))
+            if row is not None and self._sound([row]) and row.due_at <= self.now and self._open(row.line):
+                given += self._give([row])
+                self._arrange((row.line,))
         return Given(given, self._next_at())
 
     def _visible(self, limit: int) -> Sequence[_Row]:
@@ -298,7 +298,8 @@ class _Rows:
     def _settle(self, settling: Settling) -> list[str | None]:
         """The group of its message; nothing if the receipt is stale."""
         message_id, _, number = settling.receipt.rpartition("#")
-        key = (message_id, self.number, int(number) if number.isdecimal() else 0, self.horizon)
+        receipt = int(number) if number.isdecimal() and len(number) <= RECEIPT_DIGITS else 0  # what nobody was given
+        key = (message_id, self.number, receipt, self.horizon)
         if settling.delay_seconds is None:
             return self._lines(_DELETE, key)
         statement = _GIVE_BACK if settling.give_back else _RELEASE

@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 class SqliteQueues:
-    """The queues of one file, as the connections of this process share them."""
+    """The queues of one file, as one connection knows them."""
 
     def __init__(self, file: SqliteFile) -> None:
         self.file = file

@@ -228,7 +228,7 @@ class _Stream:
         """Rows within the limits of the want, or a little more."""
         base = want.shard.number << PLACE_BITS
         first, last, closed = self._readable(want.shard.number)
-        place = max(want.place, first - 1)
+        place = min(max(want.place, first - 1), last)
         found: Any = self.cursor.execute(_READ, (base + place, base + last, want.maximum_records))
         rows: list[tuple[Any, ...]] = []
         left = want.maximum_bytes
@@ -255,9 +255,9 @@ class _Stream:
         """What follows that place."""
         shard, place = asked
         first, last, _ = self._readable(shard.number)
-        base, after = shard.number << PLACE_BITS, max(place, first - 1)
+        base, after = shard.number << PLACE_BITS, min(max(place, first - 1), last)
         rows: Any = self.cursor.execute(_ARRIVALS, (base + after + 1, base + last, 1)).fetchall()
-        return Backlog(max(0, last - after), rows[0][1] if rows else None)
+        return Backlog(last - after, rows[0][1] if rows else None)
 
     def find(self, position: str) -> tuple[str, Record] | None:
         parts = parts_of(position)

@@ -120,7 +120,9 @@ class QueueSuite(Suite):
 
     async def test_an_unknown_receipt_settles_nothing(self) -> None:
         queue = await self.queue()
-        assert list(await queue.settle_many([Delete("nonsense"), Release("nonsense", self.clock.now())])) == [False] * 2
+        nonsense = ("nonsense", "#", "a#1", "a#" + "9" * 40)
+        settlements = [each for name in nonsense for each in (Delete(name), Release(name, self.clock.now()))]
+        assert list(await queue.settle_many(settlements)) == [False] * len(settlements)
 
     @needs("release")
     async def test_a_released_message_is_visible_at_once_or_when_it_says(self) -> None:
