@@ -15,13 +15,16 @@ from lambent.ports import QueueSource, Store, StreamSource, World
 from lambent.stores.memory import MemoryStore
 
 GROUP: Final = "lambent.sources"
+_REDIS_QUEUES: Final = [
+    f"{redis}-queue{group}" for redis in ("redis", "rediss") for group in ("", "+sentinel", "+cluster")
+]
 _EXTRAS: Final = {  # schemes that this project serves, by the extra that brings their client
     "dynamodb-streams": "aws",
     "kafka": "kafka",
     "kinesis": "aws",
     "redis": "redis",
-    "redis-queue": "redis",
     "sqs": "aws",
+    **dict.fromkeys(_REDIS_QUEUES, "redis"),
 }
 
 

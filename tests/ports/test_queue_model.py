@@ -23,6 +23,9 @@ from lambent.model import Delete, Message, Queue, Release, Send
 from lambent.ports import BuiltinQueue, World
 from lambent.stores.memory import MemoryStore
 from lambent.stores.sqlite_queue import SqliteQueues
+from lambent_pollers.redis_connection import RedisServer
+from lambent_pollers.redis_queue import RedisQueues
+from tests.servers.redis import RedisProcess
 
 from .manual import EPOCH, ManualClock
 from .sqlite_files import open_file
@@ -266,18 +269,65 @@ class SqliteFifoMachine(SqliteMachine):
     fifo = True
 
 
+class RedisMachine(QueueMachine):
+    """The same on a Redis server, whose engines may be killed at any time."""
+
+    process: RedisProcess
+    prefixes = itertools.count()
+
+    def open(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.url = f"{self.process.url}?prefix=model{next(self.prefixes)}"
+        self.done(self.begin())
+
+    async def begin(self) -> None:
+        self.server = RedisServer(self.url, self.world.random, time=lambda: EPOCH + self.clock.seconds)
+        self.open_queue = lambda config: self.done(self.opened(RedisQueues(self.server, self.world.new_id), config))
+
+    async def opened(self, queues: RedisQueues, config: Queue) -> BuiltinQueue:
+        return queues.queue(config, self.world)
+
+    def done(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(call)
+
+    @rule()
+    def kill(self) -> None:
+        self.done(self.server.close())
+        self.done(self.begin())
+        self.queue, self.dead = self.open_queue(self.queue.config), self.open_queue(self.dead.config)
+
+    def teardown(self) -> None:
+        self.done(self.server.close())
+        self.loop.close()
+
+
+class RedisFifoMachine(RedisMachine):
+    fifo = True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _redis(redis_process: RedisProcess) -> None:
+    RedisMachine.process = redis_process
+
+
 SIZE = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestStandardQueueAgainstTheModel = QueueMachine.TestCase
 TestFifoQueueAgainstTheModel = FifoMachine.TestCase
 TestSqliteStandardQueueAgainstTheModel = SqliteMachine.TestCase
 TestSqliteFifoQueueAgainstTheModel = SqliteFifoMachine.TestCase
+TestRedisStandardQueueAgainstTheModel = RedisMachine.TestCase
+TestRedisFifoQueueAgainstTheModel = RedisFifoMachine.TestCase
 TestStandardQueueAgainstTheModel.settings = SIZE
 TestFifoQueueAgainstTheModel.settings = SIZE
 TestSqliteStandardQueueAgainstTheModel.settings = settings(SIZE, max_examples=25)
 TestSqliteFifoQueueAgainstTheModel.settings = settings(SIZE, max_examples=25)
+TestRedisStandardQueueAgainstTheModel.settings = settings(SIZE, max_examples=6)
+TestRedisFifoQueueAgainstTheModel.settings = settings(SIZE, max_examples=6)
 
 
 @pytest.mark.night
-@pytest.mark.parametrize("machine", [QueueMachine, FifoMachine, SqliteMachine, SqliteFifoMachine])
+@pytest.mark.parametrize(
+    "machine", [QueueMachine, FifoMachine, SqliteMachine, SqliteFifoMachine, RedisMachine, RedisFifoMachine]
+)
 def test_no_long_sequence_of_calls_leads_a_queue_astray(machine: type[QueueMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(SIZE, max_examples=2000, stateful_step_count=100))

@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
 from lambent.errors import InvalidParameterValue, StoreUnavailable
-from lambent_pollers.redis_connection import Keys, RedisServer, Script, check_settings
-from lambent_pollers.redis_routes import slot_of
-from lambent_pollers.redis_url import Address, parse_redis_url
+from lambent_pollers.redis_connection import Keys, RedisServer, Script
+from lambent_pollers.redis_settings import check_settings
+from lambent_pollers.redis_url import parse_redis_url
 from tests.servers.redis import RedisProcess, running
 
 ECHO = Script("return {ARGV[2], now}")
@@ -23,7 +24,7 @@ def server_of(url: str) -> RedisServer:
 async def test_commands_answer_in_bytes_and_a_script_is_told_the_time(redis_url: str) -> None:
     server = server_of(redis_url)
     key = server.keys("a", "b")
-    assert await server.call("SET", key, "é") == b"OK"
+    assert await server.call("SET", key, "é") is True
     assert await server.call("GET", key) == "é".encode()
     echoed, now = await server.run(ECHO, [key], "x")
     assert echoed == b"x"
@@ -84,7 +85,7 @@ async def test_servers_of_one_url_are_one_until_the_last_is_closed(redis_url: st
     one, other = (RedisServer.shared(redis_url, lambda: 0.5) for _ in range(2))
     assert one is other
     await one.close()
-    assert await other.call("PING") == b"PONG"
+    assert await other.call("PING")
     await other.close()
     another = RedisServer.shared(redis_url, lambda: 0.5)
     assert another is not one
@@ -122,7 +123,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time_and_taken_up_again
         with pytest.raises(StoreUnavailable):
             await server.call("PING")
         process.resume()
-        assert await server.call("PING") == b"PONG"
+        assert await server.call("PING")
         await server.close()
 
 
@@ -130,11 +131,11 @@ async def test_a_blocking_command_holds_up_no_other_and_ends_with_its_caller(red
     server = server_of(redis_url)
     blocking = server.blocking()
     waiting = asyncio.ensure_future(blocking.call("XREAD", "BLOCK", 60_000, "STREAMS", "s", "$", block_seconds=60))
-    assert await server.call("PING") == b"PONG"
+    assert await server.call("PING")
     waiting.cancel()
     await asyncio.wait([waiting])
-    assert await blocking.call("XREAD", "BLOCK", 1, "STREAMS", "s", "$", block_seconds=0.001) is None
-    blocking.close()
+    assert await blocking.call("XREAD", "BLOCK", 1, "STREAMS", "s", "$", block_seconds=0.001) == []
+    await blocking.close()
     await server.close()
 
 
@@ -144,10 +145,10 @@ async def test_users_passwords_and_databases_are_those_of_the_url(tmp_path: Path
         process.ask("ACL", "SETUSER", "default", "off")
         server = server_of(f"redis://ada:p%40ss%2F1@127.0.0.1:{process.port}/3")
         assert await server.call("ACL", "WHOAMI") == b"ada"
-        assert b"db=3" in await server.call("CLIENT", "INFO")
+        assert (await server.call("CLIENT INFO"))["db"] == 3
         await server.close()
         stranger = server_of(f"redis://ada:wrong@127.0.0.1:{process.port}?timeout=0.1")
-        with pytest.raises(StoreUnavailable, match=r"WRONGPASS"):
+        with pytest.raises(StoreUnavailable, match="Correct the user or the password"):
             await stranger.call("PING")
         assert "wrong" not in str(stranger)
         await stranger.close()
@@ -192,10 +193,10 @@ def test_what_can_be_lost_depends_on_the_append_only_file(appendonly: str, appen
 
 def test_a_url_says_where_servers_are_and_hides_its_password() -> None:
     url = parse_redis_url("rediss+sentinel://ada:s%23cret@one,two:1,[::1]:2/orders/3?prefix=p&timeout=1.5")
-    assert (url.kind, url.service, url.db, url.prefix, url.answer_seconds) == ("sentinel", "orders", 3, "p", 1.5)
-    assert list(url.addresses) == [Address("one", 26379), Address("two", 1), Address("::1", 2)]
-    assert (url.credentials.username, url.credentials.password) == ("ada", "s#cret")
-    assert url.tls is not None
+    assert (url.kind, url.service, url.prefix, url.answer_seconds) == ("sentinel", "orders", "p", 1.5)
+    assert list(url.addresses) == [("one", 26379), ("two", 1), ("::1", 2)]
+    assert url.options == {"username": "ada", "password": "s#cret", "db": 3}
+    assert url.tls
     assert str(url) == "rediss+sentinel://ada@one:26379,two:1,[::1]:2/orders/3"
     assert str(parse_redis_url("redis://h")) == "redis://h:6379"
     assert str(parse_redis_url("redis+cluster://a,b")) == "redis+cluster://a:6379,b:6379"
@@ -206,7 +207,6 @@ def test_a_url_says_where_servers_are_and_hides_its_password() -> None:
     [
         "http://x", "redis:x", "redis://", "redis://h/x", "redis://h/1/2", "redis+sentinel://h", "redis+cluster://h/1",
         "redis://h?colour=red", "redis://h?timeout=0", "redis://h?timeout=x", "redis://h:port", "redis://h#x",
-        "rediss://h?ssl_ca_certs=/nowhere",
     ],
 )  # fmt: skip
 def test_a_url_that_makes_no_sense_is_refused_without_its_password(url: str) -> None:
@@ -218,7 +218,10 @@ def test_a_url_that_makes_no_sense_is_refused_without_its_password(url: str) -> 
 def test_keys_of_one_tag_are_in_one_slot() -> None:
     keys = Keys("p")
     assert keys("orders", "queue", "due") == "p:{orders}:queue:due"
-    assert slot_of(keys("orders", "a")) == slot_of(keys("orders", "b")) == slot_of("orders")
-    assert slot_of("123456789") == 12739  # the example of Redis's cluster specification
+    assert slot_of(keys("orders", "a")) == slot_of(keys("orders", "b")) != slot_of(keys("others", "a"))
     everything_in_one = Keys("{shop}")
     assert slot_of(everything_in_one("a")) == slot_of(everything_in_one("b"))
+
+
+def slot_of(key: str) -> int:
+    return key_slot(key.encode())
