@@ -375,7 +375,7 @@ class RedisServer:
         """Until the connection is dead. What was missed since the last one is made up for by one ring."""
         if isinstance(self._client, RedisCluster):
             _ = await self._client.initialize()
-        pubsub = self._client.pubsub()
+        pubsub: Any = self._client.pubsub()
         try:
             await pubsub.subscribe(*(bell.channel for bell in self._bells.values() if bell.wanted))
             self._subscribe = pubsub.subscribe
