@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +54,8 @@ class SqliteStore:
     executor: runs the file's work; None is a thread for each connection.
     vfs: SQLite's, by name; tests have one whose disk can fail.
     poll_seconds: how often to look for what other processes wrote; None: never.
-    checkpoint_pages: of the log, of 4 KiB each, above which it is copied into the file."""
+    checkpoint_pages: of the log, of 4 KiB each, above which it is copied into the file.
+    sweep_seconds: between two looks for what need not be kept any longer."""
 
     capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream"})
 
@@ -65,6 +67,7 @@ class SqliteStore:
         vfs: str | None = None,
         poll_seconds: float | None = POLL_SECONDS,
         checkpoint_pages: int = CHECKPOINT_PAGES,
+        sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
         self.path = os.path.abspath(path)
         self._name = f"sqlite:///{path}"
@@ -72,18 +75,14 @@ class SqliteStore:
         self._vfs = vfs
         self._poll_seconds = poll_seconds
         self._checkpoint_pages = checkpoint_pages
+        self._sweep_seconds = sweep_seconds
 
     def __str__(self) -> str:
         return self._name
 
     async def connect(self, world: World, client: bool = False) -> Connection:
         """Raises StoreUnavailable: another engine has the file, it cannot be opened, or no engine has made it."""
-        lock = FileLock(self.path)
-        if not client:
-            await lock.take()
-        opening = Opening(self.path, UPGRADES, self._vfs, client, self._checkpoint_pages)
-        file = SqliteFile(opening, world.clock, self._executor, self._poll_seconds)
-        connection = Connection(file, world, lock, client)
+        connection = self.connection(world, client)
         try:
             await connection.open()
         except BaseException:
@@ -91,13 +90,22 @@ class SqliteStore:
             raise
         return connection
 
+    def connection(self, world: World, client: bool) -> Connection:
+        """One that is not open yet."""
+        return Connection(self.file(world, client), world, FileLock(self.path), client, self._sweep_seconds)
+
+    def file(self, world: World, client: bool) -> SqliteFile:
+        """As `connection`."""
+        opening = Opening(self.path, UPGRADES, self._vfs, client, self._checkpoint_pages)
+        return SqliteFile(opening, world.clock, self._executor, self._poll_seconds)
+
 
 class Connection:
     """An engine's or a client's view of the file."""
 
     events: EventQueue
 
-    def __init__(self, file: SqliteFile, world: World, lock: FileLock, client: bool) -> None:
+    def __init__(self, file: SqliteFile, world: World, lock: FileLock, client: bool, sweep_seconds: float) -> None:
         self.documents = SqliteDocuments(file)
         self.leases = SqliteLeases(file, world)
         self.facts = SqliteFacts(file)
@@ -108,9 +116,13 @@ class Connection:
         self._events = None if client else SqliteEvents(file, world)
         self.events = self._events or _ClientEvents(file)
         self._lock = lock
+        self._sweep_seconds = sweep_seconds
         self._sweeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
+        """Raises StoreUnavailable; `close` follows."""
+        if self._events is not None:
+            await self._lock.take()
         await self.file.open()
         if self._events is not None:
             await self.file.write(sqlite_leases.void_all, None)
@@ -135,6 +147,8 @@ class Connection:
         self.documents.close()
         if self._events is not None:
             await self._events.close()
+            with suppress(StoreUnavailable):
+                await self.file.write(sqlite_leases.void_all, None)
         await self.file.close()
         self._lock.release()
 
@@ -153,7 +167,7 @@ class Connection:
             self._shrink,
         )
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(self._sweep_seconds)
             try:
                 for sweep in sweeps:
                     await sweep()

@@ -38,6 +38,7 @@ class SqliteDocuments:
         self._changes: dict[str, int] = {}  # by kind, as known here
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._watches = 0
         self._closed = False
         file.on_foreign_change(self._foreign_change)
 
@@ -66,13 +67,17 @@ class SqliteDocuments:
     async def watch(self, kind: str) -> AsyncIterator[None]:
         """Ends when the connection is closed."""
         seen = None
-        while not self._closed:
-            changed, known = self._changed, self._changes.get(kind, 0)
-            if seen != known:
-                seen = known
-                yield
-            else:
-                await changed.wait()
+        self._watches += 1
+        try:
+            while not self._closed:
+                changed, known = self._changed, self._changes.get(kind, 0)
+                if seen != known:
+                    seen = known
+                    yield
+                else:
+                    await changed.wait()
+        finally:
+            self._watches -= 1
 
     async def sweep(self) -> None:
         """Forget what has expired; nobody is told."""
@@ -93,7 +98,7 @@ class SqliteDocuments:
         self._changed = asyncio.Event()
 
     def _foreign_change(self) -> None:
-        if self._looking is None and not self._closed:
+        if self._watches and self._looking is None and not self._closed:
             self._looking = asyncio.create_task(self._look(), name="documents: what others wrote")
 
     async def _look(self) -> None:

@@ -82,6 +82,8 @@ class SqliteFile:
         self._reads: deque[_Job] = deque()
         self._lock = threading.Lock()  # held for what waits and for `_busy`, never for long
         self._busy = False  # a group is under way, or its handing over is
+        self.unanswered = 0
+        """How much was asked for and is not answered yet."""
         self._on_foreign_change: list[Callable[[], None]] = []
         self._on_reopened: list[Callable[[], None]] = []
         self._on_trouble: list[Callable[[str], None]] = []
@@ -142,7 +144,7 @@ class SqliteFile:
         """After what was asked for is done. Closing twice is allowed."""
         if self._poll is not None:
             self._poll.cancel()
-        while self._busy and not self._closed:
+        while self.unanswered and not self._closed:
             with suppress(StoreUnavailable):
                 await self.read(_nothing, None)
         if not self._closed:
@@ -150,6 +152,11 @@ class SqliteFile:
             await self._run(self._close)
             if self._thread is not None:
                 self._thread.close()
+
+    def look(self) -> None:
+        """Look whether another connection has written; as every group does."""
+        if not self._closed:
+            self._ask(self._reads, (_nothing, None, (self._nobody(), None)))
 
     def abandon(self) -> None:
         """Close it as the death of this process would. Only where its work is done in the caller's thread."""
@@ -166,6 +173,7 @@ class SqliteFile:
         """Begin in the next step, so that all who ask in this one share a group."""
         if self._closed:
             raise StoreUnavailable(f"{self.path} is closed.")
+        self.unanswered += 1
         with self._lock:
             jobs.append(job)
             begin, self._busy = not self._busy, True
@@ -178,6 +186,7 @@ class SqliteFile:
         return nobody
 
     def _answer(self, answers: Sequence[tuple[_Asked, Any]]) -> None:
+        self.unanswered -= len(answers)
         for (future, then), answer in answers:
             raised = type(answer) is _Raised
             if then is not None and not raised:
@@ -200,7 +209,7 @@ class SqliteFile:
 
     def _look_around(self) -> None:
         """The next group looks, too: this only sees to it that there is one."""
-        self._ask(self._reads, (_nothing, None, (self._nobody(), None)))
+        self.look()
         assert self._poll_seconds is not None
         self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
 
@@ -215,6 +224,7 @@ class SqliteFile:
                 answer = _Raised(error)
             self._tell(self._answer, [((future, None), answer)])
 
+        self.unanswered += 1
         self._executor(run)
         return await asyncio.shield(future)
 
@@ -266,6 +276,7 @@ class SqliteFile:
             if not self._broken and opened.foreign_change():
                 self._tell(self._call, self._on_foreign_change)
             self._tell(self._answer, answers)
+            writes = reads = ()
             if not self._broken:
                 opened.checkpoint()
                 self._tell_troubles(opened)

@@ -111,7 +111,8 @@ class SqliteQueue(QueueView):
     async def receive(self, limit: int, wait_seconds: float) -> Sequence[Message]:
         await self._declare()
         clock, state = self._file.clock, self._state
-        deadline = clock.now() + wait_seconds
+        monotonic = self._world.clock.monotonic  # epoch seconds are too coarse for a wait of some nanoseconds
+        deadline = monotonic() + wait_seconds
         while True:
             if clock.now() >= state.quiet_until:
                 changes = state.changes
@@ -122,10 +123,10 @@ class SqliteQueue(QueueView):
                     continue
                 if changes == state.changes:
                     state.quiet_until = given.next_at
-            if (now := clock.now()) >= deadline:
+            if (left := deadline - monotonic()) <= 0:
                 return []
-            if now < state.quiet_until:
-                await state.bell.wait(min(deadline, state.quiet_until) - now)
+            if (quiet := state.quiet_until - clock.now()) > 0:
+                await state.bell.wait(min(left, quiet))
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         now = self._world.clock.now()

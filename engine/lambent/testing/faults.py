@@ -88,6 +88,10 @@ class Faults:
         """The point of every call so far, in order."""
         self.struck: dict[str, int] = {}
         """How often each fault struck."""
+        self.doomed: set[str] = set()
+        """Processes that do nothing more to the store, and hear nothing more of it."""
+        self.inside: dict[asyncio.Task[Any], str | None] = {}
+        """Who is in the middle of a call, and its process."""
         self._random = random.Random(seed)
         self._witness = witness
         self._crash = crash or _kill
@@ -111,13 +115,19 @@ class Faults:
             self._strike(fault)
             self._leave(PROCESS.get() or "world", fault)
             await asyncio.sleep(LEAVING_SECONDS)
-        if not _loop().alive():
-            await asyncio.Future()
+        await self._unless_doomed()
         if fault == "unavailable" or self._is_away(point):
             self._strike("unavailable")
             raise StoreUnavailable(f"{point}: the store is away (simulated)")
-        answer = await method(*arguments)
-        self._witness(point, arguments, answer)
+        task = asyncio.current_task()
+        assert task is not None
+        self.inside[task] = PROCESS.get()
+        try:
+            answer = await method(*arguments)
+            self._witness(point, arguments, answer)
+        finally:
+            self.inside.pop(task, None)
+        await self._unless_doomed()
         fault = self._still(fault, number)
         if fault == "crash after":
             await self._die(fault)
@@ -184,6 +194,10 @@ class Faults:
         now, process = _loop().time(), f"{PROCESS.get()}:"
         self.away = {where: until for where, until in self.away.items() if until > now}
         return any(point.startswith(where) or where == process for where in self.away)
+
+    async def _unless_doomed(self) -> None:
+        if not _loop().alive() or PROCESS.get() in self.doomed:
+            await asyncio.Future()
 
     async def _die(self, fault: Fault) -> NoReturn:
         process = PROCESS.get()

@@ -23,9 +23,9 @@ from lambent.engine import Engine
 from lambent.errors import EngineStopped, FunctionError, LambentError, StoreUnavailable, TooManyRequests
 from lambent.model import Delete, Message, Put, Queue, Send, Stream
 from lambent.ports import World
-from lambent.stores.memory import Connection, MemoryStore
 from lambent.testing.audit import audit
 from lambent.testing.faults import CLEAR, Fault, Faults, FaultyConnection, FaultyStore
+from lambent.testing.grounds import GroundName, at_once, ground
 from lambent.testing.history import History, check
 from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
 from lambent.testing.weather import CLIMATES, Blow, blows
@@ -86,7 +86,8 @@ class _Host:
 @dataclass(slots=True)
 class Simulation:
     """One seed. `calm`: no faults but those of `strikes` (by number of the engines' store calls), `kills` (by step of
-    the loop: which engine, from 0) and `blows`. `engines`: 1 to 3, by default the seed's choice."""
+    the loop: which engine, from 0) and `blows`. `engines`: 1 to 3, by default the seed's choice; one on a `ground` of
+    SQLite, whose file one engine has."""
 
     seed: int
     engines: int | None = None
@@ -96,6 +97,7 @@ class Simulation:
     size: float = 1.0
     day: Workload | None = None
     blows: Sequence[Blow] = ()
+    ground: GroundName = "memory"
 
     def run(self, *, trace: bool = False, steps: bool = False) -> Result:
         """Live through the day. `trace`: hash it. `steps`: keep the last ones."""
@@ -116,8 +118,10 @@ class _Run:
         self._trace = TraceHash() if trace else None
         self._last: deque[str] | None = deque(maxlen=LAST_STEPS) if steps else None
         self._problems: list[str] = []
-        self._hosts = [_Host(number) for number in range(1, (plan.engines or self._chance.choice((1, 1, 2, 3))) + 1)]
-        self._connections: dict[str | None, Connection] = {}
+        engines = 1 if plan.ground == "sqlite" else plan.engines or self._chance.choice((1, 1, 2, 3))
+        self._hosts = [_Host(number) for number in range(1, engines + 1)]
+        self._ground = ground(plan.ground)
+        self._dying: dict[str, None] = {}
         self._operating: dict[asyncio.Task[None], str | None] = {}
         self._tries: dict[tuple[str, int], int] = {}
         self._over = False
@@ -129,6 +133,8 @@ class _Run:
                 run(self._main(), seed=self._plan.seed, on_step=self._hook())
             except (_Circles, Deadlock) as error:
                 self._problem(str(error))
+            finally:
+                self._ground.close()
         return Result(
             self._plan.seed,
             self._problems,
@@ -163,11 +169,10 @@ class _Run:
         gentle = gentle and not self._plan.kills and {*self._plan.strikes.values()} <= {"drain", "stop"}
         self._witness.strict = self._faults.rates == CLEAR and gentle
         self._faults.strikes.update(self._plan.strikes)
-        self._store = MemoryStore()
         world = World("world", self._clock, self._chance.random, self._new_id)
         calm = Faults(self._plan.seed, witness=self._witness)
-        self._outside = FaultyConnection(await self._store.connect(world), world, calm)
-        self._raw = cast(Connection, self._outside.inner)
+        await self._ground.open(world)
+        self._outside = FaultyConnection(self._ground.outside, world, calm)
         self._queues = {name: Queue(name=name, **options) for name, options in self._day.queues.items()}
         self._streams = {name: Stream(name=name, **options) for name, options in self._day.streams.items()}
         for host in self._hosts:
@@ -239,15 +244,14 @@ class _Run:
             self._problem(f"{operation.what} of {where} raised {error!r}")
 
     def _reshard(self, operation: Operation) -> None:
-        stream = self._raw.stream(self._streams[operation.where])
-        shards = list(_at_once(stream.shards()))
+        stream = self._ground.outside.stream(self._streams[operation.where])
+        shards = list(at_once(stream.shards()))
         closed = {parent for shard in shards for parent in shard.parents}
         leaves = [shard.id for shard in shards if shard.id not in closed]
         if operation.what == "split":
-            _at_once(stream.split(leaves[operation.numbers[0] % len(leaves) if operation.numbers else 0]))
-        elif len(leaves) > 1:
-            first = self._store.stream_state(self._streams[operation.where])._open
-            _at_once(stream.merge(first[0].shard.id, first[1].shard.id))
+            at_once(stream.split(leaves[operation.numbers[0] % len(leaves) if operation.numbers else 0]))
+        elif (pair := self._ground.neighbours(self._streams[operation.where])) is not None:
+            at_once(stream.merge(*pair))
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
@@ -353,7 +357,7 @@ class _Run:
 
     def _build(self, process: str) -> Engine:
         day = self._day
-        store = _Remembered(self._store, self._faults, self._connections)
+        store = FaultyStore(self._ground.store, self._faults)
         chance = random.Random(f"{self._plan.seed} {process}")
         engine = Engine(store, clock=self._clock, random=chance, **day.settings)
         engine.telemetry.subscribe(self._witness.step)
@@ -373,12 +377,15 @@ class _Run:
         if host is None or self._loop.dead(process):
             return
         host.engine = None
+        if not self._ground.quiet(process, self._faults):
+            self._faults.doomed.add(process)
+            self._dying[process] = None
+            return
+        self._dying.pop(process, None)
         self._history.killed(process)
         self._loop.kill(process)
-        connection = self._connections.pop(process, None)
-        if connection is not None and self._chance.random() < 0.5:  # the store notices, or time must tell
+        if self._ground.died(process, lambda: self._chance.random() < 0.5):  # the store notices, or time must tell
             self._witness.disconnected(process)
-            self._loop.call_soon(lambda: _at_once(connection.close()), context=Context())
         self._loop.call_later(self._chance.choice((0.0, 0.5, 5.0, 20.0)), self._boot, host, context=Context())
 
     # --- what goes wrong -------------------------------------------------------------------------------------------
@@ -438,6 +445,8 @@ class _Run:
                 trace(step, handle)
             if last is not None:
                 last.append(f"  {step} at {asyncio.get_running_loop().time():g} s  {describe(handle)}")
+            for process in list(self._dying):
+                self._kill(process)
             if step in kills and self._hosts[kills[step]].lives and not self._over:
                 self._kill(self._hosts[kills[step]].process)
 
@@ -465,13 +474,13 @@ class _Run:
             return "an engine has not started"
         if any(not self._loop.dead(process or "") for process in self._operating.values()):
             return "a call is unanswered"
-        if pending := await self._raw.events.pending():
+        if pending := await self._ground.outside.events.pending():
             return f"events {dict(pending)}"
         for mapped in self._day.mappings.values():
             kind, _, name = mapped.source.partition(":")
             if kind == "queue":
                 self._witness.redriven(name)
-                depth = await self._raw.queue(self._queues[name]).depth()
+                depth = await self._ground.outside.queue(self._queues[name]).depth()
                 if depth.visible or depth.in_flight or depth.delayed:
                     return f"queue {name} {depth}"
         return next(iter(self._witness.unread()), "")
@@ -532,13 +541,13 @@ class _Run:
         ]
         undisturbed = self._witness.strict and not self._away_for(0.0)
         self._problems += audit(self._history, self._day, undisturbed=undisturbed, times_tell=times_tell)
-        books = {id: [fact.counts for fact in _at_once(self._raw.facts.shards(id))] for id in names}
+        books = {id: [fact.counts for fact in at_once(self._ground.outside.facts.shards(id))] for id in names}
         self._problems += self._witness.audit(books, steady=steady)
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             self._problem(f"a task is left: {task.get_name()}")
         leases = {id: [shard for group, shard in self._witness.holders if group == id] for id in names}
         for id, shards in leases.items():
-            for shard, lease in _at_once(self._raw.leases.heartbeat(id, shards, 1.0)).leases.items():
+            for shard, lease in at_once(self._ground.outside.leases.heartbeat(id, shards, 1.0)).leases.items():
                 process, _ = self._witness.holders[id, shard]
                 if not lease.free and not self._loop.dead(process):
                     self._problem(f"the lease of {shard} was not released by {process}")
@@ -551,14 +560,14 @@ class _Run:
     def _buried(self, queue: str) -> list[Message]:
         name = self._queues[queue].dead_letter_queue
         assert name is not None
-        dead, found = self._raw.queue(self._queues[name]), list[Message]()
-        while messages := _at_once(dead.receive(100, 0)):
+        dead, found = self._ground.outside.queue(self._queues[name]), list[Message]()
+        while messages := at_once(dead.receive(100, 0)):
             found += messages
-            _at_once(dead.settle_many([Delete(message.receipt) for message in messages]))
+            at_once(dead.settle_many([Delete(message.receipt) for message in messages]))
         return found
 
     def _parents(self, stream: str, shard: str) -> Sequence[str]:
-        shards = _at_once(self._raw.stream(self._streams[stream]).shards())
+        shards = at_once(self._ground.outside.stream(self._streams[stream]).shards())
         return next(each.parents for each in shards if each.id == shard)
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -573,25 +582,3 @@ class _Run:
 
 class _Circles(Exception):
     """The day does not end."""
-
-
-class _Remembered(FaultyStore):
-    """Keeps each process's connection, so that the store can notice its death."""
-
-    def __init__(self, store: MemoryStore, faults: Faults, connections: dict[str | None, Connection]) -> None:
-        super().__init__(store, faults)
-        self._connections = connections
-
-    async def connect(self, world: World, client: bool = False) -> FaultyConnection:
-        connection = await super().connect(world, client)
-        self._connections[PROCESS.get()] = cast(Connection, connection.inner)
-        return connection
-
-
-def _at_once(call: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine gives that does not wait."""
-    try:
-        call.send(None)
-    except StopIteration as done:
-        return done.value
-    raise AssertionError("it waits")

@@ -178,7 +178,7 @@ class Witness:
         now = self._clock()
         before = self._claims.get(id)
         if before is not None:
-            if now < before[1]:
+            if now < before[1] - ROUNDING:
                 self.findings.append(f"{id} was claimed again at {now:g} s, before {before[1]:g} s")
             self._history.expired([id])
         self._claims[id] = receipt, now + seconds
