@@ -46,15 +46,23 @@ TROUBLES: Final = 100  # of those that were found that are told to who asks late
 
 
 class FileClock:
-    """The store's own time. `now()` is epoch seconds and never goes back: the wall clock as it was at opening, or what
-    the file had seen before if that is later, and from there on the monotonic clock."""
+    """The store's own time. `now()` is epoch seconds and never goes back in an engine's life: the wall clock as it was
+    at opening, or what the file had seen before if that is later, and from there on the monotonic clock. It is the same
+    for all who have the file open: clients go by the engine that opened it last, wherever wall clocks have been set to
+    since. All processes of a machine have one monotonic clock."""
 
     def __init__(self, clock: Clock, seen_at: float) -> None:
         self._monotonic = clock.monotonic
-        self._offset = max(clock.now(), seen_at) - clock.monotonic()
+        self._seen_at = seen_at
+        self.began_at = max(clock.now(), seen_at) - clock.monotonic()
+
+    def follow(self, began_at: float | None) -> None:
+        """Go by that of an engine; unless the machine was started anew since."""
+        if began_at is not None and began_at + self._monotonic() >= self._seen_at:
+            self.began_at = began_at
 
     def now(self) -> float:
-        return self._offset + self._monotonic()
+        return self.began_at + self._monotonic()
 
 
 class SqliteFile:
@@ -97,8 +105,9 @@ class SqliteFile:
     async def open(self) -> None:
         """Raises StoreUnavailable that says what to do."""
         self._loop = asyncio.get_running_loop()
-        seen_at = await self._run(self._open)
-        self.clock = FileClock(self._world_clock, seen_at)
+        await self._run(self._open)
+        if not self._opening.client:
+            await self.write(_keep_time, self.clock.began_at)
         if self._poll_seconds is not None:
             self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
 
@@ -239,10 +248,15 @@ class SqliteFile:
             opened.connection.troubles = []
             self._tell(self._trouble, troubles)
 
-    def _open(self) -> float:
-        self._opened = self._opening.open()
-        self._tell_troubles(self._opened)
-        return self._opened.seen_at
+    def _open(self) -> None:
+        opened = self._opened = self._opening.open()
+        self.clock = FileClock(self._world_clock, opened.seen_at)
+        self._follow(opened)
+        self._tell_troubles(opened)
+
+    def _follow(self, opened: Opened) -> None:
+        if self._opening.client:
+            self.clock.follow(opened.began_at())
 
     def _close(self) -> None:
         if self._opened is not None:
@@ -268,15 +282,15 @@ class SqliteFile:
             opened = self._open_again() if self._broken else self._opened
             if opened is None:
                 raise StoreUnavailable(f"{self.path} is not open.")
-            answers = self._transaction(opened, reads, READ) if reads else []
-            if reads and writes:
-                self._tell(self._answer, answers)
+            if reads:
+                self._tell(self._answer, self._transaction(opened, reads, READ))
+                reads = ()
             if writes:
-                answers = self._transaction(opened, writes, WRITE)
+                self._tell(self._answer, self._transaction(opened, writes, WRITE))
+                writes = ()
             if not self._broken and opened.foreign_change():
+                self._follow(opened)
                 self._tell(self._call, self._on_foreign_change)
-            self._tell(self._answer, answers)
-            writes = reads = ()
             if not self._broken:
                 opened.checkpoint()
                 self._tell_troubles(opened)
@@ -376,6 +390,11 @@ class _Thread:
 def shrink(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
     """To be written now and then: the file's transaction gives free pages back to the disk."""
     return items
+
+
+def _keep_time(cursor: apsw.Cursor, items: Sequence[float]) -> Sequence[None]:
+    cursor.execute("UPDATE meta SET began_at = ?", (items[-1],))
+    return [None] * len(items)
 
 
 def _nothing(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:

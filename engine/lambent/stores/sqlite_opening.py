@@ -45,17 +45,18 @@ PRAGMAS: Final[Sequence[tuple[str, str, object]]] = (  # what is said, what is a
 )
 
 META: Final = (
-    "CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), seen_at REAL NOT NULL) STRICT",
-    "INSERT INTO meta VALUES (1, 0)",
+    # the latest time that is known, and when the monotonic clock was 0, for the engine that opened the file last
+    "CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), seen_at REAL NOT NULL, began_at REAL) STRICT",
+    "INSERT INTO meta VALUES (1, 0, NULL)",
 )
 
 
 class Opened:
     """An open file. `seen_at` is the latest time that is known to it, in epoch seconds."""
 
-    def __init__(self, connection: StoreConnection, seen_at: float, checkpoint_pages: int) -> None:
+    def __init__(self, connection: StoreConnection, checkpoint_pages: int) -> None:
         self.connection = connection
-        self.seen_at = seen_at
+        self.seen_at: float = _answer(connection, "SELECT seen_at FROM meta")
         self._data_version = 0
         self._log_pages = 0
         self._checkpoint_pages = self._checkpoint_at = checkpoint_pages
@@ -66,6 +67,11 @@ class Opened:
         """Has another connection written since this was asked last?"""
         before, self._data_version = self._data_version, _answer(self.connection, "PRAGMA data_version")
         return self._data_version != before
+
+    def began_at(self) -> float | None:
+        """When the monotonic clock was 0, for the engine that opened the file last."""
+        began_at: float | None = _answer(self.connection, "SELECT began_at FROM meta")
+        return began_at
 
     def see(self, now: float) -> None:
         """Within a transaction: remember the time, now and then."""
@@ -148,8 +154,7 @@ class Opening:
             self._upgrade(connection)
             if not self.client:
                 _check(connection)
-            seen_at = _answer(connection, "SELECT seen_at FROM meta")
-            return Opened(connection, seen_at, self.checkpoint_pages)
+            return Opened(connection, self.checkpoint_pages)
         except BaseException as error:
             with suppress(apsw.Error):
                 connection.close(True)

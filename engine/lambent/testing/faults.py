@@ -39,6 +39,9 @@ TOLD_ONCE: Final = frozenset({"due"})
 LEAVING_SECONDS: Final = 0.01
 """Virtual seconds for which a call goes on while its engine is asked to leave."""
 
+TURN_SECONDS: Final = 1e-6
+"""Virtual seconds until the first look whether another message has been sent; each next one comes twice as late."""
+
 EARLY: Final = 0.3
 """Of the calls that are neither slow nor at once: a delay of some loop steps, to change the order of what competes."""
 
@@ -90,8 +93,8 @@ class Faults:
         """How often each fault struck."""
         self.doomed: set[str] = set()
         """Processes that do nothing more to the store, and hear nothing more of it."""
-        self.inside: dict[asyncio.Task[Any], str | None] = {}
-        """Who is in the middle of a call, and its process."""
+        self.inside: dict[asyncio.Task[Any], tuple[str | None, str]] = {}
+        """Which process is in the middle of which call."""
         self._random = random.Random(seed)
         self._witness = witness
         self._crash = crash or _kill
@@ -121,10 +124,18 @@ class Faults:
             raise StoreUnavailable(f"{point}: the store is away (simulated)")
         task = asyncio.current_task()
         assert task is not None
-        self.inside[task] = PROCESS.get()
+        if point.endswith(".send_many"):
+            await self._turn(point)  # or answers might come in another order than the messages
+        self.inside[task] = PROCESS.get(), point
+        self._witness(f"{point} begins", arguments, None)
         try:
             answer = await method(*arguments)
+            if (before := _told_of(point)) is not None:
+                await self._turn(before)  # or an item might come before the answer that names it
             self._witness(point, arguments, answer)
+        except StoreUnavailable:
+            self._witness(f"{point} is refused", arguments, None)
+            raise
         finally:
             self.inside.pop(task, None)
         await self._unless_doomed()
@@ -194,6 +205,13 @@ class Faults:
         now, process = _loop().time(), f"{PROCESS.get()}:"
         self.away = {where: until for where, until in self.away.items() if until > now}
         return any(point.startswith(where) or where == process for where in self.away)
+
+    async def _turn(self, point: str) -> None:
+        """Wait while somebody does this; only where a store's answers come later than what they tell of."""
+        seconds = TURN_SECONDS
+        while any(point == other for _, other in self.inside.values()):
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, 1.0)  # whoever does it may be paused
 
     async def _unless_doomed(self) -> None:
         if not _loop().alive() or PROCESS.get() in self.doomed:
@@ -312,6 +330,18 @@ def _show_again(inner: Any, id: str, receipt: str, at: float, faults: Faults) ->
             faults.expired([id])
     else:
         release.close()
+
+
+def _told_of(point: str) -> str | None:
+    """The call whose answer names the items that this one gives."""
+    port, _, method = point.rpartition(".")
+    kind, _, name = port.partition(" ")
+    match kind, method:
+        case "queue", "receive":
+            return f"{port}.send_many"
+        case "reader", "ready":
+            return f"stream {name}.put_many"
+    return None
 
 
 def _kill(process: str) -> None:

@@ -17,6 +17,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, cast
@@ -28,8 +29,8 @@ from lambent.ports import Connection, Store, World
 from lambent.stores.memory import MemoryStore
 from lambent.stores.sqlite import Connection as SqliteConnection
 from lambent.stores.sqlite import SqliteStore
-from lambent.stores.sqlite_file import READ, WRITE, FileClock, SqliteFile
-from lambent.testing.faults import Faults
+from lambent.stores.sqlite_file import READ, WRITE, SqliteFile
+from lambent.testing.faults import Faults, Rates
 from lambent.testing.loop import PROCESS, VirtualLoop, with_process
 
 __all__ = ["Ground", "GroundName", "MemoryGround", "SqliteGround", "at_once", "ground"]
@@ -54,6 +55,10 @@ class Ground(Protocol):
 
     async def open(self, world: World) -> None:
         """Make it."""
+        ...
+
+    def climate(self, rates: Rates) -> Rates:
+        """What of it can happen here."""
         ...
 
     def quiet(self, process: str, faults: Faults) -> bool:
@@ -89,6 +94,9 @@ class MemoryGround:
     @property
     def outside(self) -> Connection:
         return self._outside
+
+    def climate(self, rates: Rates) -> Rates:
+        return rates
 
     def quiet(self, process: str, faults: Faults) -> bool:
         return True  # it answers in the step in which it acts
@@ -127,11 +135,14 @@ class SqliteGround:
         cast(_AtOnce, self._outside.file).notice()
         return self._outside
 
+    def climate(self, rates: Rates) -> Rates:
+        return replace(rates, twice=0.0)  # a release in one step cannot be: it is written first
+
     def quiet(self, process: str, faults: Faults) -> bool:
         connection = self._engines.get(process)
         if connection is not None and connection.file.unanswered:
             return False
-        return all(_waits(task) for task, of in faults.inside.items() if of == process)
+        return all(_waits(task) for task, (of, _) in faults.inside.items() if of == process)
 
     def died(self, process: str, chance: Callable[[], bool]) -> bool:
         connection = self._engines.pop(process, None)
@@ -186,7 +197,7 @@ class _AtOnce(SqliteFile):
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.clock = FileClock(self._world_clock, self._open())
+        self._open()
 
     async def close(self) -> None:
         self._close()
@@ -195,6 +206,7 @@ class _AtOnce(SqliteFile):
         """What others wrote."""
         assert self._opened is not None
         if self._opened.foreign_change():
+            self._follow(self._opened)
             self._call(self._on_foreign_change)
 
     def _ask(self, jobs: deque[Any], job: Any) -> None:

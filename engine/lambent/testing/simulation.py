@@ -158,7 +158,7 @@ class _Run:
         self._witness = Witness(self._history, self._day, *times, self._buried, self._parents)
         self._faults = Faults(
             self._plan.seed,
-            CLEAR if self._plan.calm else self._chance.choice(CLIMATES),
+            CLEAR if self._plan.calm else self._ground.climate(self._chance.choice(CLIMATES)),
             witness=self._witness,
             crash=self._kill,
             faulted=self._history.faulted,
@@ -171,6 +171,7 @@ class _Run:
         self._faults.strikes.update(self._plan.strikes)
         world = World("world", self._clock, self._chance.random, self._new_id)
         calm = Faults(self._plan.seed, witness=self._witness)
+        calm.inside = self._faults.inside
         await self._ground.open(world)
         self._outside = FaultyConnection(self._ground.outside, world, calm)
         self._queues = {name: Queue(name=name, **options) for name, options in self._day.queues.items()}
@@ -338,6 +339,8 @@ class _Run:
     def _boot(self, host: _Host) -> None:
         host.lives += 1
         host.leaving = self._loop.create_future()
+        if self._plan.ground == "sqlite" and any(blow.what == "clock" for blow in self._blows):
+            self._witness.timeless()
         with with_process(host.process):
             host.task = asyncio.create_task(self._live(host, host.leaving), name=host.process)
 

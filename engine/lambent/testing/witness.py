@@ -87,8 +87,11 @@ class Witness:
         port, _, method = point.rpartition(".")
         kind, _, name = port.partition(" ")
         match kind, method:
-            case "events", "put_many":
+            case "events", "put_many begins":  # they may run before their put is answered
                 self._accepted(arguments[0])
+            case "events", "put_many is refused":
+                for event in arguments[0]:
+                    self._history.born.pop(event.request_id, None)
             case "events", "receive":
                 for event in answer:
                     self._claimed(event.request_id, event.receipt, arguments[2])
@@ -142,6 +145,10 @@ class Witness:
         for id in ids:
             self._claims.pop(id, None)
         self._history.expired(ids)
+
+    def timeless(self) -> None:
+        """A clock was set, and the engine that goes by it began anew: claims may end sooner."""
+        self._claims.clear()
 
     def disconnected(self, process: str) -> None:
         """The store noticed that this engine is gone: its claims of events are void, its leases free."""
