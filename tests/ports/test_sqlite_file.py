@@ -556,3 +556,19 @@ async def test_time_does_not_go_back_behind_what_the_file_has_seen(path: Path) -
     connection = await store(path).connect(here)
     assert connection.file.clock.now() >= before + 9
     await connection.close()
+
+
+async def test_clients_go_by_the_clock_of_the_engine_wherever_wall_clocks_are_set_to(path: Path) -> None:
+    here = world()
+    assert isinstance(here.clock, VirtualClock)
+    engine = await store(path).connect(here)
+    client = await store(path).connect(world("client"), client=True)
+    here.clock.shift(86_400)
+    later = await store(path).connect(here, client=True)
+    assert later.file.clock.now() == client.file.clock.now() == engine.file.clock.now()
+    await engine.close()
+    engine = await store(path).connect(here)
+    await asyncio.sleep(0.3)
+    assert client.file.clock.now() == engine.file.clock.now() == pytest.approx(here.clock.now())
+    for connection in (later, client, engine):
+        await connection.close()

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
+from tempfile import TemporaryDirectory
 
 from lambent.testing.simulation import Simulation
 
@@ -61,13 +62,29 @@ def campaign(
     hours: float = 0.0,
     seconds: float = float("inf"),
     twice: int = 0,
+    ground: str = "memory",
     environment: dict[str, str] | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Campaign:
     """Live through the days from `first` on: until there are `seeds` of them and `hours` simulated hours, for at most
     so many real `seconds`. The first `twice` of them are lived through twice, and traced."""
+    with TemporaryDirectory() as place:  # what a lane leaves behind when it is killed
+        environment = {**(environment or {}), "TMPDIR": place}
+        return _campaign(first, seeds, hours, seconds, twice, ground, environment, tell)
+
+
+def _campaign(
+    first: int,
+    seeds: int,
+    hours: float,
+    seconds: float,
+    twice: int,
+    ground: str,
+    environment: dict[str, str],
+    tell: Callable[[str], None],
+) -> Campaign:
     found = Campaign()
-    lanes = [_start(first + lane, twice // LANES, environment) for lane in range(LANES)]
+    lanes = [_start(first + lane, twice // LANES, ground, environment) for lane in range(LANES)]
     try:
         began = told = time.monotonic()
         for day in _days(lanes):
@@ -86,9 +103,9 @@ def campaign(
     return found
 
 
-def _start(first: int, twice: int, environment: dict[str, str] | None) -> subprocess.Popen:
-    command = [sys.executable, __file__, "--lane", str(first), "--twice", str(twice)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **(environment or {})})
+def _start(first: int, twice: int, ground: str, environment: dict[str, str]) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--lane", str(first), "--twice", str(twice), "--ground", ground]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
 
 
 def _days(lanes: list[subprocess.Popen]) -> Iterator[dict]:
@@ -104,18 +121,18 @@ def _days(lanes: list[subprocess.Popen]) -> Iterator[dict]:
                 yield from map(json.loads, lines)
 
 
-def _lane(first: int, twice: int) -> None:
+def _lane(first: int, twice: int, ground: str) -> None:
     seed, parent = first, os.getppid()
     while os.getppid() == parent:
         traced = (seed - first) // LANES < twice
-        result = Simulation(seed).run(trace=traced)
+        result = Simulation(seed, ground=ground).run(trace=traced)
         day = {
             "seed": seed,
             "problems": result.problems,
             "seconds": result.virtual_seconds,
             "runs": result.runs,
             "faults": result.faults,
-            "traces": [result.trace, Simulation(seed).run(trace=True).trace] if traced else [],
+            "traces": [result.trace, Simulation(seed, ground=ground).run(trace=True).trace] if traced else [],
         }
         sys.stdout.write(json.dumps(day) + "\n")
         sys.stdout.flush()
@@ -128,24 +145,26 @@ def _main() -> int:
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="only this one, with its last steps")
+    parser.add_argument("--ground", choices=("memory", "sqlite"), default="memory", help="what the days lie on")
     parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--twice", type=int, default=0)
     options = parser.parse_args()
     if options.lane is not None:
-        _lane(options.lane, options.twice)
+        _lane(options.lane, options.twice, options.ground)
     if options.seed is not None:
-        print(Simulation(options.seed).explained())
+        print(Simulation(options.seed, ground=options.ground).explained())
         return 0
     found = campaign(
         options.first,
         seeds=options.seeds,
         hours=options.hours,
         twice=options.twice,
+        ground=options.ground,
         tell=lambda line: print(line, flush=True),
     )
     print(found)
     for seed in sorted(found.broken)[:3]:
-        print(Simulation(seed).explained())
+        print(Simulation(seed, ground=options.ground).explained())
     return 1 if found.broken else 0
 
 

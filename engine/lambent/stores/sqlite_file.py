@@ -97,7 +97,7 @@ class SqliteFile:
         self._on_trouble: list[Callable[[str], None]] = []
         self._troubles: deque[str] = deque(maxlen=TROUBLES)
         self._poll: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed = True
         # what only the thread touches:
         self._opened: Opened | None = None
         self._broken = False
@@ -105,6 +105,7 @@ class SqliteFile:
     async def open(self) -> None:
         """Raises StoreUnavailable that says what to do."""
         self._loop = asyncio.get_running_loop()
+        self._closed = False
         await self._run(self._open)
         if not self._opening.client:
             await self.write(_keep_time, self.clock.began_at)
@@ -116,7 +117,7 @@ class SqliteFile:
     ) -> asyncio.Future[Result]:
         """To be awaited: answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or
         what `perform` raises for this item."""
-        future: asyncio.Future[Result] = self._loop.create_future()
+        future: asyncio.Future[Result] = self._future()
         self._ask(self._writes, (perform, item, (future, then)))
         return future
 
@@ -130,7 +131,7 @@ class SqliteFile:
     ) -> asyncio.Future[Result]:
         """To be awaited. Sees everything that was committed before it was asked for, and the items of one function in
         one state. Raises as `write`."""
-        future: asyncio.Future[Result] = self._loop.create_future()
+        future: asyncio.Future[Result] = self._future()
         self._ask(self._reads, (perform, item, (future, then)))
         return future
 
@@ -178,10 +179,13 @@ class SqliteFile:
 
     # --- on the loop -----------------------------------------------------------------------------------------------
 
+    def _future(self) -> asyncio.Future[Any]:
+        if self._closed:
+            raise StoreUnavailable(f"{self.path} is not open.")
+        return self._loop.create_future()
+
     def _ask(self, jobs: deque[_Job], job: _Job) -> None:
         """Begin in the next step, so that all who ask in this one share a group."""
-        if self._closed:
-            raise StoreUnavailable(f"{self.path} is closed.")
         self.unanswered += 1
         with self._lock:
             jobs.append(job)

@@ -196,7 +196,7 @@ class _AtOnce(SqliteFile):
         self._wrote = changed
 
     async def open(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._closed = asyncio.get_running_loop(), False
         self._open()
 
     async def close(self) -> None:

@@ -107,7 +107,8 @@ class Simulation:
         """A failure as a text: the seed, what broke, the last steps, and how to see it again."""
         result = self.run(steps=True)
         lines = [f"SEED={self.seed}", *result.problems, "last steps:", *result.last_steps]
-        return "\n".join([*lines, f"replay it: {command} --seed {self.seed}"])
+        on = "" if self.ground == "memory" else f" --ground {self.ground}"
+        return "\n".join([*lines, f"replay it: {command} --seed {self.seed}{on}"])
 
 
 class _Run:
