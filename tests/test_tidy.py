@@ -267,6 +267,7 @@ WITHOUT_A_SUITE = {
     "Connection": "a bundle; each of its parts has a suite",
     "StreamReader": "made by a StreamSource, whose suite reads through it",
     "Runtime": "one adapter as yet, with its tests in tests/engine/test_in_process.py; the second brings the suite",
+    "Call": "made by a Runtime, and tested with it",
     "BuiltinQueue": "QueueSource and QueueTarget in one; both have a suite",
     "BuiltinStream": "StreamSource and StreamTarget in one; both have a suite",
 }

@@ -10,13 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 from lambent.errors import ResourceNotFound
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled, Unavailable
 from lambent.payload import decode_payload
-from lambent.ports import Runtime, World
+from lambent.ports import Call, Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
 from lambent.telemetry import CONCURRENT_EXECUTIONS, DURATION, ERRORS, INVOCATIONS, THROTTLES, UNAVAILABLE, Telemetry
+
+_LAPSED: Final = Unavailable("the permit ran out")
+Whom = TypeVar("Whom")
 
 
 def value_of(outcome: Succeeded) -> object:
@@ -44,7 +49,7 @@ class Invoker:
         self._invocations = telemetry.counter(INVOCATIONS)
         self._durations: dict[str, Callable[[float], None]] = {}
         self._pumping = False
-        self._context = copy_context()  # the engine's: a waiter is not called in the name of a handler
+        self.context = copy_context()  # the engine's: a waiter is not called in the name of a handler
         telemetry.gauge(CONCURRENT_EXECUTIONS, concurrency.running)
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -58,15 +63,35 @@ class Invoker:
 
     async def run(self, invocation: Invocation, permit: Permit) -> Outcome:
         """Run it. Never raises for what the handler did; gives the permit back in any case, also when cancelled."""
-        if self._concurrency.lapsed(permit, self._monotonic()):
+        if self._concurrency.lapsed(permit, self._monotonic()):  # others may have it by now
             self.release(permit)
-            return Unavailable("the permit ran out")
+            return _LAPSED
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        call = self._runtime.start(invocation, partial(_tell, future), _nothing, _ignore)
         try:
-            outcome = await self._runtime.run(invocation, _nothing, _ignore)
+            outcome = await future
+        except asyncio.CancelledError:
+            call.abandon()
+            raise
         finally:
-            self._concurrency.release(permit)
-            if self._concurrency.free:
-                self._pump()
+            self.release(permit)
+        self.count(invocation, outcome)
+        return outcome
+
+    def start(
+        self, invocation: Invocation, permit: Permit, ended: Callable[[Whom, Outcome], None], whom: Whom
+    ) -> Running[Whom]:
+        """As `run`, without waiting: `ended(whom, outcome)` is called, perhaps before this returns; never once it was
+        abandoned."""
+        running = Running(self, invocation, permit, ended, whom)
+        if self._concurrency.lapsed(permit, self._monotonic()):  # others may have it by now
+            running(_LAPSED)
+        else:
+            running.call = self._runtime.start(invocation, running, _nothing, _ignore)
+        return running
+
+    def count(self, invocation: Invocation, outcome: Outcome) -> None:
+        """Count and show what became of it."""
         name = invocation.function
         kind = type(outcome)
         if kind is Succeeded or kind is Failed:
@@ -79,7 +104,6 @@ class Invoker:
             self._telemetry.count(ERRORS if kind is Failed else UNAVAILABLE, name)
         if self._telemetry.watched:
             self._telemetry.step("invoker", invocation, outcome)
-        return outcome
 
     # --- permits -----------------------------------------------------------------------------------------------------
 
@@ -125,7 +149,7 @@ class Invoker:
     def _pump(self) -> None:
         if not self._pumping:
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._wake, context=self._context)
+            asyncio.get_running_loop().call_soon(self._wake, context=self.context)
 
     def _wake(self) -> None:
         """Call as many as there is room for; when they had time to take it, see what is left for the next ones."""
@@ -135,9 +159,54 @@ class Invoker:
         finally:
             loop = asyncio.get_running_loop()
             if self._concurrency.free:
-                loop.call_soon(loop.call_soon, self._wake, context=self._context)
+                loop.call_soon(loop.call_soon, self._wake, context=self.context)
             else:
                 self._pumping = False
+
+
+class Running(Generic[Whom]):
+    """An invocation that runs with a permit, for somebody who is told."""
+
+    __slots__ = ("_ended", "_invocation", "_invoker", "_permit", "_whom", "call")
+
+    def __init__(
+        self,
+        invoker: Invoker,
+        invocation: Invocation,
+        permit: Permit,
+        ended: Callable[[Whom, Outcome], None],
+        whom: Whom,
+    ) -> None:
+        self._invoker = invoker
+        self._invocation = invocation
+        self._permit: Permit | None = permit
+        self._ended = ended
+        self._whom = whom
+        self.call: Call | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        """It ended, in the handler's variables; what follows happens in the engine's."""
+        self._invoker.context.run(self._end, outcome)
+
+    def abandon(self) -> None:
+        """Give the permit back, and tell nobody."""
+        if self._permit is not None:
+            self._invoker.release(self._permit)
+            self._permit = None
+            if self.call is not None:
+                self.call.abandon()
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._permit is not None:
+            self._invoker.release(self._permit)
+            self._permit = None
+            self._invoker.count(self._invocation, outcome)
+            self._ended(self._whom, outcome)
+
+
+def _tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():  # else it was cancelled just now
+        future.set_result(outcome)
 
 
 def _nothing() -> None:

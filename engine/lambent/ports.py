@@ -45,15 +45,27 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
 
+class Call(Protocol):
+    """A handler that runs, or is about to."""
+
+    def abandon(self) -> None:
+        """Nobody wants to know its outcome any more."""
+        ...
+
+
 class Runtime(Protocol):
     """Runs a function's handler. Never raises for what the handler did."""
 
-    async def run(
-        self, invocation: Invocation, started: Callable[[], None], respond: Callable[[bytes], None]
-    ) -> Outcome:
+    def start(
+        self,
+        invocation: Invocation,
+        ended: Callable[[Outcome], None],
+        started: Callable[[], None],
+        respond: Callable[[bytes], None],
+    ) -> Call:
         """Run it once under the function's time limit, or not at all from `invocation.start_before` on. `started` is
-        called when the deadline begins, `respond` with each chunk of a streamed answer. Cancelling this call abandons
-        the handler."""
+        called when the deadline begins, `respond` with each chunk of a streamed answer, `ended` once with what became
+        of it: at the deadline at the latest, perhaps before this returns, and in the handler's variables."""
         ...
 
     async def close(self) -> None:

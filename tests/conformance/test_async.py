@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lambent import Engine, InvalidParameterValue, RequestTooLarge, StoreUnavailable
-from lambent.model import Unavailable
 from lambent.semantics.recursion import MAXIMUM_HOPS
+from tests.engine.running import Away
 
 from .conftest import Calls, bodies, make_engine, messages
 
@@ -193,18 +193,12 @@ async def test_a_world_that_fails_uses_up_no_try(engine: Engine) -> None:
     calls = Calls(lambda event, number: "done")
     engine.function(on_success=done, maximum_retry_attempts=0)(calls)
     async with engine:
-        runtime = engine._living().invoker._runtime  # a world without containers fails only if made to
-        real, tries = runtime.run, []
-
-        async def broken(*arguments: Any) -> Any:
-            tries.append(arguments)
-            return Unavailable("no environment") if len(tries) < 4 else await real(*arguments)
-
-        runtime.run = broken  # type: ignore[method-assign]
+        invoker = engine._living().invoker  # a world without containers fails only if made to
+        away = invoker._runtime = Away(invoker._runtime, until=lambda: len(away.tries) >= 4)
         await engine.invoke_async(calls)
         await asyncio.sleep(60)
         (record,) = await bodies(done)
-    assert len(tries) == 4
+    assert len(away.tries) == 4
     assert 1 + 2 + 4 <= calls.at[0] <= (1 + 2 + 4) * 1.1
     assert record["requestContext"]["approximateInvokeCount"] == 1
 

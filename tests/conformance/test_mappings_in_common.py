@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from lambent import Engine, RecursiveInvocation
-from lambent.model import Unavailable
 from lambent.semantics.recursion import MAXIMUM_HOPS
+from tests.engine.running import Away
 
 from .conftest import Calls, bodies, make_engine, now
 
@@ -203,13 +203,8 @@ async def test_a_world_that_fails_uses_up_no_receive_and_no_retry(engine: Engine
     engine.map(queue, calls)
     engine.map(stream, calls, maximum_retry_attempts=0, on_failure=dead)
     async with engine:
-        runtime = engine._living().invoker._runtime
-        real = runtime.run
-
-        async def broken(*arguments: Any) -> Any:
-            return await real(*arguments) if now() >= 30 else Unavailable("no environment")
-
-        runtime.run = broken  # type: ignore[method-assign]
+        invoker = engine._living().invoker
+        invoker._runtime = Away(invoker._runtime, until=lambda: now() >= 30)
         await queue.send("m")
         await stream.put("m", key="k")
         await asyncio.sleep(200)

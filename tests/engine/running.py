@@ -1,4 +1,4 @@
-"""Runs one handler in an in-process runtime: what the tests of handlers and of the runtime have in common."""
+"""Runs one handler in an in-process runtime, or in none: what tests of handlers and of runtimes have in common."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from lambent.model import Failed, Function, Invocation, Outcome, Succeeded
-from lambent.ports import World
+from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
+from lambent.ports import Call, Runtime, World
 from lambent.runtimes.in_process import InProcess
 from lambent.testing.loop import VirtualClock
 
@@ -29,6 +29,36 @@ def inline(call: Callable[[], None]) -> None:
     call()
 
 
+async def ran(runs: InProcess, invocation: Invocation, started: Callable[[], None] = nothing) -> Outcome:
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    call = runs.start(invocation, lambda outcome: future.done() or future.set_result(outcome), started, nothing)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        call.abandon()
+        raise
+
+
+class Away:
+    """A runtime that has no room for anybody: it says so until `until` says True."""
+
+    def __init__(self, real: Runtime | None = None, until: Callable[[], bool] = lambda: False) -> None:
+        self._real = real
+        self._until = until
+        self.tries: list[float] = []
+
+    def start(self, invocation: Invocation, ended: Callable[[Outcome], None], *others: Any) -> Call:
+        self.tries.append(asyncio.get_running_loop().time())
+        if self._real is not None and self._until():
+            return self._real.start(invocation, ended, *others)
+        ended(Unavailable("no environment"))
+        return self
+
+    def abandon(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 async def outcome(
     handler: Callable[..., object],
     payload: object = b"{}",
@@ -40,7 +70,7 @@ async def outcome(
 ) -> Outcome:
     runs = runs or runtime()
     runs.register(Function(name="f", boundary=boundary, timeout_seconds=timeout), handler)
-    result = await runs.run(Invocation(RID, "f", payload, **fields), nothing, nothing)
+    result = await ran(runs, Invocation(RID, "f", payload, **fields))
     await runs.close()
     return result
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from lambent.errors import InvalidParameterValue, InvalidRequestContent, RequestTooLarge
 from lambent.model import Failed, Function, Invocation, Message, Record, Succeeded, Unavailable
 from lambent.payload import check_payload, encode_payload
-from tests.engine.running import EVENT, RID, failed, nothing, outcome, runtime, value
+from tests.engine.running import EVENT, RID, failed, outcome, ran, runtime, value
 
 # --------------------------------------------------------------------------- which callables
 
@@ -77,7 +77,7 @@ async def test_a_callable_with_other_parameters_is_refused(handler: Callable[...
 
 
 async def test_a_function_without_a_handler_is_unavailable() -> None:
-    assert isinstance(await runtime().run(Invocation(RID, "f", b"{}"), nothing, nothing), Unavailable)
+    assert isinstance(await ran(runtime(), Invocation(RID, "f", b"{}")), Unavailable)
 
 
 # --------------------------------------------------------------------------- boundary

@@ -17,7 +17,7 @@ from lambent.context import Context, current_invocation
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.ports import World
 from lambent.runtimes.in_process import InProcess
-from tests.engine.running import RID, failed, inline, nothing, outcome, runtime, value
+from tests.engine.running import RID, failed, inline, outcome, ran, runtime, value
 
 # --------------------------------------------------------------------------- time limits
 
@@ -53,7 +53,7 @@ async def test_each_call_has_its_own_deadline() -> None:
 
     async def call(seconds: float, after: float) -> None:
         await asyncio.sleep(after)
-        result = await runs.run(Invocation(RID, "f", {"seconds": seconds}), nothing, nothing)
+        result = await ran(runs, Invocation(RID, "f", {"seconds": seconds}))
         ended.append((type(result).__name__, round(loop.time(), 3)))
 
     await asyncio.gather(call(9, 0), call(1, 0.5), call(9, 0.7), call(1.9, 1), call(9, 10))
@@ -95,7 +95,7 @@ async def test_closing_gives_an_abandoned_handler_time_to_clean_up() -> None:
 
     runs = runtime()
     runs.register(Function(name="f", timeout_seconds=1), slow_to_end)
-    assert isinstance(await runs.run(Invocation(RID, "f", b"{}"), nothing, nothing), Failed)
+    assert isinstance(await ran(runs, Invocation(RID, "f", b"{}")), Failed)
     assert runs.abandoned() == {"f": 1}
     await runs.close()
     assert ended.is_set()
@@ -167,7 +167,7 @@ async def test_threads_are_bounded_and_reused_and_waiting_for_one_is_not_running
     starts: list[int] = []
 
     async def call() -> Outcome:
-        return await runs.run(Invocation(RID, "f", b"{}"), lambda: starts.append(busy[0]), nothing)
+        return await ran(runs, Invocation(RID, "f", b"{}"), lambda: starts.append(busy[0]))
 
     results = await asyncio.gather(*(call() for _ in range(20)))
     assert all(isinstance(result, Succeeded) for result in results)
@@ -189,27 +189,27 @@ async def test_a_thread_that_outlives_its_deadline_is_counted_replaced_and_cappe
     runs.register(Function(name="quick"), lambda event: event)
 
     async def hang(number: int) -> Outcome:
-        call = asyncio.create_task(runs.run(Invocation(RID, "hangs", b"%d" % number), nothing, nothing))
+        call = asyncio.create_task(ran(runs, Invocation(RID, "hangs", b"%d" % number)))
         while not entered[number].is_set():
             await asyncio.sleep(0)
-        runs._lines[1]._monotonic = lambda: float("inf")  # the deadline has come
+        runs._lines[1].monotonic = lambda: float("inf")  # the deadline has come
         runs._lines[1]._strike()
-        runs._lines[1]._monotonic = clock.monotonic
+        runs._lines[1].monotonic = clock.monotonic
         return await call
 
     assert isinstance(await hang(0), Failed)
     assert runs.overruns() == {"hangs": 1}
-    assert isinstance(await runs.run(Invocation(RID, "quick", b"1"), nothing, nothing), Succeeded)
+    assert isinstance(await ran(runs, Invocation(RID, "quick", b"1")), Succeeded)
     assert isinstance(await hang(1), Failed)
     assert runs.overruns() == {"hangs": 2}
-    refused = await runs.run(Invocation(RID, "quick", b"1"), nothing, nothing)
+    refused = await ran(runs, Invocation(RID, "quick", b"1"))
     assert isinstance(refused, Unavailable)
     assert refused.reason.startswith("threads exhausted")
     release.set()
     while runs.overruns():
         await asyncio.sleep(0)
-    assert isinstance(await runs.run(Invocation(RID, "quick", b"1"), nothing, nothing), Succeeded)
-    assert runs._slots.running == 0
+    assert isinstance(await ran(runs, Invocation(RID, "quick", b"1")), Succeeded)
+    assert runs._plain.slots.running == 0
     await runs.close()
 
 
@@ -219,14 +219,14 @@ async def test_a_thread_that_ends_as_its_deadline_strikes_is_no_overrun(seed: in
     calls: list[Callable[[], None]] = []
     runs = runtime(executor=calls.append, threads=1)
     runs.register(Function(name="f", timeout_seconds=1), lambda event: event)
-    call = asyncio.create_task(runs.run(Invocation(RID, "f", b"1"), nothing, nothing))
+    call = asyncio.create_task(ran(runs, Invocation(RID, "f", b"1")))
     await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
     loop.call_at(1 + (seed - 2) * 1e-7, calls[0])
     await call
     await asyncio.sleep(1)
     assert runs.overruns() == {}
-    assert (runs._slots.running, runs._slots.overruns) == (0, 0)
+    assert (runs._plain.slots.running, runs._plain.slots.overruns) == (0, 0)
     await runs.close()
 
 
@@ -247,7 +247,7 @@ async def test_a_cancelled_call_leaves_its_thread_to_itself() -> None:
         release.wait(30)
 
     runs.register(Function(name="f"), handler)
-    call = asyncio.create_task(runs.run(Invocation(RID, "f", b"{}"), nothing, nothing))
+    call = asyncio.create_task(ran(runs, Invocation(RID, "f", b"{}")))
     while not entered.is_set():
         await asyncio.sleep(0)
     call.cancel()
@@ -257,7 +257,7 @@ async def test_a_cancelled_call_leaves_its_thread_to_itself() -> None:
     release.set()
     while runs.overruns():
         await asyncio.sleep(0)
-    assert runs._slots.running == 0
+    assert runs._plain.slots.running == 0
     await runs.close()
 
 
@@ -283,7 +283,7 @@ async def test_a_system_without_threads_makes_a_call_unavailable() -> None:
 
     runs = runtime(executor=no_thread)
     assert isinstance(await outcome(lambda event: 1, runs=runs), Unavailable)
-    assert runs._slots.running == 0
+    assert runs._plain.slots.running == 0
 
 
 # --------------------------------------------------------------------------- context
@@ -424,7 +424,7 @@ async def test_who_asks_for_no_tail_gets_none_and_is_in_nobody_elses() -> None:
 
     runs.register(Function(name="f"), handler)
     calls = [
-        asyncio.ensure_future(runs.run(Invocation(RID, "f", json.dumps(name).encode(), tail=tail), nothing, nothing))
+        asyncio.ensure_future(ran(runs, Invocation(RID, "f", json.dumps(name).encode(), tail=tail)))
         for name, tail in (("a", True), ("b", False), ("c", True))
     ]
     await asyncio.sleep(0)

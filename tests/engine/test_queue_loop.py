@@ -19,11 +19,11 @@ from lambent.model import (
     EventInvokeConfig,
     ReportEvent,
     Send,
-    Unavailable,
 )
 from lambent.stores.memory import MemoryStore
 from lambent.testing.loop import run
 from tests.engine.conftest import Bench, Watched, live_and_die, messages_of, now, running
+from tests.engine.running import Away
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
 
@@ -265,21 +265,12 @@ async def test_a_hard_stop_counts_an_attempt_whose_handler_has_ended(bench: Benc
 
 
 async def test_an_unavailable_world_uses_up_no_attempt_and_is_asked_ever_more_rarely(bench: Bench) -> None:
-    tries: list[float] = []
-
-    class Away:
-        async def run(self, invocation: Any, started: Any, respond: Any) -> Unavailable:
-            tries.append(now())
-            return Unavailable("no environment")
-
-        async def close(self) -> None: ...
-
     bench.add(lambda event, context: None)  # type: ignore[arg-type, return-value]
-    bench.invoker._runtime = Away()
+    away = bench.invoker._runtime = Away()
     await bench.put("f")
     async with running(bench.events_loop()):
         await asyncio.sleep(200)
-    assert len(tries) == 8  # 0, 1, 3, 7, 15, 31, 63, 127 s
+    assert len(away.tries) == 8  # 0, 1, 3, 7, 15, 31, 63, 127 s
     (event,) = await bench.connection.events.receive("f", 1, 1) or [None]  # not due: it waits for its time
     assert event is None
 

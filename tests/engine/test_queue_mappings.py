@@ -17,12 +17,12 @@ from lambent.model import (
     Queue,
     Release,
     Send,
-    Unavailable,
 )
 from lambent.runtimes.in_process import InProcess
 from lambent.stores.memory import MemoryStore
 from lambent.testing.loop import run, with_process
 from tests.engine.conftest import Bench, Watched, live_and_die, messages_of, now, running, virtual_loop
+from tests.engine.running import Away
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
 
@@ -313,36 +313,28 @@ async def test_a_batch_that_waited_for_a_thread_until_its_messages_were_visible_
     bench.add(plain)  # type: ignore[arg-type]
     queue = bench.queue("q", visibility_timeout_seconds=2)
     await queue.send_many(sends("x"))
-    assert bench.runtime._slots.take()
+    assert bench.runtime._plain.slots.take()
     async with running(bench.mapping_loop(queue)):
         await asyncio.sleep(1)
         assert (await queue.depth()).in_flight == 1
         await asyncio.sleep(2)
         assert got == []
-        bench.runtime._slots.end(overrun=False)
+        bench.runtime._plain.slots.end(overrun=False)
         await asyncio.sleep(10)
     assert got == [["x"]]
-    assert bench.runtime._slots.running == 0
+    assert bench.runtime._plain.slots.running == 0
 
 
 async def test_a_mapping_backs_off_while_nothing_can_run_and_no_receive_is_counted(bench: Bench) -> None:
     batches = Batches()
     bench.add(batches)
-    tries: list[float] = []
-    real = bench.runtime
-
-    class Away:
-        async def run(self, invocation: Any, started: Any, respond: Any) -> Any:
-            tries.append(now())
-            return Unavailable("away") if now() < 60 else await real.run(invocation, started, respond)
-
-    bench.invoker._runtime = Away()  # type: ignore[assignment]
+    away = bench.invoker._runtime = Away(bench.runtime, until=lambda: now() >= 60)
     queue = bench.queue("q", max_receive_count=3, dead_letter_queue="dead")
     await queue.send_many(sends("x"))
     async with running(bench.mapping_loop(queue)):
         await asyncio.sleep(200)
     assert batches.got == [["x"]]
-    assert len(tries) < 12
+    assert len(away.tries) < 12
 
 
 async def test_a_fifo_group_is_handled_strictly_in_order_and_one_batch_at_a_time(bench: Bench) -> None:

@@ -50,11 +50,20 @@ def ended(steps: tuple[EventStep, ...]) -> tuple[str, int, Outcome | None, str]:
 
 
 def test_a_success_is_reported_then_deleted() -> None:
-    assert ended(after(event(), SUCCEEDED)) == ("Success", 1, SUCCEEDED, "succeeded")
+    config = EventInvokeConfig(on_success="queue:done")
+    assert ended(after(event(), SUCCEEDED, config)) == ("Success", 1, SUCCEEDED, "succeeded")
+
+
+def test_a_success_of_which_nobody_is_told_is_deleted_at_once() -> None:
+    (delete,) = after(event(), SUCCEEDED)
+    assert isinstance(delete, Delete)
+    assert delete.state == "succeeded"
 
 
 def test_a_success_counts_however_late_it_comes() -> None:
-    assert ended(after(event(), SUCCEEDED, now=1e9))[0] == "Success"
+    (delete,) = after(event(), SUCCEEDED, now=1e9)
+    assert isinstance(delete, Delete)
+    assert delete.state == "succeeded"
 
 
 def test_a_function_error_is_retried_after_60_seconds_then_120_then_given_up() -> None:
@@ -178,6 +187,9 @@ def test_every_event_ends_once_in_time_and_within_its_attempts(
             assert ended(steps)[1] == ran
             return
         (release,) = steps
+        if isinstance(release, Delete):
+            assert isinstance(outcome, Succeeded)
+            return
         assert isinstance(release, Release)
         assert now < release.at <= limit
         if release.give_back:

@@ -16,11 +16,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final, Generic, Protocol, TypeVar, assert_never
+from typing import Any, Final, Generic, Protocol, TypeVar, assert_never
 
 from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
-from lambent.invoker import Invoker
+from lambent.invoker import Invoker, Running
 from lambent.model import (
     DESTINATION_FAILED,
     DRAINED,
@@ -63,6 +63,7 @@ class Attempt(Generic[Item]):
     size_bytes: int = 0
     start_before: float = inf  # monotonic seconds: then others see the items
     ran: bool = False
+    running: Running[Any] | None = None
     counts: bool = False  # its handler has ended: a stop before the settlement no longer makes it undone
     settlements: Sequence[Settlement] | None = None  # of items that are not mentioned: they come back by themselves
 
@@ -134,7 +135,8 @@ class QueueLoop(Generic[Item]):
         self._name = f"attempt of {feed.subject}"
         self._destinations = destinations
         self._loose: dict[str, Item] = {}  # received and in no attempt, by receipt
-        self._attempts: dict[Attempt[Item], asyncio.Task[None]] = {}  # and who has it in hand
+        self._attempts: dict[Attempt[Item], None] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}  # that report or settle
         self._handed_in: list[Attempt[Item]] | None = None  # to be settled in the next step
         self._bytes = 0
         self._freed = asyncio.Event()
@@ -158,7 +160,8 @@ class QueueLoop(Generic[Item]):
             loose.steps = loose.owed(self.world.clock.now())
             self._begin(loose)
             while self._attempts:
-                await asyncio.wait(self._attempts.values())
+                self._freed.clear()
+                await self._freed.wait()
         except asyncio.CancelledError:
             ending = asyncio.create_task(self._hard_stop(feeding), name=f"{name}: hard stop")
             while not ending.done():
@@ -231,15 +234,9 @@ class QueueLoop(Generic[Item]):
                 self._begin(attempt)
         await asyncio.sleep(0)  # what was begun begins before more is pulled
 
-    def _begin(self, attempt: Attempt[Item]) -> None:
-        if self._loose:
-            self.forget(attempt.items)
-        self._bytes += attempt.size_bytes
-        self._attempts[attempt] = asyncio.create_task(self._perform(attempt), name=self._name)
-
     def _end(self, attempt: Attempt[Item]) -> None:
         """Settled or not, its place is free."""
-        del self._attempts[attempt]
+        self._attempts.pop(attempt, None)
         self._bytes -= attempt.size_bytes
         self._return_permit(attempt)
         self._feed.ended(attempt)
@@ -252,52 +249,80 @@ class QueueLoop(Generic[Item]):
 
     # --- one attempt -----------------------------------------------------------------------------------------------
 
-    async def _perform(self, attempt: Attempt[Item]) -> None:
+    def _begin(self, attempt: Attempt[Item]) -> None:
+        if self._loose:
+            self.forget(attempt.items)
+        self._bytes += attempt.size_bytes
+        self._attempts[attempt] = None
         try:
-            if attempt.permit is not None:
-                invocation = self._feed.invocation(attempt.items)
-                invocation.start_before = attempt.start_before
-                permit, attempt.permit, attempt.ran = attempt.permit, None, True  # now the permit is the invoker's
-                outcome = await self.invoker.run(invocation, permit)
-                attempt.steps = self._feed.after(attempt.items, outcome)
-                attempt.counts = isinstance(outcome, Succeeded | Failed)
-            attempt.settlements = await self._report(attempt)
-            self._hand_in(attempt)
+            if attempt.permit is None:
+                return self._finish(attempt)
+            invocation = self._feed.invocation(attempt.items)
+            invocation.start_before = attempt.start_before
+            permit, attempt.permit, attempt.ran = attempt.permit, None, True  # now the permit is the invoker's
+            attempt.running = self.invoker.start(invocation, permit, self._ran, attempt)
         except Exception as error:  # noqa: BLE001
-            self.say("error", "a bug: these items are not settled and come back", error)
-            self._end(attempt)
+            self._fail(attempt, error)
+        return None
 
-    async def _report(self, attempt: Attempt[Item]) -> Sequence[Settlement]:
-        """Perform the reports; gives the settlements, which come after all of them."""
+    def _ran(self, attempt: Attempt[Item], outcome: Outcome) -> None:
+        try:
+            attempt.steps = self._feed.after(attempt.items, outcome)
+            attempt.counts = isinstance(outcome, Succeeded | Failed)
+            self._finish(attempt)
+        except Exception as error:  # noqa: BLE001
+            self._fail(attempt, error)
+
+    def _finish(self, attempt: Attempt[Item]) -> None:
+        """Perform its steps: the reports, then the settlements."""
+        settlements = [step for step in attempt.steps if not isinstance(step, ReportEvent)]
+        if len(settlements) < len(attempt.steps):
+            self._spawn(self._report(attempt))
+        else:
+            self._hand_in(attempt, settlements)
+
+    async def _report(self, attempt: Attempt[Item]) -> None:
         settlements: list[Settlement] = []
         refusals: list[str] = []
-        for step in attempt.steps:
-            match step:
-                case ReportEvent():
-                    answer = await self._destinations.report_event(step, self._feed.function(step.event.function))
-                    if isinstance(answer, Refused):
-                        refusals.append(answer.reason)
-                    self.telemetry.step(self._feed.subject, step, answer)
-                case Delete():
-                    if refusals:
-                        step = replace(step, state=DESTINATION_FAILED, reason="; ".join(refusals))
-                    settlements.append(step)
-                case Release():
-                    settlements.append(step)
-                case _:
-                    assert_never(step)
-        return settlements
+        try:
+            for step in attempt.steps:
+                match step:
+                    case ReportEvent():
+                        answer = await self._destinations.report_event(step, self._feed.function(step.event.function))
+                        if isinstance(answer, Refused):
+                            refusals.append(answer.reason)
+                        self.telemetry.step(self._feed.subject, step, answer)
+                    case Delete():
+                        if refusals:
+                            step = replace(step, state=DESTINATION_FAILED, reason="; ".join(refusals))
+                        settlements.append(step)
+                    case Release():
+                        settlements.append(step)
+                    case _:
+                        assert_never(step)
+            self._hand_in(attempt, settlements)
+        except Exception as error:  # noqa: BLE001
+            self._fail(attempt, error)
 
-    def _hand_in(self, attempt: Attempt[Item]) -> None:
+    def _hand_in(self, attempt: Attempt[Item], settlements: Sequence[Settlement]) -> None:
         """To be settled with all others that end in this step."""
-        if not attempt.settlements:
+        attempt.settlements = settlements
+        if not settlements:
             return self._end(attempt)
         if self._handed_in is None:
             self._handed_in = []
-            self._settling = asyncio.create_task(self._settle(self._handed_in), name=self._name)
+            self._spawn(self._settle(self._handed_in))
         self._handed_in.append(attempt)
-        self._attempts[attempt] = self._settling
         return None
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work, name=self._name)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+
+    def _fail(self, attempt: Attempt[Item], error: Exception) -> None:
+        self.say("error", "a bug: these items are not settled and come back", error)
+        self._end(attempt)
 
     async def _settle(self, attempts: Sequence[Attempt[Item]]) -> None:
         self._handed_in = None
@@ -340,11 +365,14 @@ class QueueLoop(Generic[Item]):
 
     async def _hard_stop(self, feeding: Sequence[asyncio.Task[None]]) -> None:
         self._stop()
-        for task in dict.fromkeys(self._attempts.values()):
+        for attempt in self._attempts:
+            if attempt.running is not None:
+                attempt.running.abandon()
+        for task in self._tasks:
             task.cancel()
         await asyncio.wait(feeding, timeout=HAND_BACK_SECONDS)  # a receive that is under way should end
         for _ in range(RE_CANCELS):
-            left = [task for task in dict.fromkeys((*feeding, *self._attempts.values())) if not task.done()]
+            left = [task for task in (*feeding, *self._tasks) if not task.done()]
             if not left:
                 break
             for task in left:

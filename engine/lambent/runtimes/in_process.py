@@ -19,16 +19,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import Context as Variables
 from contextvars import copy_context
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pydantic import type_adapter
 
 from lambent.arns import function_arn
 from lambent.context import CURRENT, Surroundings
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
-from lambent.ports import World
+from lambent.ports import Call, World
 from lambent.runtimes import error_documents, handlers
 from lambent.runtimes.handlers import Handler
 from lambent.runtimes.tails import Tails
@@ -40,11 +41,10 @@ CLOSING_ROUND_SECONDS: Final = 1.0
 """What a cancelled handler gets each time to clean up behind it."""
 
 _ITS_OWN: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
-_NOTHING: Final = contextlib.nullcontext()
 _OURS: Final = frozenset({__file__, handlers.__file__, type_adapter.__file__})
 _STOPPED: Final = Unavailable("the engine was stopped while the call ran")
 _TOO_LATE: Final = Unavailable("it could not be started in time: what it was for may be with others")
-_Result = asyncio.Future[Succeeded | Failed | Unavailable | None]  # None: the deadline passed
+_EXHAUSTED: Final = Unavailable("threads exhausted: too many plain functions run beyond their deadline")
 
 
 class InProcess:
@@ -62,10 +62,8 @@ class InProcess:
         self._handlers: dict[str, tuple[Handler, _Line]] = {}
         self._lines: dict[float, _Line] = {}
         self._abandoned: dict[asyncio.Task[None], str] = {}
-        self._overruns: Counter[str] = Counter()
-        self._slots = Slots(threads, maximum_overruns)
         self._threads = DaemonThreads(threads + maximum_overruns)
-        self._executor = executor or self._threads
+        self._plain = _Plain(Slots(threads, maximum_overruns), executor or self._threads, in_threads=executor is None)
         self._tails = Tails()
         self._init_seconds: dict[str, float] = {}  # of functions that were not called yet
 
@@ -94,31 +92,41 @@ class InProcess:
 
     def overruns(self) -> Mapping[str, int]:
         """Threads, by function, whose call was given up and has not ended."""
-        return +self._overruns
+        return +self._plain.overruns
 
-    async def run(
-        self, invocation: Invocation, started: Callable[[], None], respond: Callable[[bytes], None]
-    ) -> Outcome:
+    def start(
+        self,
+        invocation: Invocation,
+        ended: Callable[[Outcome], None],
+        started: Callable[[], None],
+        respond: Callable[[bytes], None],
+    ) -> Call:
         """Run it once; see `ports.Runtime`. A plain function's deadline begins when it gets a thread."""
         found = self._handlers.get(invocation.function)
         if found is None:
-            return Unavailable(f"no handler is registered for function {invocation.function!r}")
+            ended(Unavailable(f"no handler is registered for function {invocation.function!r}"))
+            return _Nothing()
         handler, line = found
+        call: _CoroutineCall | _PlainCall
         init_seconds = self._init_seconds.pop(invocation.function, None) if self._init_seconds else None
-        if invocation.tail:
-            return await self._run_with_tail(handler, line, invocation, started, init_seconds)
         if handler.is_plain:
-            return await self._run_plain(handler, line, invocation, started)
-        return await self._run_coroutine(handler, line, invocation, started)
+            call = _PlainCall(handler, line, invocation, ended, self._plain)
+        else:
+            call = _CoroutineCall(handler, line, invocation, ended, self._abandoned)
+        if invocation.tail:
+            self._tails.open(invocation)
+            call.tail = partial(self._tails.close_tail, invocation, handler.function, init_seconds)
+        call.begin(started)
+        return call
 
     async def close(self) -> None:
         """Give up what runs, cancel what was given up, let idle threads end. A handler that will not end is left to the
         process's end."""
         for line in self._lines.values():
             line.close()
-        self._slots.close()
+        self._plain.slots.close()
         for _ in range(MAXIMUM_CLOSING_ROUNDS):
-            await asyncio.sleep(0)  # who waits for a call gives it up
+            await asyncio.sleep(0)  # what was given up just now ends at its next step, or says that it won't
             for task in self._abandoned:
                 task.cancel()
             if self._abandoned:
@@ -127,117 +135,19 @@ class InProcess:
             asyncio.tasks._unregister_task(task)  # or asyncio.run would wait for it for ever
         self._threads.close()
 
-    # --- coroutines --------------------------------------------------------------------------------------------------
-
-    async def _run_coroutine(
-        self, handler: Handler, line: _Line, invocation: Invocation, started: Callable[[], None]
-    ) -> Outcome:
-        loop = asyncio.get_running_loop()
-        began = self._monotonic()
-        if began >= invocation.start_before:
-            return _TOO_LATE
-        seconds = handler.function.timeout_seconds
-        result: _Result = loop.create_future()
-        task = loop.create_task(_attempt(handler, invocation, began + seconds, result), name=invocation.function)
-        line.add(result, began + seconds)
-        started()
-        try:
-            outcome = await result
-        except asyncio.CancelledError:
-            self._abandon(task, invocation.function)
-            raise
-        finally:
-            del line.calls[result]
-        if isinstance(outcome, Unavailable):
-            self._abandon(task, invocation.function)
-            return outcome
-        if outcome is None:
-            self._abandon(task, invocation.function)
-            outcome = error_documents.timed_out(invocation.request_id, seconds)
-        outcome.run_seconds = self._monotonic() - began
-        return outcome
-
-    def _abandon(self, task: asyncio.Task[None], function: str) -> None:
-        if not task.done():
-            self._abandoned[task] = function
-            task.add_done_callback(self._abandoned.pop)
-            task.cancel()
-
-    # --- plain functions ---------------------------------------------------------------------------------------------
-
-    async def _run_plain(
-        self, handler: Handler, line: _Line, invocation: Invocation, started: Callable[[], None]
-    ) -> Outcome:
-        if not self._slots.take() and not await self._slots.turn():
-            return Unavailable("threads exhausted: too many plain functions run beyond their deadline")
-        began = self._monotonic()
-        if began >= invocation.start_before:
-            self._slots.end(overrun=False)
-            return _TOO_LATE
-        seconds = handler.function.timeout_seconds
-        call = _PlainCall(handler, invocation, began + seconds, self._slots, self._overruns)
-        line.add(call.result, began + seconds)
-        started()
-        try:
-            self._executor(partial(call, copy_context()))
-            with self._outside(call):
-                outcome = await call.result
-        except asyncio.CancelledError:
-            call.give_up()
-            raise
-        except RuntimeError as error:  # the system has no thread left
-            self._slots.end(overrun=False)
-            return Unavailable(f"no thread could be started: {error}")
-        finally:
-            del line.calls[call.result]
-        if isinstance(outcome, Unavailable):
-            call.give_up()
-            return outcome
-        if outcome is None:
-            call.give_up()
-            outcome = error_documents.timed_out(invocation.request_id, seconds)
-        outcome.run_seconds = self._monotonic() - began
-        return outcome
-
-    def _outside(self, call: _PlainCall) -> contextlib.AbstractContextManager[None]:
-        """A loop on virtual time stands still while a real thread works for it."""
-        if self._executor is not self._threads or call.result.done():
-            return _NOTHING
-        outside_work = getattr(asyncio.get_running_loop(), "outside_work", None)
-        return _NOTHING if outside_work is None else outside_work()
-
-    # --- tails -------------------------------------------------------------------------------------------------------
-
-    async def _run_with_tail(
-        self,
-        handler: Handler,
-        line: _Line,
-        invocation: Invocation,
-        started: Callable[[], None],
-        init_seconds: float | None,
-    ) -> Outcome:
-        run = self._run_plain if handler.is_plain else self._run_coroutine
-        outcome: Outcome | None = None
-        self._tails.open(invocation)
-        try:
-            outcome = await run(handler, line, invocation, started)
-        finally:
-            self._tails.close_tail(invocation, handler.function, outcome, init_seconds)
-        return outcome
-
 
 class _Line:
     """The calls with one time limit, in the order of their deadlines, and the one timer for the first."""
 
-    __slots__ = ("_monotonic", "_timer", "calls")
+    __slots__ = ("_timer", "calls", "monotonic")
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._timer: asyncio.TimerHandle | None = None
-        self.calls: dict[_Result, float] = {}
+        self.calls: dict[_Call, float] = {}
 
-    def add(self, result: _Result, deadline: float) -> None:
-        self.calls[result] = deadline
+    def add(self, call: _Call, deadline: float) -> None:
+        self.calls[call] = deadline
         if self._timer is None:
             self._arm(deadline)
 
@@ -245,49 +155,128 @@ class _Line:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for result in self.calls:
-            if not result.done():
-                result.set_result(_STOPPED)
+        for call in list(self.calls):
+            call.answer(_STOPPED)
+            call.give_up()
 
     def _arm(self, deadline: float) -> None:
         # in variables of nobody: the timer serves all calls, not the one which happened to set it
         self._timer = asyncio.get_running_loop().call_later(
-            deadline - self._monotonic(), self._strike, context=Variables()
+            deadline - self.monotonic(), self._strike, context=Variables()
         )
 
     def _strike(self) -> None:
         self._timer = None
-        now = self._monotonic() + 1e-6  # a timer may be early by the clock's resolution
-        for result, deadline in list(self.calls.items()):
+        now = self.monotonic() + 1e-6  # a timer may be early by the clock's resolution
+        for call, deadline in list(self.calls.items()):
             if deadline > now:
                 return self._arm(deadline)
-            if not result.done():
-                result.set_result(None)
+            call.time_out()
         return None
 
 
-async def _attempt(handler: Handler, invocation: Invocation, deadline: float, result: _Result) -> None:
-    """One call of a coroutine; in a task of its own, and in its variables."""
-    CURRENT.set(invocation)
-    outcome: Succeeded | Failed
-    try:
-        arguments, withheld = handler.arguments(invocation, deadline)
-        value = None if arguments is None else await handler.call(*arguments)
-        outcome = handler.outcome(invocation, value, withheld)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it did is a value
-        outcome = error_documents.raised(error, invocation.request_id, _OURS)
-    except BaseException as error:
-        # a cancellation, its own or by somebody who ends the loop: the task has to end as such
-        if result.get_loop().is_closed():  # an abandoned one, collected after everything
+class _Nothing:
+    """What there is no handler for."""
+
+    def abandon(self) -> None: ...
+
+
+class _Call:
+    """One call. What becomes of it is said by whoever is first: the handler, its deadline, or the stop."""
+
+    __slots__ = ("_began", "_ended", "_handler", "_invocation", "_line", "_shared", "tail")
+
+    def __init__(  # the only one: a chain of them would be felt
+        self, handler: Handler, line: _Line, invocation: Invocation, ended: Callable[[Outcome], None], shared: Any
+    ) -> None:
+        self._handler = handler
+        self._line = line
+        self._invocation = invocation
+        self._ended: Callable[[Outcome], None] | None = ended
+        self._shared = shared  # with all calls of this kind
+        self.tail: Callable[[Outcome | None], None] | None = None
+
+    def answer(self, outcome: Succeeded | Failed | Unavailable) -> None:
+        if (ended := self._ended) is not None:
+            if type(outcome) is not Unavailable:
+                outcome.run_seconds = self._line.monotonic() - self._began  # type: ignore[union-attr]
+            self._leave(outcome)
+            ended(outcome)
+
+    def time_out(self) -> None:
+        seconds = self._handler.function.timeout_seconds
+        self.answer(error_documents.timed_out(self._invocation.request_id, seconds))
+        self.give_up()
+
+    def abandon(self) -> None:
+        if self._ended is not None:
+            self._leave(None)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Cancel it, or let it run on."""
+        raise NotImplementedError
+
+    def _in_time(self, started: Callable[[], None]) -> bool:
+        """The deadline begins; False: it is too late for this call."""
+        self._began = began = self._line.monotonic()
+        if began >= self._invocation.start_before:
+            self.answer(_TOO_LATE)
+            return False
+        self._line.add(self, began + self._handler.function.timeout_seconds)
+        started()
+        return True
+
+    def _leave(self, outcome: Outcome | None) -> None:
+        self._ended = None
+        self._line.calls.pop(self, None)
+        if self.tail is not None:
+            self.tail(outcome)
+
+
+# --------------------------------------------------------------------------- coroutines
+
+
+class _CoroutineCall(_Call):
+    """In a task of its own."""
+
+    __slots__ = ("_task",)
+
+    _shared: dict[asyncio.Task[None], str]  # that were given up
+
+    def begin(self, started: Callable[[], None]) -> None:
+        self._task: asyncio.Task[None] | None = None
+        if self._in_time(started):
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=self._invocation.function)
+
+    def give_up(self) -> None:
+        task = self._task
+        if task is not None and not task.done() and task not in self._shared:
+            self._shared[task] = self._invocation.function
+            task.add_done_callback(self._shared.pop)
+            task.cancel()
+
+    async def _run(self) -> None:
+        CURRENT.set(self._invocation)
+        handler, invocation = self._handler, self._invocation
+        outcome: Succeeded | Failed
+        try:
+            deadline = self._began + handler.function.timeout_seconds
+            arguments, withheld = handler.arguments(invocation, deadline)
+            value = None if arguments is None else await handler.call(*arguments)
+            outcome = handler.outcome(invocation, value, withheld)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it did is a value
+            outcome = error_documents.raised(error, invocation.request_id, _OURS)
+        except BaseException as error:
+            # a cancellation, its own or by somebody who ends the loop: the task has to end as such
+            task = self._task
+            if task is not None and task.get_loop().is_closed():  # an abandoned one, collected after everything
+                raise
+            self.answer(error_documents.raised(error, invocation.request_id, _OURS))
+            if task is not None:
+                task.add_done_callback(_retrieve)
             raise
-        if not result.done():
-            result.set_result(error_documents.raised(error, invocation.request_id, _OURS))
-        task = asyncio.current_task()
-        if task is not None:
-            task.add_done_callback(_retrieve)
-        raise
-    if not result.done():
-        result.set_result(outcome)
+        self.answer(outcome)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
@@ -296,72 +285,106 @@ def _retrieve(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-class _PlainCall:
-    """One call of a plain function: made and ended in the loop's thread, run in another."""
+# --------------------------------------------------------------------------- plain functions
 
-    __slots__ = (
-        "_deadline",
-        "_ended",
-        "_given_up",
-        "_handler",
-        "_invocation",
-        "_loop",
-        "_overruns",
-        "_slots",
-        "_thread",
-        "result",
-    )
 
-    def __init__(
-        self, handler: Handler, invocation: Invocation, deadline: float, slots: Slots, overruns: Counter[str]
-    ) -> None:
-        self._handler = handler
-        self._invocation = invocation
-        self._deadline = deadline
-        self._slots = slots
-        self._overruns = overruns
-        self._ended = False
-        self._given_up = False
+@dataclass(slots=True)
+class _Plain:
+    """What all calls of plain functions share."""
+
+    slots: Slots
+    executor: Executor
+    in_threads: bool
+    overruns: Counter[str] = field(default_factory=Counter)
+
+
+class _PlainCall(_Call):
+    """Begun and ended in the loop's thread, run in another."""
+
+    __slots__ = ("_frozen", "_given_up", "_loop", "_running", "_thread", "_turn")
+
+    _shared: _Plain
+
+    def begin(self, started: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self.result: _Result = self._loop.create_future()
+        self._running = False
+        self._given_up = False
+        self._turn: asyncio.Task[None] | None = None
+        self._frozen: contextlib.AbstractContextManager[None] | None = None
+        if self._shared.slots.take():
+            self._begin(started)
+        else:
+            self._turn = self._loop.create_task(self._in_turn(started), name=self._invocation.function)
 
-    def __call__(self, variables: Variables) -> None:
+    def give_up(self) -> None:
+        if self._running and not self._given_up:
+            self._given_up = True
+            self._shared.overruns[self._invocation.function] += 1
+            self._shared.slots.overrun()
+        elif self._turn is not None:
+            self._turn.cancel()
+
+    async def _in_turn(self, started: Callable[[], None]) -> None:
+        if await self._shared.slots.turn():
+            self._begin(started)
+        else:
+            self.answer(_EXHAUSTED)
+
+    def _begin(self, started: Callable[[], None]) -> None:
+        """It has a thread."""
+        if not self._in_time(started):
+            return self._shared.slots.end(overrun=False)
+        self._running = True
+        self._freeze()
+        try:
+            self._shared.executor(partial(self._call, copy_context()))
+        except RuntimeError as error:  # the system has no thread left
+            self._end(Unavailable(f"no thread could be started: {error}"))
+        return None
+
+    def _call(self, variables: Variables) -> None:
         """Call the handler; answers in the loop's thread."""
         try:
             outcome: Succeeded | Failed = variables.run(self._attempt)
         except _ITS_OWN as error:
             outcome = error_documents.raised(error, self._invocation.request_id, _OURS)
         except BaseException as error:  # of a kind which somebody around us may know
-            self._answer(error_documents.raised(error, self._invocation.request_id, _OURS))
+            self._tell(error_documents.raised(error, self._invocation.request_id, _OURS))
             raise
-        self._answer(outcome)
-
-    def give_up(self) -> None:
-        """Nobody waits for it any longer; it runs on."""
-        if not self._ended:
-            self._given_up = True
-            self._overruns[self._invocation.function] += 1
-            self._slots.overrun()
+        self._tell(outcome)
 
     def _attempt(self) -> Succeeded | Failed:
         CURRENT.set(self._invocation)
         handler = self._handler
-        arguments, withheld = handler.arguments(self._invocation, self._deadline)
+        arguments, withheld = handler.arguments(self._invocation, self._began + handler.function.timeout_seconds)
         value = None if arguments is None else handler.call(*arguments)
         return handler.outcome(self._invocation, value, withheld)
 
-    def _answer(self, outcome: Succeeded | Failed) -> None:
+    def _tell(self, outcome: Succeeded | Failed) -> None:
         if threading.get_ident() == self._thread:
             self._end(outcome)
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
                 self._loop.call_soon_threadsafe(self._end, outcome)
 
-    def _end(self, outcome: Succeeded | Failed) -> None:
+    def _end(self, outcome: Succeeded | Failed | Unavailable) -> None:
+        self._running = False
         if self._given_up:
-            self._overruns[self._invocation.function] -= 1
-        self._slots.end(overrun=self._given_up)
-        self._ended = True
-        if not self.result.done():
-            self.result.set_result(outcome)
+            self._shared.overruns[self._invocation.function] -= 1
+        self._shared.slots.end(overrun=self._given_up)
+        self.answer(outcome)
+
+    # A loop on virtual time stands still while a real thread works for it.
+
+    def _freeze(self) -> None:
+        outside_work = getattr(self._loop, "outside_work", None)
+        if outside_work is not None and self._shared.in_threads:
+            self._frozen = outside_work()
+            self._frozen.__enter__()
+
+    def _leave(self, outcome: Outcome | None) -> None:
+        super()._leave(outcome)
+        if self._frozen is not None:
+            self._frozen.__exit__(None, None, None)
+            self._frozen = None

@@ -37,7 +37,7 @@ class Tails(logging.Handler):
         self._lines[id(invocation)] = invocation, []
 
     def close_tail(
-        self, invocation: Invocation, function: Function, outcome: Outcome | None, init_seconds: float | None
+        self, invocation: Invocation, function: Function, init_seconds: float | None, outcome: Outcome | None
     ) -> None:
         """Write the tail into the outcome; None: forget it. `init_seconds`: what it took to make the handler ready, if
         this was its first call."""

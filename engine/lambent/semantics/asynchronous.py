@@ -86,6 +86,8 @@ def after(
     `jitter` in [0, 1) lengthens a throttle's backoff; `delays` are the seconds before each retry."""
     match outcome:
         case Succeeded():
+            if config.on_success is None:  # nobody is told
+                return (Delete(event.receipt, STATES["Success"], kept(outcome)),)
             return _end(event, "Success", outcome)
         case Failed():
             if event.attempts > config.maximum_retry_attempts:
