@@ -30,13 +30,16 @@ RESULTS = Path(__file__).parent / "results"
 POLL_SECONDS = 0.001
 
 
+Seconds = tuple[float, float]
+"""Of wall clock, and of CPU by all threads of this process."""
+
+
 class Stopwatch:
-    """Seconds of wall clock, and of CPU by all threads of this process."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def read(self) -> tuple[float, float]:
+    def read(self) -> Seconds:
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
@@ -56,11 +59,12 @@ class Cycle:
         if not self._expected:
             self._done.set()
 
-    async def run(self, events: int) -> tuple[float, float]:
-        """Seconds of wall clock and of CPU from the first put to the last settlement."""
+    async def run(self, events: int) -> Seconds:
+        """From the first put to the last settlement."""
         self._expected = events
         self._done.clear()
         gc.collect()
+        gc.freeze()  # what was there before is not what is measured
         turns = iter(range(events))
 
         async def caller() -> None:

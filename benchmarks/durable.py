@@ -3,7 +3,8 @@
 Decides the bounds that `make bench` holds. All kinds run in one process, interleaved, each time on a fresh file on the
 disk where the project is; figures are medians of five rounds. Events: see `cycles.py`; from the first put to the last
 settlement, the terminal record kept. Latency: a thousand calls a second come at their times, whatever became of the
-former ones (open loop), and each is measured from when it was due; the functions run meanwhile.
+former ones (open loop), and each is measured from when it was due; the functions run meanwhile. Stream: batches of 100,
+by reference, from the resumption of the mapping to the last checkpoint.
 Events a second mean something on a quiet machine only; seconds of CPU are those of all threads, and are shown beside.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import durable_raw as raw
-from benchmarks.cycles import PAYLOAD, cycle_of, directory
+from benchmarks.cycles import PAYLOAD, POLL_SECONDS, Seconds, Stopwatch, cycle_of, directory
 from benchmarks.engines import engine as new_engine
 from benchmarks.table import ROUNDS, Row, median, ratio, show
 from lambent.stores.sqlite import SqliteStore
@@ -25,11 +26,12 @@ from lambent.stores.sqlite import SqliteStore
 EVENTS = 20_000
 LEAST_EVENTS = 15_000
 LEAST_OF_RAW = 0.15
+RECORDS = 50_000
+BATCH = 100
+LEAST_OF_RAW_STREAM = 0.35
 CALLS_A_SECOND = 1_000
 LATENCY_SECONDS = 3.0
 MOST_LATENCY = 3.0
-
-Seconds = tuple[float, float]  # of wall clock and of CPU
 
 
 async def events(path: Path) -> Seconds:
@@ -37,6 +39,32 @@ async def events(path: Path) -> Seconds:
     cycle = cycle_of(engine)
     async with engine:
         return await cycle.run(EVENTS)
+
+
+async def stream(path: Path) -> Seconds:
+    """All records are there when the mapping is resumed; until the last one has been checkpointed."""
+    engine, seen, done = new_engine(store=SqliteStore(path)), 0, asyncio.Event()
+    records = engine.stream("records")
+
+    @engine.function(boundary="reference")
+    async def handler(event: dict[str, list[object]], context: object) -> None:
+        nonlocal seen
+        seen += len(event["Records"])
+        if seen == RECORDS:
+            done.set()
+
+    mapping = engine.map(records, handler, batch_size=BATCH, enabled=False)
+    async with engine:
+        for first in range(0, RECORDS, 1000):
+            await records.put_many((PAYLOAD, f"N{number % 97}") for number in range(first, first + 1000))
+        facts = engine._living().connection.facts
+        gc.collect()
+        watch = Stopwatch()
+        await mapping.resume()
+        await done.wait()
+        while sum(sum(shard.counts.values()) for shard in await facts.shards(mapping.id)) < RECORDS:
+            await asyncio.sleep(POLL_SECONDS)
+        return watch.read()
 
 
 async def latency(path: Path) -> list[float]:
@@ -78,26 +106,26 @@ async def measure() -> list[Row]:
         with directory() as files:
             note("raw events", raw.events(Path(files, "raw-events.db"), EVENTS))
             note("events", await events(Path(files, "events.db")))
+            note("raw stream", raw.stream(Path(files, "raw-stream.db"), RECORDS))
+            note("stream", await stream(Path(files, "stream.db")))
             slowest["sync"].append(p99(raw.syncs(Path(files, "log"), LATENCY_SECONDS)))
             slowest["call"].append(p99(await latency(Path(files, "latency.db"))))
-    each = {name: median(seconds) / EVENTS * 1e6 for name, seconds in cpu.items()}
-    of_raw = f"raw {EVENTS / median(wall['raw events']):,.0f} events/s, {each['raw events']:.1f} µs of CPU each"
+
+    def beside_raw(name: str, what: str, unit: str, number: int, least: float | None, least_of_raw: float) -> list[Row]:
+        each = {kind: f"{median(cpu[kind]) / number * 1e6:.1f} µs of CPU each" for kind in (name, f"raw {name}")}
+        note = f"raw {number / median(wall[f'raw {name}']):,.0f} {unit}, {each[f'raw {name}']}"
+        return [
+            Row(what, number / median(wall[name]), unit, least=least, note=each[name]),
+            Row("  by raw SQLite", ratio(wall, f"raw {name}", name), "times", least=least_of_raw, note=note),
+        ]
+
     sync = f"that of a page written and synced is {median(slowest['sync']) * 1e3:.1f} ms"
-    what = "durable events: accepted, run, settled"
     return [
-        Row(
-            what,
-            EVENTS / median(wall["events"]),
-            "events/s",
-            least=LEAST_EVENTS,
-            note=f"{each['events']:.1f} µs of CPU each",
+        *beside_raw(
+            "events", "durable events: accepted, run, settled", "events/s", EVENTS, LEAST_EVENTS, LEAST_OF_RAW
         ),
-        Row(
-            "  by raw SQLite in groups of 100",
-            ratio(wall, "raw events", "events"),
-            "times",
-            least=LEAST_OF_RAW,
-            note=of_raw,
+        *beside_raw(
+            "stream", "durable stream: read, run, checkpointed", "records/s", RECORDS, None, LEAST_OF_RAW_STREAM
         ),
         Row(f"p99 of invoke_async, {CALLS_A_SECOND:,} a second", median(slowest["call"]) * 1e3, "ms", note=sync),
         Row("  by p99 of write + fdatasync", ratio(slowest, "call", "sync"), "times", most=MOST_LATENCY),

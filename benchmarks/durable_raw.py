@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
-from benchmarks.cycles import PAYLOAD, Stopwatch
-from lambent.stores.sqlite_event_rows import SCHEMA
+from benchmarks.cycles import PAYLOAD, Seconds, Stopwatch
+from lambent.stores import sqlite_event_rows, sqlite_records
 from lambent.stores.sqlite_opening import PRAGMAS
 
 GROUP = 100
@@ -35,11 +36,11 @@ def opened(path: Path) -> Iterator[apsw.Connection]:
         yield connection
 
 
-def events(path: Path, number: int) -> tuple[float, float]:
-    """Seconds of wall clock and of CPU for so many events."""
+def events(path: Path, number: int) -> Seconds:
+    """Seconds for so many events."""
     rows = [(f"{id:032x}", "f", time.time(), 0, PAYLOAD, 0) for id in range(number)]
     with opened(path) as connection:
-        for statement in SCHEMA:
+        for statement in sqlite_event_rows.SCHEMA:
             connection.execute(statement)
         cursor = connection.cursor()
         watch = Stopwatch()
@@ -66,37 +67,30 @@ def events(path: Path, number: int) -> tuple[float, float]:
         return watch.read()
 
 
-def stream(path: Path, number: int) -> tuple[float, float]:
-    """Seconds of wall clock and of CPU for so many records, which were put before."""
+def stream(path: Path, number: int) -> Seconds:
+    """Seconds for so many records, which were put before."""
     with opened(path) as connection:
-        connection.execute(
-            "CREATE TABLE records (shard TEXT, position TEXT, key TEXT, arrived_at REAL, data BLOB,"
-            " PRIMARY KEY (shard, position)) STRICT, WITHOUT ROWID"
-        )
-        connection.execute("CREATE TABLE checkpoints (shard TEXT PRIMARY KEY, position TEXT) STRICT, WITHOUT ROWID")
+        for statement in sqlite_records.SCHEMA:
+            connection.execute(statement)
+        connection.execute("CREATE TABLE progress (shard TEXT PRIMARY KEY, place INTEGER NOT NULL) STRICT")
         cursor = connection.cursor()
         with connection:
             cursor.executemany(
-                "INSERT INTO records VALUES ('shardId-000000000000', ?, ?, ?, ?)",
-                ((f"49{id:054d}", f"N{id % 97}", time.time(), PAYLOAD) for id in range(number)),
+                "INSERT INTO records VALUES (?, ?, 0, 0, ?, ?)",
+                ((place, time.time(), f"N{place % 97}", PAYLOAD) for place in range(number)),
             )
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        shard, position, seen = "shardId-000000000000", "", 0
+        place: Any = -1
+        seen = 0
         watch = Stopwatch()
         while True:
             batch = cursor.execute(
-                "SELECT position, key, arrived_at, data FROM records WHERE shard = ? AND position > ?"
-                " ORDER BY position LIMIT ?",
-                (shard, position, GROUP),
+                "SELECT number, arrived_at, hops, crc, key, data FROM records WHERE number > ? ORDER BY number LIMIT ?",
+                (place, GROUP),
             ).fetchall()
             if not batch:
                 break
-            position = str(batch[-1][0])
-            seen += len(batch)
-            cursor.execute(
-                "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT DO UPDATE SET position = excluded.position",
-                (shard, position),
-            )
+            place, seen = batch[-1][0], seen + len(batch)
+            cursor.execute("INSERT INTO progress VALUES ('0', ?) ON CONFLICT DO UPDATE SET place = ?", (place, place))
         assert seen == number
         return watch.read()
 
