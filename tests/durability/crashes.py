@@ -44,7 +44,7 @@ START_SECONDS = 1.5
 CALL_SECONDS = 1.0  # that a caller waits for an answer, before asking for another
 END_SECONDS = 60.0
 POISON = 25
-ATTEMPTS = {CHARGE: 3, PACK: 10, COUNT: 4}  # after which they are given up; being killed with the engine is one
+ATTEMPTS = {CHARGE: 3, PACK: 9, COUNT: 4}  # that what is given up has had; being killed with the engine is one
 
 
 def is_poison(number: int) -> bool:
@@ -92,6 +92,7 @@ class _Crashes:
         self._sent: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # acknowledged: numbers by id
         self._suspects: list[tuple[str, str]] = []  # settled, and neither finished nor poison
         self._places: dict[str, str] = {}  # the shards of records
+        self._receives: dict[str, int] = {}  # of messages, when they were last seen in their queue
         self._quotes = itertools.count(1)
         self._answers: list[int] = []
         self._settled: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # ids, and in how many runs before
@@ -211,9 +212,8 @@ class _Crashes:
         """The next numbers, as long as not too many wait."""
         number = 0
         while not self._over:
-            finished = self._journal.done[model]
-            waiting = sum(not is_poison(n) and id not in finished for id, n in self._sent[model].items())
-            if waiting < MAXIMUM_OUTSTANDING:
+            over = self._journal.done[model] | self._settled[model].keys()
+            if sum(not is_poison(n) and id not in over for id, n in self._sent[model].items()) < MAXIMUM_OUTSTANDING:
                 number += 1
                 yield number
             else:
@@ -241,7 +241,10 @@ class _Crashes:
             return fact is None or fact.state not in ("waiting", "running")
         if model in (PACK, PICK):
             message = await facts.message(id)
-            return message is None or message.queue.endswith("-dead")
+            if message is None or message.queue.endswith("-dead"):
+                return True
+            self._receives[id] = message.message.receive_count
+            return False
         if id not in self._places:
             found = await self._clicks.find(id)
             if found is None:
@@ -317,7 +320,7 @@ class _Crashes:
             after = facts[-1].message.id
             for fact in facts:
                 if model == PACK:
-                    failed[fact.message.id] = 0
+                    failed[fact.message.id] = self._receives.get(fact.message.id, 0)
                     continue
                 record = json.loads(fact.message.body)
                 tries = record["requestContext"]["approximateInvokeCount"]
