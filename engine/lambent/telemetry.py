@@ -133,7 +133,9 @@ class Telemetry:
 
     def summary(self, metric: str, subject: str) -> Summary:
         """The summary of a metric for one subject, to be kept by whoever observes often."""
-        summaries = self._summaries.setdefault(metric, {})
+        summaries = self._summaries.get(metric)
+        if summaries is None:
+            summaries = self._summaries[metric] = {}
         summary = summaries.get(subject)
         if summary is None:
             summary = summaries[subject] = Summary()

@@ -58,6 +58,7 @@ class InProcess:
         self, *, world: World, threads: int = 64, maximum_overruns: int = 64, executor: Executor | None = None
     ) -> None:
         self._world = world
+        self._loop = asyncio.get_running_loop()  # asking for it at each call would be felt
         self._monotonic = world.clock.monotonic
         self._handlers: dict[str, tuple[Handler, _Line]] = {}
         self._lines: dict[float, _Line] = {}
@@ -82,7 +83,7 @@ class InProcess:
             self._monotonic,
         )
         seconds = function.timeout_seconds
-        line = self._lines.setdefault(seconds, _Line(self._monotonic))
+        line = self._lines.setdefault(seconds, _Line(self._loop, self._monotonic))
         self._handlers[function.name] = Handler(function, handler, surroundings), line
         self._init_seconds[function.name] = self._monotonic() - began
 
@@ -139,9 +140,10 @@ class InProcess:
 class _Line:
     """The calls with one time limit, in the order of their deadlines, and the one timer for the first."""
 
-    __slots__ = ("_timer", "calls", "monotonic")
+    __slots__ = ("_timer", "calls", "loop", "monotonic")
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, monotonic: Callable[[], float]) -> None:
+        self.loop = loop
         self.monotonic = monotonic
         self._timer: asyncio.TimerHandle | None = None
         self.calls: dict[_Call, float] = {}
@@ -161,9 +163,7 @@ class _Line:
 
     def _arm(self, deadline: float) -> None:
         # in variables of nobody: the timer serves all calls, not the one which happened to set it
-        self._timer = asyncio.get_running_loop().call_later(
-            deadline - self.monotonic(), self._strike, context=Variables()
-        )
+        self._timer = self.loop.call_later(deadline - self.monotonic(), self._strike, context=Variables())
 
     def _strike(self) -> None:
         self._timer = None
@@ -247,7 +247,7 @@ class _CoroutineCall(_Call):
     def begin(self, started: Callable[[], None]) -> None:
         self._task: asyncio.Task[None] | None = None
         if self._in_time(started):
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=self._invocation.function)
+            self._task = self._line.loop.create_task(self._run(), name=self._invocation.function)
 
     def give_up(self) -> None:
         task = self._task
@@ -270,7 +270,7 @@ class _CoroutineCall(_Call):
         except BaseException as error:
             # a cancellation, its own or by somebody who ends the loop: the task has to end as such
             task = self._task
-            if task is not None and task.get_loop().is_closed():  # an abandoned one, collected after everything
+            if self._line.loop.is_closed():  # an abandoned one, collected after everything
                 raise
             self.answer(error_documents.raised(error, invocation.request_id, _OURS))
             if task is not None:
@@ -301,12 +301,11 @@ class _Plain:
 class _PlainCall(_Call):
     """Begun and ended in the loop's thread, run in another."""
 
-    __slots__ = ("_frozen", "_given_up", "_loop", "_running", "_thread", "_turn")
+    __slots__ = ("_frozen", "_given_up", "_running", "_thread", "_turn")
 
     _shared: _Plain
 
     def begin(self, started: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._running = False
         self._given_up = False
@@ -315,7 +314,7 @@ class _PlainCall(_Call):
         if self._shared.slots.take():
             self._begin(started)
         else:
-            self._turn = self._loop.create_task(self._in_turn(started), name=self._invocation.function)
+            self._turn = self._line.loop.create_task(self._in_turn(started), name=self._invocation.function)
 
     def give_up(self) -> None:
         if self._running and not self._given_up:
@@ -366,7 +365,7 @@ class _PlainCall(_Call):
             self._end(outcome)
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
-                self._loop.call_soon_threadsafe(self._end, outcome)
+                self._line.loop.call_soon_threadsafe(self._end, outcome)
 
     def _end(self, outcome: Succeeded | Failed | Unavailable) -> None:
         self._running = False
@@ -378,7 +377,7 @@ class _PlainCall(_Call):
     # A loop on virtual time stands still while a real thread works for it.
 
     def _freeze(self) -> None:
-        outside_work = getattr(self._loop, "outside_work", None)
+        outside_work = getattr(self._line.loop, "outside_work", None)
         if outside_work is not None and self._shared.in_threads:
             self._frozen = outside_work()
             self._frozen.__enter__()

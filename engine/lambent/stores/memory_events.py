@@ -11,7 +11,7 @@ is set neither hides nor reveals an event. A receipt counts until its event is c
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -37,7 +37,7 @@ class EventLines:
         self.lines: dict[str, _FunctionLine] = {}
         self.timers: Timers[Event] = Timers()
         self.listeners: list[MemoryEvents] = []
-        self.ended: dict[str, EventFact] = {}
+        self.ended: OrderedDict[str, EventFact] = OrderedDict()  # a dict is slow to find its first after many deletions
         self.counts: Counter[tuple[str, str]] = Counter()
         self.items: dict[str, Item[Event]] = {}
         self.reasons: dict[str, str] = {}  # of those that wait because of something
@@ -145,7 +145,7 @@ class EventLines:
             kept, end.state, 0.0, end.reason or reason, self.clock.now(), end.result
         )
         if len(self.ended) > TERMINAL_RECORDS:
-            del self.ended[next(iter(self.ended))]
+            self.ended.popitem(last=False)
 
     def fact(self, request_id: str) -> EventFact | None:
         item = self.items.get(request_id)
