@@ -98,15 +98,17 @@ class RedisQueues:
             state.declared = state.adopt = False
         return state
 
-    async def perform(self, state: _State, script: Script, what: str, *words: Word) -> list[Any]:
-        """One call, until it is done."""
+    async def perform(
+        self, state: _State, script: Script, what: str, *words: Word, remember_ms: int | None = None
+    ) -> list[Any]:
+        """One call, until it is done. The server remembers it for so long, or as long as it may be repeated."""
         call = self.name_of_call(state)
         while True:
             await self.declare(state)
             keys, last = (*state.keys, call), tuple[Word, ...]()
             if what == "receive":
                 keys, last = (*keys, *state.dead_keys), (state.config.dead_letter_queue or "",)
-            future = self.server.run(script, keys, what, self.remember_ms, *words, *last)
+            future = self.server.run(script, keys, what, remember_ms or self.remember_ms, *words, *last)
             try:
                 [code, *answer] = await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -227,6 +229,7 @@ class RedisQueue(QueueView):
 
     async def send_many(self, sends: Sequence[Send]) -> Sequence[str]:
         """Raises InvalidParameterValue for what SendMessage would refuse; then none is stored."""
+        await self._queues.declare(self._state)  # which may find that it is of another kind than was thought
         fifo, size = self.config.fifo, 0
         ids, words = [], list[Word]()
         for send in sends:
@@ -314,7 +317,7 @@ class RedisQueue(QueueView):
             if moving:
                 await self._move(list(_grouped(moving, _FIELDS)))
             messages = await self._sound(list(_grouped(given, _FIELDS)))
-            if messages or (next_in != 0 and not given):
+            if messages or not (given or moving or next_in == 0):  # otherwise others are in their places
                 break
         if waits and not messages:
             state.rest(rings, self._loop.time() + next_in / 1e6 if next_in >= 0 else inf)
@@ -329,7 +332,7 @@ class RedisQueue(QueueView):
         words: list[Word] = []
         for message_id, _, _, _, _, born, body in rows:
             words += (message_id, born, (_unpacked(message_id, body) or Send("x")).group or "", body)
-        await target._perform(_TAKES, "take", *words)
+        await self._queues.perform(target._state, _TAKES, "take", *words, remember_ms=_ms(_MOVED_SECONDS))
         await self._perform(_TAKES, "settle", *(word for row in rows for word in (row[0], row[1], "", 0)))
 
     async def _look(self, limit: int | str, message_id: str) -> Sequence[MessageFact]:

@@ -40,6 +40,9 @@ _KINDS: Final[Mapping[str, tuple[Kind, int]]] = {
     "redis+cluster": ("cluster", 6379),
 }
 ANSWER_SECONDS: Final = 5.0
+_OURS: Final = frozenset(
+    {"socket_timeout", "socket_connect_timeout", "socket_keepalive", "decode_responses", "protocol", "retry_on_timeout"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +69,15 @@ class RedisUrl:
         """A client, which opens nothing before it is used. It repeats nothing by itself: which command may be is for
         `redis_connection.py` to say. Raises TypeError for an option that redis-py does not know."""
         ours: dict[str, Any] = {
+            **self.options,
             "socket_timeout": None,  # the whole of an answer is waited for, see there
             "socket_connect_timeout": self.answer_seconds,
             "socket_keepalive": True,
+            "decode_responses": False,
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
-            **self.options,
+            "ssl": self.tls,
         }
-        if self.tls:
-            ours["ssl"] = True
         if self.kind == "cluster":
             return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in self.addresses], **ours)
         if self.kind == "sentinel":
@@ -110,7 +113,11 @@ def parse_redis_url(url: str) -> RedisUrl:
         service = path.pop(0)
     if len(path) > (kind != "cluster") or not all(part.isdecimal() for part in path):
         _refuse(url, "a cluster has no databases" if kind == "cluster" else "the last part is the number of a database")
+    if taken := _OURS & options.keys():
+        _refuse(url, f"{', '.join(sorted(taken))} is not for the URL: `timeout` is all that lambent has there")
     tls = scheme.startswith("rediss")
+    if kind == "server" and "," in hosts:
+        _refuse(url, "of several servers it must say what they are: redis+sentinel://… or redis+cluster://…")
     addresses = [_address(url, host, port) for host in hosts.split(",")]
     try:
         known = parse_url(f"redis://{user}{at}host/{''.join(path)}?{urlencode(options)}")

@@ -9,10 +9,12 @@ import pytest
 from redis.crc import key_slot
 
 from lambent.errors import InvalidParameterValue, StoreUnavailable
+from lambent.testing.loop import VirtualClock
 from lambent_pollers.redis_connection import Keys, RedisServer, Script
 from lambent_pollers.redis_settings import check_settings
 from lambent_pollers.redis_url import parse_redis_url
 from tests.servers.redis import RedisProcess, running
+from tests.servers.virtual import virtual_server
 
 ECHO = Script("return {ARGV[2], now}")
 
@@ -207,6 +209,7 @@ def test_a_url_says_where_servers_are_and_hides_its_password() -> None:
     [
         "http://x", "redis:x", "redis://", "redis://h/x", "redis://h/1/2", "redis+sentinel://h", "redis+cluster://h/1",
         "redis://h?colour=red", "redis://h?timeout=0", "redis://h?timeout=x", "redis://h:port", "redis://h#x",
+        "redis://a,b", "redis://h?decode_responses=true",
     ],
 )  # fmt: skip
 def test_a_url_that_makes_no_sense_is_refused_without_its_password(url: str) -> None:
@@ -225,3 +228,16 @@ def test_keys_of_one_tag_are_in_one_slot() -> None:
 
 def slot_of(key: str) -> int:
     return key_slot(key.encode())
+
+
+@pytest.mark.virtual_time
+async def test_virtual_time_stands_still_while_the_server_works_and_flies_otherwise(redis_url: str) -> None:
+    clock = VirtualClock(asyncio.get_running_loop())
+    server = virtual_server(redis_url, clock)
+    await server.bell("news").listen()  # a connection that is open all the time
+    began = clock.monotonic()
+    await server.call("DEBUG", "SLEEP", "0.05")
+    assert clock.monotonic() == began
+    await asyncio.sleep(3600)
+    assert (await server.run(ECHO, ["k"], "x"))[1] == round(clock.now() * 1e6)
+    await server.close()

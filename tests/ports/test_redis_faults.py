@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -15,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from lambent import Engine
 from lambent.errors import StoreUnavailable
 from lambent.model import Delete, Depth, Queue, Send
 from lambent.ports import World
 from lambent_pollers.redis_connection import RedisServer
 from lambent_pollers.redis_queue import RedisQueue, RedisQueues
+from tests.servers.clock import RealClock
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisProcess, running
 
@@ -27,14 +28,6 @@ from .suites import bodies
 
 ORDERS = Queue(name="orders", visibility_timeout_seconds=60)
 _PREFIXES = itertools.count()
-
-
-class RealClock:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
 
 WORLD = World("engine-1", RealClock(), random.Random(1).random, lambda: str(uuid.uuid4()))
@@ -350,3 +343,26 @@ async def test_a_storm_of_cancels_loses_nothing_confuses_nothing_and_leaks_nothi
 async def test_a_long_storm_of_cancels(redis_process: RedisProcess) -> None:
     for seed in range(20):
         await _cancel_storm(redis_process, 2_000, seed)
+
+
+# --------------------------------------------------------------------------- an engine
+
+
+async def test_an_engine_serves_a_queue_that_a_url_names_over_cut_connections(redis_process: RedisProcess) -> None:
+    async with proxied(redis_process) as way, asyncio.timeout(30):
+        engine, seen, all_seen = Engine(), Counter[str](), asyncio.Event()
+        url = f"redis-queue://127.0.0.1:{way.proxy.port}/0/orders?prefix={way.server.url.prefix}"
+
+        @engine.on(url, batch_size=10)
+        async def pack(event: dict[str, Any], context: object) -> None:
+            seen.update(record["body"] for record in event["Records"])
+            if len(seen) == 100:
+                all_seen.set()
+
+        async with engine:
+            for first in range(0, 100, 20):
+                await way.direct.send_many([Send(str(number)) for number in range(first, first + 20)])
+                way.proxy.cut()
+            await all_seen.wait()
+        assert set(seen.values()) == {1}
+        assert await way.direct.depth() == Depth(0, 0, 0)

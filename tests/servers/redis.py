@@ -14,7 +14,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class RedisProcess:
             "enable-debug-command": "local",
             **options,
         }
+        self.arguments: Sequence[str] = ()  # that come first
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -62,7 +63,7 @@ class RedisProcess:
         """Returns before it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([server_binary(), "--port", str(self.port), *words])
+        self._process = subprocess.Popen([server_binary(), *self.arguments, "--port", str(self.port), *words])
 
     def await_answer(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -88,9 +89,23 @@ class RedisProcess:
 
     def ask(self, *words: str) -> bytes:
         """One command, and the first bytes of its answer."""
+        return self.ask_all(words)
+
+    def ask_all(self, *commands: Sequence[str]) -> bytes:
+        """Commands over one connection, and the first bytes of the last one's answer."""
+        answer = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS) as connection:
-            connection.sendall(command(*words))
-            return connection.recv(4096)
+            for words in commands:
+                connection.sendall(command(*words))
+                answer = connection.recv(4096)
+        return answer
+
+    def await_that(self, *words: str, says: Sequence[bytes]) -> None:
+        """Until the answer has all of these."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not all(each in (answer := self.ask(*words)) for each in says):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{words} does not come to say {says}: {answer!r}")
 
     def _answers(self) -> bool:
         """Each attempt takes the time of a failed connection, or waits for the answer."""
@@ -121,6 +136,22 @@ def command(*words: str) -> bytes:
 def running(directory: Path, fsync: str | None = "everysec", **options: str) -> Iterator[RedisProcess]:
     """A server of one's own, for a test that stops or kills it."""
     server = RedisProcess(directory, fsync, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def sentinel(directory: Path, primary: RedisProcess) -> Iterator[RedisProcess]:
+    """A Sentinel that calls this server "main"."""
+    directory.mkdir()
+    file = directory / "sentinel.conf"
+    file.write_text(f"sentinel monitor main 127.0.0.1 {primary.port} 1\n")
+    server = RedisProcess(directory)
+    server.arguments = [str(file), "--sentinel"]
+    server.options = {name: server.options[name] for name in ("bind", "dir", "logfile")}
     server.start()
     try:
         yield server
