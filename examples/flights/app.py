@@ -53,7 +53,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
     """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
     engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
     departures = engine.stream("departures", shards=16)
-    rebook = engine.queue("rebook", visibility_timeout_seconds=6, max_receive_count=3, dead_letter_queue="rebook-dead")
+    rebook = engine.queue("rebook", visibility_timeout_seconds=30, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
     alerts_lost = engine.queue("alerts-lost")
@@ -109,7 +109,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
                 await departures.put(flight, key=key(flight))
         return found
 
-    @engine.on(rebook, batch_size=10, report_batch_item_failures=True, timeout_seconds=1)
+    @engine.on(rebook, batch_size=10, report_batch_item_failures=True, timeout_seconds=5)
     async def rebooking(event: dict[str, Any], context: object) -> dict[str, Any]:
         rebooked, failed = [], []
         for message, flight in await stranded(event):
@@ -117,10 +117,11 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
                 failed.append(message)
             else:
                 rebooked.append(flight["id"])
-        board.settle("rebooking", "rebooked", rebooked)
-        board.failed_attempts["rebooking"] += len(failed)
-        # The visibility is six times the time limit, as AWS advises, so a machine may stall: what failed needn't wait.
+        # A machine may stall, so the time limit has room, and the visibility is six times as long, as AWS advises. What
+        # failed needn't wait for it.
         await rebook.change_visibility([message["receiptHandle"] for message in failed], REBOOK_AGAIN_SECONDS)
+        board.failed_attempts["rebooking"] += len(failed)
+        board.settle("rebooking", "rebooked", rebooked)  # last: if the time is up before, nothing was rebooked
         return {"batchItemFailures": [{"itemIdentifier": message["messageId"]} for message in failed]}
 
     @engine.on(rebook_dead, batch_size=10)
@@ -132,7 +133,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
     tries: Counter[str] = Counter()
 
     @engine.function(
-        timeout_seconds=3,
+        timeout_seconds=5,
         maximum_retry_attempts=2,
         maximum_event_age_seconds=60,
         on_success=alerts_sent,
