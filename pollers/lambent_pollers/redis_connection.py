@@ -286,6 +286,10 @@ class RedisServer:
             for call in calls:
                 call.fail(UnknownOutcome(f"{self} was closed"))
             raise
+        except Exception as error:  # a bug, which shall not leave its callers waiting
+            for call in calls:
+                call.fail(error)
+            raise
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
                 self._judge(call, reply)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from lambent.errors import LambentError
@@ -43,19 +43,21 @@ class Gathering:
                 try:
                     found = await self._perform(words)
                 except LambentError as error:
-                    for _, future in callers:
-                        if not future.done():
-                            future.set_exception(error)
+                    _fail([future for _, future in callers], error)
                     continue
                 begin = 0
                 for answers, future in callers:
                     if not future.done():
                         future.set_result(found[begin : begin + answers])
                     begin += answers
+        except Exception as error:  # a bug, which shall not leave its callers waiting
+            _fail([*(future for _, future in callers), *(each[3] for each in self._waiting)], error)
+            self._waiting.clear()
+            raise
         finally:
             self._running = None
             for future in [*(future for _, future in callers), *(each[3] for each in self._waiting)]:
-                future.cancel()  # nobody is left, if anybody is, but at the end of the loop
+                future.cancel()  # of those that are left when the loop ends
             self._waiting.clear()
 
     def _next(self) -> tuple[Sequence[Word], list[tuple[int, asyncio.Future[Sequence[Any]]]]]:
@@ -69,3 +71,9 @@ class Gathering:
                 callers.append((answers, future))
                 left -= size
         return words, callers
+
+
+def _fail(futures: Iterable[asyncio.Future[Sequence[Any]]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

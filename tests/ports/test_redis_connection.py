@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import DataError
 
 from lambent.errors import InvalidParameterValue, StoreUnavailable
 from lambent.testing.loop import VirtualClock
@@ -241,3 +243,15 @@ async def test_virtual_time_stands_still_while_the_server_works_and_flies_otherw
     await asyncio.sleep(3600)
     assert (await server.run(ECHO, ["k"], "x"))[1] == round(clock.now() * 1e6)
     await server.close()
+
+
+async def test_a_command_that_cannot_be_written_fails_at_once_and_harms_no_later_one(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = server_of(redis_url)
+    with pytest.raises(DataError):
+        await server.call("SET", "k", object())  # type: ignore[arg-type]
+    assert await server.call("PING")
+    await server.close()
+    gc.collect()
+    assert "Invalid input" in caplog.text  # whoever forgot to await it is told too
