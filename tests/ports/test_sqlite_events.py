@@ -171,6 +171,19 @@ async def test_the_claim_of_a_process_that_died_counts_as_an_attempt(tmp_path: P
     await connection.close()
 
 
+async def test_what_a_cancelled_receive_would_have_given_is_claimed_by_the_next(tmp_path: Path) -> None:
+    connection = await store(tmp_path / "app.db").connect(world())
+    await connection.events.put_many([event(1), event(2)])
+    receiving = asyncio.ensure_future(connection.events.receive("f", 5, 900))
+    await asyncio.sleep(0)
+    receiving.cancel()
+    await asyncio.wait([receiving])
+    assert receiving.cancelled()
+    claimed = await connection.events.receive("f", 5, 900)
+    assert [(each.request_id, each.attempts) for each in claimed] == [("e1", 1), ("e2", 1)]
+    await connection.close()
+
+
 async def test_an_event_that_ended_is_not_taken_again_under_its_id(tmp_path: Path) -> None:
     connection = await store(tmp_path / "app.db").connect(world())
     for _ in range(2):

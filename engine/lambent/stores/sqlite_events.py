@@ -77,7 +77,7 @@ class SqliteEvents:
                 return events
             ids = [(lines.items[event.request_id].order, event.attempts) for event in events]
             gone = await self._file.write(rows.claim, (self._life, self._file.clock.now() + claim_seconds, ids))
-        except StoreUnavailable:
+        except (StoreUnavailable, asyncio.CancelledError):  # nobody has them
             for event in events:
                 lines.unclaim(event.receipt)
             raise
