@@ -11,7 +11,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +28,7 @@ PAYLOAD = json.dumps(EVENT).encode()
 assert len(PAYLOAD) == 200
 RESULTS = Path(__file__).parent / "results"
 POLL_SECONDS = 0.001
+CALLS_A_SECOND = 1_000
 
 
 Seconds = tuple[float, float]
@@ -93,6 +94,16 @@ def cycle_of(engine: Engine) -> Cycle:
 
     cycle = Cycle(lambda: engine.invoke_async(nothing, PAYLOAD), left)
     return cycle
+
+
+def times(number: int) -> Iterator[float]:
+    """When each of so many calls is due, on `time.perf_counter`, a thousand a second, whatever became of the former
+    ones; waits for it."""
+    began = time.perf_counter()
+    for index in range(number):
+        due = began + index / CALLS_A_SECOND
+        time.sleep(max(0.0, due - time.perf_counter()))
+        yield due
 
 
 def directory() -> TemporaryDirectory[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 
-from benchmarks.cycles import PAYLOAD, Seconds, Stopwatch
+from benchmarks.cycles import PAYLOAD, Seconds, Stopwatch, times
 from lambent.stores import sqlite_event_rows, sqlite_records
 from lambent.stores.sqlite_opening import PRAGMAS
 
@@ -95,16 +95,16 @@ def stream(path: Path, number: int) -> Seconds:
         return watch.read()
 
 
-def syncs(path: Path, seconds: float) -> list[float]:
-    """Seconds that a page written and synced took, each time, one after the other for so long. As a log does, they
-    begin again at the front of the file when it is full."""
+def syncs(path: Path, number: int) -> list[float]:
+    """Seconds that each of so many pages took to be written and synced; a thousand a second, or fewer if the disk takes
+    longer. As a log does, they begin again at the front of the file when it is full."""
     took: list[float] = []
     page = os.urandom(PAGE)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        until = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < until:
-            os.pwrite(file, page, len(took) % LOG_PAGES * PAGE)
+        for index, _ in enumerate(times(number)):
+            began = time.perf_counter()
+            os.pwrite(file, page, index % LOG_PAGES * PAGE)
             os.fdatasync(file)
             took.append(time.perf_counter() - began)
     finally:
