@@ -23,6 +23,7 @@ from lambent.model import Delete, Event, Progress, Queue, Send
 from lambent.ports import World
 from lambent.stores import sqlite_opening
 from lambent.stores.sqlite import UPGRADES, Connection, SqliteStore
+from lambent.stores.sqlite_file import PATIENCE_SECONDS
 from lambent.stores.sqlite_log import lost_in_log
 from lambent.stores.sqlite_opening import Opening, creating
 from lambent.testing import Disk
@@ -572,3 +573,20 @@ async def test_clients_go_by_the_clock_of_the_engine_wherever_wall_clocks_are_se
     assert client.file.clock.now() == engine.file.clock.now() == pytest.approx(here.clock.now())
     for connection in (later, client, engine):
         await connection.close()
+
+
+async def test_a_settlement_waits_a_moment_for_others_and_goes_along_with_the_next_write(path: Path) -> None:
+    connection = await store(path).connect(world())
+    events, time = connection.events, asyncio.get_running_loop().time
+    await events.put_many([event(), event()])
+    first, second = await events.receive("f", 2, 60)
+    began = time()
+    assert await events.settle_many([Delete(first.receipt, "succeeded", b"1")]) == [True]
+    assert time() == pytest.approx(began + PATIENCE_SECONDS)
+    began = time()
+    settled = asyncio.ensure_future(events.settle_many([Delete(second.receipt, "succeeded", b"2")]))
+    await asyncio.sleep(0)
+    await events.put_many([event()])
+    assert await settled == [True]
+    assert time() == began
+    await connection.close()

@@ -105,7 +105,7 @@ class SqliteEvents:
                 returns.append((item.order, *counted(event, end.give_back), due_at, end.reason))
         if taken:
             try:
-                await self._file.write(rows.settle, (ends, returns), lambda _: self._settled(taken, wall))
+                await self._file.write(rows.settle, (ends, returns), lambda _: self._settled(taken, wall), patient=True)
             except StoreUnavailable:
                 for item, _ in taken:
                     lines.keep(item)

@@ -41,6 +41,7 @@ _Job = tuple[Callable[[apsw.Cursor, Sequence[Any]], Sequence[Any]], Any, _Asked]
 
 WRITE: Final = "BEGIN IMMEDIATE"
 READ: Final = "BEGIN"
+PATIENCE_SECONDS: Final = 0.002  # for which a write waits for others, if it can
 POLL_SECONDS: Final = 0.1  # within which a write by another process is noticed
 TROUBLES: Final = 100  # of those that were found that are told to who asks later
 
@@ -88,6 +89,8 @@ class SqliteFile:
         self._poll_seconds = poll_seconds
         self._writes: deque[_Job] = deque()
         self._reads: deque[_Job] = deque()
+        self._patient: deque[_Job] = deque()  # writes that wait for company
+        self._patience: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # held for what waits and for `_busy`, never for long
         self._busy = False  # a group is under way, or its handing over is
         self.unanswered = 0
@@ -113,12 +116,21 @@ class SqliteFile:
             self._poll = self._loop.call_later(self._poll_seconds, self._look_around)
 
     def write(
-        self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None
+        self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None, patient: bool = False
     ) -> asyncio.Future[Result]:
         """To be awaited: answers after the durable commit. Raises StoreUnavailable (nothing is known to be stored), or
-        what `perform` raises for this item."""
+        what `perform` raises for this item. `patient`: nobody is held up if it waits a moment for others, so that it
+        costs no sync of its own."""
         future: asyncio.Future[Result] = self._future()
-        self._ask(self._writes, (perform, item, (future, then)))
+        job: _Job = (perform, item, (future, then))
+        if not patient:
+            self._ask(self._writes, job)
+            return future
+        self.unanswered += 1
+        with self._lock:
+            self._patient.append(job)
+        if self._patience is None:
+            self._patience = self._loop.call_later(PATIENCE_SECONDS, self._lose_patience)
         return future
 
     def tell(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> None:
@@ -192,6 +204,14 @@ class SqliteFile:
             begin, self._busy = not self._busy, True
         if begin:
             self._loop.call_soon(self._executor, self._work)
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        with self._lock:
+            job = self._patient.popleft() if self._patient else None
+        if job is not None:  # the others come along
+            self.unanswered -= 1
+            self._ask(self._writes, job)
 
     def _nobody(self) -> asyncio.Future[Any]:
         nobody: asyncio.Future[Any] = self._loop.create_future()
@@ -274,6 +294,9 @@ class SqliteFile:
                 writes, reads = [*self._writes], [*self._reads]
                 self._writes.clear()
                 self._reads.clear()
+                if writes:
+                    writes += self._patient
+                    self._patient.clear()
                 self._busy = go_on = bool(writes or reads)
             if not go_on:
                 return
