@@ -16,6 +16,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from pydantic_core import from_json
+
 from examples.flights.board import Board, Told
 from examples.flights.data import LONG_DELAY_MINUTES, Flight
 from lambent import Engine, MappingHandle, StreamHandle
@@ -52,7 +54,7 @@ class Flights:
 def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights:
     """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
     engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
-    departures = engine.stream("departures", shards=16)
+    departures = engine.stream("departures", shards=24)
     rebook = engine.queue("rebook", visibility_timeout_seconds=30, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
@@ -170,7 +172,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
 
 def decoded(record: dict[str, Any]) -> Told:
     """A record of the stream, as Kinesis shows it to a function: its sequence number, and the flight."""
-    flight: Flight = json.loads(b64decode(record["kinesis"]["data"]))
+    flight: Flight = from_json(b64decode(record["kinesis"]["data"]))  # three times as fast as json.loads
     return record["kinesis"]["sequenceNumber"], flight
 
 

@@ -81,7 +81,8 @@ def _message(error: BaseException) -> str:
 def _frames(trace: TracebackType | None) -> list[str]:
     try:
         frames = traceback.extract_tb(trace, limit=-MAXIMUM_STACK_FRAMES)
-        return [_clean(frame) for frame in traceback.format_list(frames)]
+        places = [(frame.filename, frame.lineno or 0, frame.name, frame.line) for frame in frames]  # no columns, as AWS
+        return [_clean(place) for place in traceback.format_list(places)]
     except Exception:  # noqa: BLE001 - a module's loader may raise anything when it is asked for a source line
         return []
 
