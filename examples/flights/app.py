@@ -23,7 +23,7 @@ from examples.flights.data import LONG_DELAY_MINUTES, Flight
 from lambent import Engine, MappingHandle, StreamHandle
 
 WINDOW_SECONDS = 1
-BATCH_SIZE = 32
+BATCH_SIZE = 64
 REBOOKING_FAILS = 0.15  # of the tries
 REBOOK_AGAIN_SECONDS = 1
 ALERT_FAILS = 0.25  # of the tries
@@ -177,9 +177,9 @@ def decoded(record: dict[str, Any]) -> Told:
 
 
 def key(flight: Flight) -> str:
-    """The departures of one flight number keep their order. (By tail number, all that never departed and so have none
-    would meet in one shard.)"""
-    return f"{flight['carrier']}{flight['flight']}"
+    """An airport's departures of one day keep their order. What never departed comes last in it: poison that stands
+    together costs a third less halving than poison that is spread over all shards."""
+    return f"{flight['origin']} {flight['scheduled'][:10]}"
 
 
 def is_long(flight: Flight) -> bool:
