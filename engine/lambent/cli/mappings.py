@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -64,25 +64,13 @@ async def _list(client: Client, as_json: bool) -> None:
 @app.command()
 def pause(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
     """Deliver nothing more; what is in flight ends."""
-
-    async def paused(client: Client) -> None:
-        handle = await find(client, mapping)
-        await handle.pause()
-        say(f"{_shown(handle)}: paused")
-
-    with_client(store, paused)
+    _change(mapping, store, MappingHandle.pause, "paused")
 
 
 @app.command()
 def resume(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
     """Go on where it was paused."""
-
-    async def resumed(client: Client) -> None:
-        handle = await find(client, mapping)
-        await handle.resume()
-        say(f"{_shown(handle)}: resumed")
-
-    with_client(store, resumed)
+    _change(mapping, store, MappingHandle.resume, "resumed")
 
 
 @app.command()
@@ -93,25 +81,13 @@ def seek(
 ) -> None:
     """Read a stream anew: from its oldest record, only what comes from now on, or from a time."""
     place: Any = to if to in ("TRIM_HORIZON", "LATEST") else _time(to)
-
-    async def sought(client: Client) -> None:
-        handle = await find(client, mapping)
-        await handle.seek(place)
-        say(f"{_shown(handle)}: reads from {to}")
-
-    with_client(store, sought)
+    _change(mapping, store, lambda handle: handle.seek(place), f"reads from {to}")
 
 
 @app.command()
 def delete(mapping: Mapping, store: StoreOption = DEFAULT_STORE) -> None:
     """Forget a mapping. Code that declares it brings it back at its next start, with its progress."""
-
-    async def deleted(client: Client) -> None:
-        handle = await find(client, mapping)
-        await handle.delete()
-        say(f"{_shown(handle)}: deleted")
-
-    with_client(store, deleted)
+    _change(mapping, store, MappingHandle.delete, "deleted")
 
 
 def document(each: MappingStanding) -> dict[str, Any]:
@@ -159,6 +135,15 @@ async def find(client: Client, text: str) -> MappingHandle:
     if found:
         fail(f"{text} may be any of {', '.join(found)}: write more of it", USAGE)
     fail(f"there is no mapping {text}: `lambent mappings` lists all")
+
+
+def _change(mapping: str, store: str, change: Callable[[MappingHandle], Coroutine[Any, Any, None]], said: str) -> None:
+    async def changed(client: Client) -> None:
+        handle = await find(client, mapping)
+        await change(handle)
+        say(f"{_shown(handle)}: {said}")
+
+    with_client(store, changed)
 
 
 def _shown(handle: MappingHandle) -> str:
