@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from lambent.arns import function_arn
-from lambent.errors import EngineStopped, LambentError, StoreUnavailable
+from lambent.errors import EngineStopped, LambentError, LimitExceeded, StoreUnavailable
 from lambent.model import (
     LATEST,
     MAXIMUM_ASYNC_PAYLOAD_BYTES,
@@ -297,7 +297,7 @@ class Destinations:
                 record = parcel.smaller
             async with asyncio.timeout(seconds):
                 return await destination.deliver(record, parcel.attributes, parcel.hops)
-        except (StoreUnavailable, EngineStopped) as error:
+        except (StoreUnavailable, EngineStopped, LimitExceeded) as error:
             return Unavailable(error.message)
         except LambentError as error:
             return Refused(error.message)

@@ -14,6 +14,7 @@ __all__ = [
     "InvalidParameterValue",
     "InvalidRequestContent",
     "LambentError",
+    "LimitExceeded",
     "RecursiveInvocation",
     "RequestTooLarge",
     "ResourceConflict",
@@ -84,6 +85,13 @@ class RecursiveInvocation(LambentError):
     """The function called itself through others about 16 times (Lambda guide: recursive loop detection)."""
 
     aws_name = "RecursiveInvocationException"
+    status = 400
+
+
+class LimitExceeded(LambentError):
+    """A stream holds as much as it may (Kinesis API: LimitExceededException); nothing was stored."""
+
+    aws_name = "LimitExceededException"
     status = 400
 
 

@@ -181,11 +181,13 @@ class Queue(Configuration):
 
 
 class Stream(Configuration):
-    """A built-in stream (Kinesis API: CreateStream, IncreaseStreamRetentionPeriod)."""
+    """A built-in stream (Kinesis API: CreateStream, IncreaseStreamRetentionPeriod). A put that makes it hold more
+    than `maximum_bytes` of data and keys, in all shards together, is refused."""
 
     name: ResourceName
     shards: Annotated[int, Field(ge=1, le=10_000)] = 1
     retention_seconds: Annotated[int, Field(ge=3600, le=31_536_000)] = 86_400
+    maximum_bytes: Annotated[int, Field(ge=1)] | None = None
 
 
 # --------------------------------------------------------------------------- one call and its result

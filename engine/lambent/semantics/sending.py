@@ -1,8 +1,8 @@
 """What may be sent to a queue and put into a stream.
 
 Decides which message SendMessage and which record PutRecord would refuse, in one sentence that names the field and what
-is allowed: whatever is stored must have a JSON form, or it would stop its mapping for ever. Leaves to the stores that
-of a refused call nothing is stored.
+is allowed: whatever is stored must have a JSON form, or it would stop its mapping for ever; and when a stream is full.
+Leaves to the stores that of a refused call nothing is stored.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from lambent.errors import InvalidParameterValue
-from lambent.model import MAXIMUM_KEY_CHARACTERS, MAXIMUM_RECORD_BYTES, MessageAttribute, Put, Queue, Send
+from lambent.errors import InvalidParameterValue, LimitExceeded
+from lambent.model import MAXIMUM_KEY_CHARACTERS, MAXIMUM_RECORD_BYTES, MessageAttribute, Put, Queue, Send, Stream
 
 MAXIMUM_DELAY_SECONDS: Final = 900  # SQS: SendMessage, DelaySeconds
 MAXIMUM_ATTRIBUTES: Final = 10  # SQS: «Amazon SQS message metadata»
@@ -56,6 +56,20 @@ def check_put(put: Put) -> None:
         _refuse("key", put.key, _KEY)
     if len(put.data) > MAXIMUM_RECORD_BYTES:
         raise InvalidParameterValue(f"data must be at most {MAXIMUM_RECORD_BYTES} bytes, not {len(put.data)}")
+
+
+def has_room(stream: Stream, held: int, more: int) -> bool:
+    """For so many bytes more than it holds."""
+    return stream.maximum_bytes is None or held + more <= stream.maximum_bytes
+
+
+def check_room(stream: Stream, held: int, more: int) -> None:
+    """Raise LimitExceeded if there is none."""
+    if not has_room(stream, held, more):
+        raise LimitExceeded(
+            f"stream {stream.name} is full: it holds {held} of maximum_bytes={stream.maximum_bytes}, and {more} more do"
+            " not fit. Records go when they are older than retention_seconds and every mapping has passed them"
+        )
 
 
 def _attributes_size(attributes: Mapping[str, MessageAttribute]) -> int:

@@ -28,7 +28,7 @@ from lambent.semantics.builtin import (
     shard_id,
     size_of,
 )
-from lambent.semantics.sending import check_put
+from lambent.semantics.sending import check_put, check_room
 from lambent.stores.memory_lines import Bell
 
 TRIM_AT_LEAST: Final = 1024  # dropped records that are not worth moving the others for
@@ -53,6 +53,11 @@ class _Shard:
     def last(self) -> int:
         return self.base + len(self.records)
 
+    @property
+    def held(self) -> int:
+        """Bytes of what can be read."""
+        return self.sizes[-1] - self._bytes_before(self.gone) if self.gone < len(self.records) else 0
+
     def position(self, place: int) -> str:
         return position_of(self.prefix, place)
 
@@ -72,14 +77,17 @@ class _Shard:
         start = max(asked, self.gone)
         stop = min(start + maximum_records, len(self.records))
         if stop > start:
-            before = self.sizes[start - 1] if start else self.sizes[0] - size_of(self.records[0])
-            fits = bisect_right(self.sizes, before + maximum_bytes, start, stop)
+            fits = bisect_right(self.sizes, self._bytes_before(start) + maximum_bytes, start, stop)
             stop = max(fits, start + 1)  # one is always given, or a large one would block the shard
         tip = stop >= len(self.records)
         ended = tip and self.closed
         # a loss is told with the records after it: without any, the position would stay before it, to be told again
         lost = start - asked if stop > start or ended else 0
         return Read(self.shard.id, self.records[start:stop], tip, ended, lost)
+
+    def _bytes_before(self, index: int) -> int:
+        """Of the shard, before that one of its records."""
+        return self.sizes[index - 1] if index else self.sizes[0] - size_of(self.records[0])
 
     def wake(self) -> None:
         waiting, self.waiting = self.waiting, {}
@@ -105,6 +113,10 @@ class StreamState:
         hashes = [hash_key(put.key) for put in puts] if len(self._open) > 1 else [0] * len(puts)
         now = self.clock.now()
         oldest = now - self.config.retention_seconds
+        if self.config.maximum_bytes is not None:
+            for shard in self.shards.values():
+                shard.trim(oldest)
+            check_room(self.config, sum(shard.held for shard in self.shards.values()), sum(map(size_of, puts)))
         positions = []
         touched: dict[str, _Shard] = {}
         for put, hashed in zip(puts, hashes, strict=True):

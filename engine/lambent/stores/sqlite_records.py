@@ -37,7 +37,9 @@ from lambent.semantics.builtin import (
     positions_of,
     prefix_of,
     shard_id,
+    size_of,
 )
+from lambent.semantics.sending import check_room, has_room
 from lambent.stores.sqlite_file import FileClock, Perform
 from lambent.stores.sqlite_rows import many, quarantine
 
@@ -60,6 +62,12 @@ SCHEMA: Final = (
     ) STRICT""",
 )
 
+SIZES: Final = (  # a shard's `bytes` are those of its records
+    "ALTER TABLE shards ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    """UPDATE shards SET bytes = (SELECT coalesce(sum(length(data) + length(key)), 0) FROM records
+        WHERE records.number > shards.number << 40 AND records.number < (shards.number + 1) << 40)""",
+)
+
 PLACE_BITS: Final = 40
 MAXIMUM_PLACE: Final = 2**PLACE_BITS - 1
 TRIM_ROWS: Final = 1_000  # removed in one step at most, besides twice as many as are put
@@ -69,10 +77,10 @@ STEP_SHARDS: Final = 100  # looked at in one transaction for what is too old
 
 _OPEN: Final = "SELECT number, config, layout FROM streams WHERE name = ?"
 _NEW_LAYOUT: Final = "UPDATE streams SET layout = hex(randomblob(16)) WHERE number = ?"
-_NEW_SHARD: Final = "INSERT INTO shards VALUES (NULL, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0)"
+_NEW_SHARD: Final = "INSERT INTO shards VALUES (NULL, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0, 0)"
 _SHARDS: Final = "SELECT number, ordinal, parents, closed, last FROM shards WHERE stream = ? ORDER BY ordinal"
-_NEXT_PLACES: Final = """UPDATE shards SET last = last + ?, last_at = max(last_at, ?) WHERE number = ?
-    RETURNING last, last_at, first, first_at"""
+_NEXT_PLACES: Final = """UPDATE shards SET last = last + ?, last_at = max(last_at, ?), bytes = bytes + ?
+    WHERE number = ? RETURNING last, last_at, first, first_at"""
 _PUT: Final = "INSERT INTO records (number, arrived_at, hops, crc, key, data) VALUES {rows}"
 _READ: Final = """SELECT number, arrived_at, hops, crc, key, data FROM records WHERE number > ? AND number <= ?
     ORDER BY number LIMIT ?"""
@@ -180,13 +188,18 @@ class _Stream:
     def put(self, puts: Sequence[Put]) -> Placed:
         """Store checked records, all that several callers have."""
         shards = self._shards_of(puts)
+        sizes = Counter[int]()
+        for (shard, _), size in zip(shards, map(size_of, puts), strict=True):
+            sizes[shard] += size
+        if self.config.maximum_bytes is not None:
+            self._make_room(sizes.total())
         lasts: dict[int, int] = {}
         numbers: dict[int, Iterator[int]] = {}
         positions: dict[int, Iterator[str]] = {}
         old: list[tuple[int, int, int]] = []
         arrived_at = self.now
         for (shard, prefix), count in Counter(shards).items():
-            places: Any = self.cursor.execute(_NEXT_PLACES, (count, self.now, shard)).fetchall()
+            places: Any = self.cursor.execute(_NEXT_PLACES, (count, self.now, sizes[shard], shard)).fetchall()
             ((last, last_at, first, first_at),) = places
             lasts[shard] = last
             place = last - count + 1
@@ -199,6 +212,20 @@ class _Stream:
         for each in old:
             _trim(self.cursor, *each, self.horizon, TRIM_ROWS + 2 * len(puts))
         return Placed([next(positions[shard]) for shard, _ in shards], lasts)
+
+    def _make_room(self, more: int) -> None:
+        """Raises LimitExceeded if there is none."""
+        while True:
+            held: int = self.cursor.execute("SELECT sum(bytes) FROM shards WHERE stream = ?", (self.number,)).get
+            old: Any = self.cursor.execute(
+                "SELECT number, first, last FROM shards WHERE stream = ? AND first <= last AND first_at < ?",
+                (self.number, self.horizon),
+            ).fetchall()
+            if not old or has_room(self.config, held, more):
+                check_room(self.config, held, more)
+                return
+            for number, first, last in old:
+                _trim(self.cursor, number, first, last, self.horizon, TRIM_ROWS)
 
     def _shards_of(self, puts: Sequence[Put]) -> Sequence[tuple[int, str]]:
         first_hashes, shards = self._layout()
@@ -364,7 +391,7 @@ def put_aside(cursor: apsw.Cursor, items: Sequence[Sequence[int]]) -> Sequence[N
     for number in chain.from_iterable(items):
         for row in cursor.execute("SELECT * FROM records WHERE number = ?", (number,)).fetchall():
             quarantine(cursor, "records", f"{number >> PLACE_BITS}/{number & MAXIMUM_PLACE}", row)
-            cursor.execute("DELETE FROM records WHERE number = ?", (number,))
+            _delete(cursor, number, number)
     return [None] * len(items)
 
 
@@ -392,9 +419,20 @@ def _trim(cursor: apsw.Cursor, number: int, first: int, last: int, horizon: floa
             after, after_at = row, arrived_at
             break
         old += 1
-    cursor.execute("DELETE FROM records WHERE number >= ? AND number < ?", (base + first, after))
+    _delete(cursor, base + first, after - 1)
     cursor.execute("UPDATE shards SET first = ?, first_at = ? WHERE number = ?", (after - base, after_at, number))
     return old == limit
+
+
+def _delete(cursor: apsw.Cursor, first: int, last: int) -> None:
+    """Of one shard, from the first number to the last."""
+    cursor.execute(
+        """UPDATE shards SET bytes = max(0, bytes - (
+            SELECT coalesce(sum(length(data) + length(key)), 0) FROM records WHERE number BETWEEN ? AND ?
+        )) WHERE number = ?""",
+        (first, last, first >> PLACE_BITS),
+    )
+    cursor.execute("DELETE FROM records WHERE number BETWEEN ? AND ?", (first, last))
 
 
 def _first_since(cursor: apsw.Cursor, number: int, first: int, last: int, since: float) -> int:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from lambent.errors import InvalidParameterValue
+from lambent.errors import InvalidParameterValue, LimitExceeded
 from lambent.model import MAXIMUM_RECORD_BYTES, Backlog, Put, Read, Record, Stream
 from lambent.ports import StreamReader, StreamSource, StreamTarget
 
@@ -242,6 +242,23 @@ class StreamSuite(Suite):
         assert ([record.data for record in read.records], read.lost) == ([b"d", b"e"], 3)
         _, horizon = await self.start(stream)
         assert (await self.read(stream.reader(), shard, horizon)).lost == 0
+
+    @needs("maximum_bytes")
+    async def test_a_full_stream_refuses_a_put_as_a_whole_and_takes_it_when_there_is_room(self) -> None:
+        stream = await self.stream(shards=2, maximum_bytes=1000, retention_seconds=3600)
+        await stream.put_many([Put(b"x" * 98, f"k{number}") for number in range(8)])
+        for puts in ([Put(b"x" * 201, "k")], [Put(b"x", "k"), Put(b"x" * 200, "l")]):
+            with pytest.raises(LimitExceeded, match="full"):
+                await stream.put_many(puts)
+        await stream.put_many([Put(b"x" * 199, "k")])
+        with pytest.raises(LimitExceeded):
+            await stream.put_many([Put(b"", "k")])
+        held = [record for shard in await stream.shards() for record in await self.read_all(stream, shard.id)]
+        assert len(held) == 9
+        await self.pass_time(3601)
+        with pytest.raises(LimitExceeded):
+            await stream.put_many([Put(b"x" * 1000, "k")])
+        await stream.put_many([Put(b"x" * 999, "k")])
 
     @needs("reshard")
     async def test_a_split_shard_ends_and_its_children_name_it(self) -> None:
