@@ -416,6 +416,8 @@ class Bell:
         self.wanted = False
         self.heard = asyncio.Event()
         self.rings = 0
+        self.on_ring: dict[object, Callable[[], None]] = {}
+        """What else to call at each, by who wants it."""
         self._server = server
         self._rung = asyncio.Event()
 
@@ -429,6 +431,8 @@ class Bell:
         self.rings += 1
         rung, self._rung = self._rung, asyncio.Event()
         rung.set()
+        for callback in list(self.on_ring.values()):
+            callback()
 
     async def wait(self, rings: int, seconds: float) -> None:
         """Until it has rung more often than that, at most so long. (Take `rings` before you look at what it is for.)"""

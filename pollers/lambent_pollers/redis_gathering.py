@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from lambent.errors import LambentError
-from lambent_pollers.redis_connection import Word
 
-Perform = Callable[[Sequence[Word]], Awaitable[Sequence[Any]]]
+Perform = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
 """A call: takes the words of all, and gives as many answers as they asked for, in their order (or none at all)."""
 
 
@@ -23,10 +22,10 @@ class Gathering:
     def __init__(self, perform: Perform, maximum_bytes: int = 4 * 1024 * 1024) -> None:
         self._perform = perform
         self._maximum_bytes = maximum_bytes
-        self._waiting: deque[tuple[Sequence[Word], int, int, asyncio.Future[Sequence[Any]]]] = deque()
+        self._waiting: deque[tuple[Sequence[Any], int, int, asyncio.Future[Sequence[Any]]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
-    async def put(self, words: Sequence[Word], answers: int, size: int) -> Sequence[Any]:
+    async def put(self, words: Sequence[Any], answers: int, size: int) -> Sequence[Any]:
         """What becomes of these words, of so many bytes. Raises what `perform` raises."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Sequence[Any]] = loop.create_future()
@@ -60,8 +59,8 @@ class Gathering:
                 future.cancel()  # of those that are left when the loop ends
             self._waiting.clear()
 
-    def _next(self) -> tuple[Sequence[Word], list[tuple[int, asyncio.Future[Sequence[Any]]]]]:
-        words: list[Word] = []
+    def _next(self) -> tuple[Sequence[Any], list[tuple[int, asyncio.Future[Sequence[Any]]]]]:
+        words: list[Any] = []
         callers: list[tuple[int, asyncio.Future[Sequence[Any]]]] = []
         left = self._maximum_bytes
         while self._waiting and (left >= self._waiting[0][2] or not callers):
