@@ -29,10 +29,6 @@ REBOOK_AGAIN_SECONDS = 1
 ALERT_FAILS = 0.25  # of the tries
 
 
-class NeverDeparted(Exception):
-    """A flight without a departure time: nothing can be added up."""
-
-
 class Figures(TypedDict):
     """A window's state: departures and minutes of delay by airline ('UA') and airport ('JFK'), from which record on."""
 
@@ -54,7 +50,7 @@ class Flights:
 def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights:
     """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
     engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
-    departures = engine.stream("departures", shards=24)
+    departures = engine.stream("departures", shards=8)
     rebook = engine.queue("rebook", visibility_timeout_seconds=30, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
@@ -64,14 +60,15 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
 
     @engine.function(timeout_seconds=10)
     async def delays(event: dict[str, Any], context: object) -> dict[str, Any]:
-        batch = []
+        batch, failed = [], []
         for record in event["Records"]:
             number, flight = decoded(record)
-            if flight["delay"] is None:
+            if flight["delay"] is None:  # it never departed: nothing can be added up
                 board.failed_attempts["delays"] += 1
                 if len(event["Records"]) == 1:
                     board.settle("poison", "isolated", [flight["id"]])
-                raise NeverDeparted(f"{flight['carrier']} {flight['flight']}")
+                failed.append(number)
+                break  # what follows comes again
             batch.append((number, flight))
         figures: Figures = event["state"] or Figures(first_record="", departed={}, minutes={})
         for number, flight in board.departed(batch):  # without those that other records told
@@ -82,17 +79,18 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
         if batch:
             age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"]
             board.iterator_age = max(board.iterator_age, age)
-        if event["isFinalInvokeForWindow"] and figures["first_record"]:
+        if event["isFinalInvokeForWindow"] and not failed and figures["first_record"]:
             board.closed(**figures)
-        return {"state": figures}
+        return {"state": figures, "batchItemFailures": [{"itemIdentifier": number} for number in failed]}
 
     mapping = engine.map(
         departures,
         delays,
         batch_size=BATCH_SIZE,
         tumbling_window_seconds=WINDOW_SECONDS,
-        bisect_batch_on_function_error=True,  # halve until the poison stands alone …
-        maximum_retry_attempts=0,  # … then don't try it again …
+        report_batch_item_failures=True,  # what came before the poison is done …
+        bisect_batch_on_function_error=True,  # … what it begins is halved until it stands alone …
+        maximum_retry_attempts=0,  # … then it isn't tried again …
         on_failure=rebook,  # … but hand it over, with the record itself
     )
 
@@ -111,7 +109,9 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
                 await departures.put(flight, key=key(flight))
         return found
 
-    @engine.on(rebook, batch_size=10, report_batch_item_failures=True, timeout_seconds=5)
+    @engine.on(
+        rebook, batch_size=10, maximum_batching_window_seconds=0.5, report_batch_item_failures=True, timeout_seconds=5
+    )
     async def rebooking(event: dict[str, Any], context: object) -> dict[str, Any]:
         rebooked, failed = [], []
         for message, flight in await stranded(event):
@@ -177,9 +177,8 @@ def decoded(record: dict[str, Any]) -> Told:
 
 
 def key(flight: Flight) -> str:
-    """An airport's departures of one day keep their order. What never departed comes last in it: poison that stands
-    together costs a third less halving than poison that is spread over all shards."""
-    return f"{flight['origin']} {flight['scheduled'][:10]}"
+    """A plane's departures keep their order. A flight that nobody found a plane for is its own."""
+    return flight["tailnum"] if flight["tailnum"] != "NA" else f"{flight['carrier']} {flight['flight']}"
 
 
 def is_long(flight: Flight) -> bool:

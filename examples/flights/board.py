@@ -59,9 +59,11 @@ class Board:
 
     def departed(self, told: Sequence[Told]) -> Sequence[Told]:
         """These departed; gives those that count."""
+        if not told:
+            return told
         with self._transaction() as db:
             rows = [(flight["id"], record) for record, flight in told]
-            new = db.executemany("INSERT OR IGNORE INTO departed VALUES (?, ?)", rows).rowcount if rows else 0
+            new = db.executemany("INSERT OR IGNORE INTO departed VALUES (?, ?)", rows).rowcount
             self.counts["departed"] += new
             if new == len(told):
                 return told

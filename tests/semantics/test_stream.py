@@ -307,7 +307,8 @@ def test_with_bisect_a_batch_is_split_at_the_reported_record() -> None:
         .put(8)
         .run()
     )
-    assert play.batches[:2] == [[1, 2, 3, 4, 5, 6, 7, 8], [6, 7, 8]]
+    assert play.batches == [[1, 2, 3, 4, 5, 6, 7, 8], [6, 7, 8], [6], [7, 8]]
+    assert play.times == [0] * 4  # as halves do
     assert play.fates() == {"delivered": 7, "failed": 1}
 
 

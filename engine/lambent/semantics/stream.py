@@ -378,7 +378,10 @@ class ShardConsumer:
         lane.batches.popleft()
         if first_failed < len(batch.records):
             rest = _Batch(batch.records[first_failed:], batch.ordinals[first_failed:], batch.final)
-            rest.retry_at = now + backoff.stream_retry(1, jitter)
+            if self._config.bisect_batch_on_function_error:
+                rest.half = True
+            else:
+                rest.retry_at = now + backoff.stream_retry(1, jitter)
             lane.batches.appendleft(rest)
             batch = _Batch(batch.records[:first_failed], batch.ordinals[:first_failed])
         if self._window is not None and self._window.terminated_early:  # before what is left of a split
