@@ -34,5 +34,5 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db*
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,8 @@
 """`make run`: plays all departures with live progress, prints the tables, writes flights.png. Exits 1 if any total
 differs from the file. What was interrupted, even by `kill -9`, goes on where it was when it is started again.
 
+    python -m examples.flights --store redis://localhost:6379 --engines 3     by three engines that share a Redis
+
 Decides what it looks like, and which run it is: the one that was interrupted, or a new one.
 """
 
@@ -19,12 +21,13 @@ from rich.table import Table
 from examples.flights.app import flights
 from examples.flights.board import Board
 from examples.flights.data import Truth, departures, truth
+from examples.flights.engines import Engines, in_processes
 from examples.flights.picture import Sample, draw
-from examples.flights.play import PUTS_PER_SECOND, Played, audit, lines, play, settled
+from examples.flights.play import PUTS_PER_SECOND, Played, audit, in_this_process, lines, play, settled
 from lambent import StoreUnavailable
 
 ALL = 336_776
-ENGINE_FILE, BOARD_FILE = Path("flights.db"), Path("flights-board.db")
+ENGINE_FILE, BOARD_FILE, ENGINES_LOG = Path("flights.db"), Path("flights-board.db"), Path("flights-engines.log")
 SQLITE_ENDINGS = ("", "-wal", "-shm")  # of the files that SQLite makes of one
 
 
@@ -36,7 +39,6 @@ def main() -> int:
     if board.mark("begun"):
         done = int(board.mark("put", "0"))
         console.print(f"A run was interrupted; it goes on after {done:,} departures (--fresh starts over).")
-    app = flights(board, f"sqlite:///{ENGINE_FILE}", asked.seed)
     with _progress(console) as progress:
         bars = {
             name: progress.add_task(text, total=count if name == "put" else None, figure="")
@@ -57,7 +59,12 @@ def main() -> int:
                 progress.update(bar, completed=amount, total=total, figure=f"{amount:,}")
 
         try:
-            played = asyncio.run(play(app, departures(asked.limit), per_second=asked.per_second, show=show))
+            if asked.engines:
+                engines = Engines(asked.store, BOARD_FILE, asked.seed, ENGINES_LOG)
+                serving = in_processes(engines, asked.engines)
+            else:
+                serving = in_this_process(flights(board, asked.store, asked.seed))
+            played = asyncio.run(play(board, serving, departures(asked.limit), per_second=asked.per_second, show=show))
         except StoreUnavailable as unavailable:
             raise SystemExit(str(unavailable)) from None
     expected = truth(asked.limit)
@@ -81,14 +88,17 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=2013, help="decides which tries fail (2013)")
     parser.add_argument("--per-second", type=float, default=PUTS_PER_SECOND, help="departures put in a second")
     parser.add_argument("--fresh", action="store_true", help="start over, even if a run was interrupted")
+    parser.add_argument("--store", default=f"sqlite:///{ENGINE_FILE}", help="where the engine keeps everything")
+    parser.add_argument("--engines", type=int, default=0, help="in processes of their own (default: one, in this one)")
     parser.add_argument("--picture", type=Path, default=Path("flights.png"), help="where the picture goes")
     return parser.parse_args(arguments)
 
 
 def board_of(asked: argparse.Namespace) -> Board:
     """The board of a run that was interrupted, if it had the same options; else an empty one, and no engine's file."""
-    run = f"seed {asked.seed}, {asked.limit} departures"
-    if not asked.fresh and BOARD_FILE.exists() and ENGINE_FILE.exists():
+    run = f"seed {asked.seed}, {asked.limit} departures, {asked.store}"
+    own = asked.store == f"sqlite:///{ENGINE_FILE}"
+    if not asked.fresh and BOARD_FILE.exists() and (ENGINE_FILE.exists() or not own):
         board = Board(BOARD_FILE)
         if board.mark("run") == run and not board.mark("finished"):
             return board

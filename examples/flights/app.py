@@ -64,21 +64,19 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
         for record in event["Records"]:
             number, flight = decoded(record)
             if flight["delay"] is None:  # it never departed: nothing can be added up
-                board.failed_attempts["delays"] += 1
+                board.failed("delays")
                 if len(event["Records"]) == 1:
                     board.settle("poison", "isolated", [flight["id"]])
                 failed.append(number)
                 break  # what follows comes again
             batch.append((number, flight))
         figures: Figures = event["state"] or Figures(first_record="", departed={}, minutes={})
-        for number, flight in board.departed(batch):  # without those that other records told
+        age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"] if batch else 0.0
+        for number, flight in board.departed(batch, age):  # without those that other records told
             figures["first_record"] = figures["first_record"] or number
             add(figures, flight)
             if is_long(flight):
                 await engine.invoke_async("alert", flight)
-        if batch:
-            age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"]
-            board.iterator_age = max(board.iterator_age, age)
         if event["isFinalInvokeForWindow"] and not failed and figures["first_record"]:
             board.closed(**figures)
         return {"state": figures, "batchItemFailures": [{"itemIdentifier": number} for number in failed]}
@@ -122,7 +120,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
         # A machine may stall, so the time limit has room, and the visibility is six times as long, as AWS advises. What
         # failed needn't wait for it.
         await rebook.change_visibility([message["receiptHandle"] for message in failed], REBOOK_AGAIN_SECONDS)
-        board.failed_attempts["rebooking"] += len(failed)
+        board.failed("rebooking", len(failed))
         board.settle("rebooking", "rebooked", rebooked)  # last: if the time is up before, nothing was rebooked
         return {"batchItemFailures": [{"itemIdentifier": message["messageId"]} for message in failed]}
 
@@ -144,7 +142,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
     async def alert(flight: Flight, context: Any) -> dict[str, int]:
         tries[context.aws_request_id] += 1
         if fails(ALERT_FAILS, seed, flight["id"], tries[context.aws_request_id]):
-            board.failed_attempts["alert"] += 1
+            board.failed("alert")
             raise ConnectionError("the pager does not answer")
         board.settle("alert", "alerted", [flight["id"]])
         return {"alerted": flight["id"]}

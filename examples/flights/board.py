@@ -3,6 +3,7 @@
 Decides what counts when something is handed over again, as after a crash (at least once, as on AWS): a flight departed
 by the first record that told it, also if that very record comes again; it has one fate of a kind, the first; a window
 is named by its first record, and written anew if it ends again. All that is too much is a duplicate, and only counted.
+Any number of processes may use it at once.
 
 `synchronous=NORMAL` survives `kill -9`, which is what `make run` shows. Where the power may fail, use FULL: the
 engine's store does, and must not be ahead of its application.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,52 +23,51 @@ from examples.flights.data import Flight
 SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS departed (flight INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS departed (place INTEGER PRIMARY KEY, flight INTEGER UNIQUE, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS fates (kind TEXT, flight INTEGER, fate TEXT, PRIMARY KEY (kind, flight)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS windows (
     airline_or_airport TEXT, first_record TEXT, departed INTEGER, minutes INTEGER,
     PRIMARY KEY (airline_or_airport, first_record)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS duplicates (kind TEXT, amount INTEGER);
+CREATE TABLE IF NOT EXISTS counts (kind TEXT, name TEXT, amount INTEGER, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+ADD = "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
+AGE = "INSERT INTO counts VALUES ('age', '', ?) ON CONFLICT DO UPDATE SET amount = max(amount, excluded.amount)"
+PATIENCE_SECONDS = 30.0  # with other processes that write
 
 Told = tuple[str, Flight]
 """A departure, and the record (its sequence number) that told it."""
 
 
 class Board:
-    """May be used by several threads. What is counted in `counts` is in the file; see `failed_attempts` for what is
-    only of this process."""
+    """May be used by several threads. What only counts (`counts`) is written with the next transaction."""
 
     def __init__(self, path: Path | str = ":memory:") -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
         self._lock = threading.Lock()
         self._db.executescript(SCHEMA)
-        self.counts: Counter[str] = Counter(departed=self._number("SELECT count(*) FROM departed"))
-        self.counts.update(dict(self._db.execute("SELECT fate, count(*) FROM fates GROUP BY fate")))
-        self.duplicates: Counter[str] = Counter(
-            dict(self._db.execute("SELECT kind, sum(amount) FROM duplicates GROUP BY kind"))
-        )
-        self.failed_attempts: Counter[str] = Counter()  # by function; items that this process tried in vain
-        self.iterator_age = 0.0  # seconds; the oldest of any shard since somebody looked
+        self._news: Counter[tuple[str, str]] = Counter()
+        self._oldest = 0.0
 
     def close(self) -> None:
         self._db.close()
 
     # --- what the functions write ------------------------------------------------------------------------------------
 
-    def departed(self, told: Sequence[Told]) -> Sequence[Told]:
-        """These departed; gives those that count."""
+    def departed(self, told: Sequence[Told], age: float = 0.0) -> Sequence[Told]:
+        """These departed; gives those that count. `age`: of the last record, in seconds."""
         if not told:
             return told
         with self._transaction() as db:
+            self._oldest = max(self._oldest, age)
             rows = [(flight["id"], record) for record, flight in told]
-            new = db.executemany("INSERT OR IGNORE INTO departed VALUES (?, ?)", rows).rowcount
-            self.counts["departed"] += new
+            new = db.executemany("INSERT OR IGNORE INTO departed (flight, record) VALUES (?, ?)", rows).rowcount
+            self._news["fate", "departed"] += new
             if new == len(told):
                 return told
-            self._too_many("departed", len(told) - new)
+            self._news["duplicates", "departed"] += len(told) - new
             same = "SELECT record = ? FROM departed WHERE flight = ?"
             return [(record, flight) for record, flight in told if self._number(same, record, flight["id"])]
 
@@ -79,20 +79,28 @@ class Board:
             db.executemany("INSERT INTO windows VALUES (?, ?, ?, ?)", rows)
 
     def forget(self, record: str, flight: Flight) -> None:
-        """The engine gave this record up, so it is in no window's state: what it told does not count."""
+        """The engine gave this record up, so it is in no window's state: what it told does not count. It is put again,
+        out of its order."""
         with self._transaction() as db:
             told = "DELETE FROM departed WHERE flight = ? AND record = ?"
-            self.counts["departed"] -= db.execute(told, (flight["id"], record)).rowcount
+            self._news["fate", "departed"] -= db.execute(told, (flight["id"], record)).rowcount
             db.execute("DELETE FROM windows WHERE first_record = ?", (record,))
+            db.execute("INSERT OR IGNORE INTO fates VALUES ('order', ?, 'put again')", (flight["id"],))
 
-    def settle(self, kind: str, fate: str, flights: Iterable[int]) -> None:
+    def settle(self, kind: str, fate: str, flights: Sequence[int]) -> None:
         """The fate of these flights, of this kind."""
+        if not flights:
+            return
         with self._transaction() as db:
             rows = [(kind, flight, fate) for flight in flights]
-            new = db.executemany("INSERT OR IGNORE INTO fates VALUES (?, ?, ?)", rows).rowcount if rows else 0
-            self.counts[fate] += new
-            if new < len(rows):
-                self._too_many(kind, len(rows) - new)
+            new = db.executemany("INSERT OR IGNORE INTO fates VALUES (?, ?, ?)", rows).rowcount
+            self._news["fate", fate] += new
+            self._news["duplicates", kind] += len(rows) - new
+
+    def failed(self, function: str, items: int = 1) -> None:
+        """A function tried these in vain."""
+        with self._lock:
+            self._news["failed attempts", function] += items
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 
@@ -109,6 +117,23 @@ class Board:
             if fate == "departed":
                 return {flight for (flight,) in self._db.execute("SELECT flight FROM departed")}
             return {flight for (flight,) in self._db.execute("SELECT flight FROM fates WHERE fate = ?", (fate,))}
+
+    def order(self) -> list[int]:
+        """The flights that departed, as they were told."""
+        with self._lock:
+            return [flight for (flight,) in self._db.execute("SELECT flight FROM departed ORDER BY place")]
+
+    def counts(self, kind: str) -> Counter[str]:
+        """How many, of this kind ("fate", "duplicates", "failed attempts"), by name."""
+        with self._lock:
+            asked = "SELECT name, amount FROM counts WHERE kind = ? AND amount > 0"
+            return Counter(dict(self._db.execute(asked, (kind,))))
+
+    def oldest(self) -> float:
+        """The largest age of a record, in seconds, since somebody asked."""
+        with self._lock:
+            found = self._db.execute("UPDATE counts SET amount = 0 WHERE kind = 'age' RETURNING amount").fetchone()
+        return found[0] / 1000 if found else 0.0
 
     # --- how far the run is ------------------------------------------------------------------------------------------
 
@@ -128,13 +153,18 @@ class Board:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            news = self._news.copy()
             self._db.execute("BEGIN IMMEDIATE")
-            with self._db:  # commits, or rolls back
-                yield self._db
-
-    def _too_many(self, kind: str, amount: int) -> None:
-        self.duplicates[kind] += amount
-        self._db.execute("INSERT INTO duplicates VALUES (?, ?)", (kind, amount))
+            try:
+                with self._db:  # commits, or rolls back
+                    yield self._db
+                    self._db.executemany(ADD, [(*name, amount) for name, amount in self._news.items()])
+                    self._db.execute(AGE, (round(1000 * self._oldest),))
+            except BaseException:
+                self._news = news
+                raise
+            self._news.clear()
+            self._oldest = 0.0
 
     def _number(self, asked: str, *values: object) -> int:
         return int(self._db.execute(asked, values).fetchone()[0])

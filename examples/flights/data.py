@@ -42,6 +42,7 @@ class Truth:
     departed: Counter[str] = field(default_factory=Counter)
     minutes: Counter[str] = field(default_factory=Counter)
     never_departed: set[int] = field(default_factory=set)
+    planes: dict[int, str] = field(default_factory=dict)  # of what departed
     long_delays: set[int] = field(default_factory=set)
 
 
@@ -70,12 +71,15 @@ def truth(limit: int | None = None) -> Truth:
     with _csv() as lines:
         rows = csv.reader(lines)
         column = {name: place for place, name in enumerate(next(rows))}
-        time, delay, carrier, origin = (column[name] for name in ("dep_time", "dep_delay", "carrier", "origin"))
+        time, delay, carrier, origin, plane = (
+            column[name] for name in ("dep_time", "dep_delay", "carrier", "origin", "tailnum")
+        )
         for number, row in enumerate(islice(rows, limit)):
             said.rows += 1
             if row[time] == "NA":
                 said.never_departed.add(number)
                 continue
+            said.planes[number] = row[plane]
             for group in (row[carrier], row[origin]):
                 said.departed[group] += 1
                 said.minutes[group] += int(row[delay])

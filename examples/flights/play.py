@@ -7,15 +7,17 @@ was counted; `audit` says what is wrong with it, comparing with `data.truth`, wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from examples.flights.app import Flights, is_long, key
 from examples.flights.board import Board
 from examples.flights.data import Flight, Truth
 from examples.flights.picture import Sample
-from lambent.telemetry import DROPPED_EVENT_COUNT, FILTERED_OUT_EVENT_COUNT, POLLED_EVENT_COUNT
+from lambent.semantics.auditing import Account
 
 PUTS_PER_SECOND = 15_000
 PUT_AT_ONCE = 500
@@ -23,7 +25,18 @@ QUERY_EVERY_SECONDS = 0.05
 SAMPLE_EVERY_SECONDS = 0.25
 AIRPORTS = ("EWR", "JFK", "LGA")
 
+NOTHING = Account(came=0, passed=0, fates={}, waiting=0)
+
 Show = Callable[[Sample], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the application's users have of it. `account` gives the engine's own books of the stream's mapping."""
+
+    put_many: Callable[[Sequence[tuple[Flight, str]]], Awaitable[Sequence[str]]]
+    invoke: Callable[[str, object], Awaitable[Any]]
+    account: Callable[[], Awaitable[Account]]
 
 
 @dataclass(slots=True)
@@ -38,7 +51,7 @@ class Played:
     went_down: int = 0  # answers with fewer departures than the one before
     answers: dict[str, dict[str, int]] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
-    counted: dict[str, int] = field(default_factory=dict)  # the engine's own metrics of the stream's mapping
+    account: Account = NOTHING  # the engine's own books of the stream's mapping
     seconds: float = 0.0
     resumed: bool = False  # another process began it, and was killed
 
@@ -56,32 +69,45 @@ class Line:
     failed_attempts: int
 
 
+@asynccontextmanager
+async def in_this_process(app: Flights) -> AsyncIterator[Service]:
+    """The engine runs here."""
+
+    async def account() -> Account:
+        return (await app.engine.audit(app.mapping.id)).total
+
+    async with app.engine:
+        yield Service(app.departures.put_many, app.engine.invoke, account)
+
+
 async def play(
-    app: Flights,
+    board: Board,
+    serving: AbstractAsyncContextManager[Service],
     departures: Iterable[Flight],
     *,
     per_second: float = PUTS_PER_SECOND,
     at_most_seconds: float = 600.0,
     show: Show = lambda sample: None,
 ) -> Played:
-    """Start the engine, put in what no process before this one did, ask while it works, and stop when nothing is left
-    to do."""
-    played = Played(app.board, resumed=bool(app.board.mark("begun")))
-    app.board.note("begun", True)
+    """Have it served, put in what no process before this one did, ask while it works, and stop when nothing is left to
+    do."""
+    played = Played(board, resumed=bool(board.mark("begun")))
+    board.note("begun", True)
     clock = asyncio.get_running_loop().time
-    begin = clock()
 
-    def look() -> None:
-        played.seconds = clock() - begin
-        played.samples.append(_sample(played))
-        show(played.samples[-1])
+    async with serving as service:
+        begin = clock()
 
-    async with app.engine:
-        around = [asyncio.create_task(each) for each in (_ask(app, played), _repeat(look, SAMPLE_EVERY_SECONDS))]
+        def look() -> None:
+            played.seconds = clock() - begin
+            played.samples.append(_sample(played))
+            show(played.samples[-1])
+
+        around = [asyncio.create_task(each) for each in (_ask(service, played), _repeat(look, SAMPLE_EVERY_SECONDS))]
         try:
             async with asyncio.timeout(at_most_seconds):
-                await _produce(app, played, departures, per_second)
-                while not settled(played):
+                await _produce(service, played, departures, per_second)
+                while not settled(played) or (await service.account()).waiting:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             pass  # the audit says what is missing
@@ -89,16 +115,15 @@ async def play(
             for task in around:
                 task.cancel()
             await asyncio.gather(*around, return_exceptions=True)
-        await _ask_once(app, played)
+        await _ask_once(service, played)
         look()
-        for metric in (POLLED_EVENT_COUNT, FILTERED_OUT_EVENT_COUNT, DROPPED_EVENT_COUNT):
-            played.counted[metric] = int(app.engine.telemetry.counter(metric).get(app.mapping.id, 0))
+        played.account = await service.account()
     return played
 
 
 def settled(played: Played) -> bool:
     """Has every flight its fate? Each counts once, however often it was handed out."""
-    count = played.board.counts
+    count = played.board.counts("fate")
     answered = count["confirmed"] + count["telephoned"] >= played.long_delays
     fates = count["departed"] + count["rebooked"] + count["given up"]
     added_up = sum(played.board.total(airport)[0] for airport in AIRPORTS)
@@ -130,9 +155,15 @@ def audit(played: Played, truth: Truth) -> list[str]:
         same(f"the answer for {name}", answer, {"departed": truth.departed[name], "minutes": truth.minutes[name]})
     for line in lines(played):
         same(f"{line.model}: delivered + filtered + failed", line.delivered + line.filtered + line.failed, line.input)
+    latest: dict[str, int] = {}
+    early = {flight for flight in board.order() if flight < _raise(latest, truth.planes.get(flight, ""), flight)}
+    same("departures told before an earlier one of their plane", early - board.flights("put again"), set())
+    account = played.account
+    same("departures that wait, as the engine counts", account.waiting, 0)
+    same("each departure has one fate, as the engine counts", account.balanced, True)
     if not played.resumed:
-        same("departures read, as the engine counts", played.counted.get(POLLED_EVENT_COUNT), truth.rows)
-        same("departures given up, as the engine counts", played.counted.get(DROPPED_EVENT_COUNT), len(failed))
+        same("departures put, as the engine counts", account.came, truth.rows)
+        same("departures given up, as the engine counts", account.count("failed"), len(failed))
         same("alerts confirmed by the on-success destination", board.flights("confirmed"), alerted)
         same("answers that went down", played.went_down, 0)
         for line in lines(played):
@@ -142,8 +173,8 @@ def audit(played: Played, truth: Truth) -> list[str]:
 
 def lines(played: Played) -> list[Line]:
     """The table of fates."""
-    count, tries, duplicates = played.board.counts, played.board.failed_attempts, played.board.duplicates
-    filtered, failed = played.counted.get(FILTERED_OUT_EVENT_COUNT, 0), count["rebooked"] + count["given up"]
+    count, tries, duplicates = (played.board.counts(kind) for kind in ("fate", "failed attempts", "duplicates"))
+    filtered, failed = played.account.count("filtered"), count["rebooked"] + count["given up"]
     return [
         Line("stream", played.put, count["departed"], filtered, failed, duplicates["departed"], tries["delays"]),
         Line("queue", failed, count["rebooked"], 0, count["given up"], duplicates["rebooking"], tries["rebooking"]),
@@ -155,7 +186,7 @@ def lines(played: Played) -> list[Line]:
 # --------------------------------------------------------------------------- what goes on meanwhile
 
 
-async def _produce(app: Flights, played: Played, departures: Iterable[Flight], per_second: float) -> None:
+async def _produce(service: Service, played: Played, departures: Iterable[Flight], per_second: float) -> None:
     """How far it got is noted after each put. Whoever is killed in between puts the same departures in once more, which
     the board finds out."""
     source = iter(departures)
@@ -168,21 +199,21 @@ async def _produce(app: Flights, played: Played, departures: Iterable[Flight], p
         if played.put <= before:
             await asyncio.sleep(0)
             continue
-        await app.departures.put_many([(flight, key(flight)) for flight in batch])
+        await service.put_many([(flight, key(flight)) for flight in batch])
         played.board.note("put", played.put)
         late = clock() - (begin + (played.put - before) / per_second)
         await asyncio.sleep(max(-late, PUT_AT_ONCE / per_second / 2))  # who catches up leaves time to the engine
 
 
-async def _ask(app: Flights, played: Played) -> None:
+async def _ask(service: Service, played: Played) -> None:
     while True:
-        await _ask_once(app, played)
+        await _ask_once(service, played)
         await asyncio.sleep(QUERY_EVERY_SECONDS)
 
 
-async def _ask_once(app: Flights, played: Played) -> None:
+async def _ask_once(service: Service, played: Played) -> None:
     for airport in AIRPORTS:
-        answer = await app.engine.invoke("airport", {"origin": airport})
+        answer = await service.invoke("airport", {"origin": airport})
         before = played.answers.get(airport, answer)
         played.went_down += answer["departed"] < before["departed"]
         played.answers[airport] = answer
@@ -196,8 +227,7 @@ async def _repeat(action: Callable[[], None], every_seconds: float) -> None:
 
 
 def _sample(played: Played) -> Sample:
-    board, count = played.board, played.board.counts
-    age, board.iterator_age = board.iterator_age, 0.0
+    count = played.board.counts("fate")
     return Sample(
         seconds=played.seconds,
         put=played.put,
@@ -207,9 +237,15 @@ def _sample(played: Played) -> Sample:
         given_up=count["given up"],
         alerts=count["alerted"] + count["unheard"],
         queries=played.queries,
-        failed_attempts=board.failed_attempts.total(),
-        iterator_age=age,
+        failed_attempts=played.board.counts("failed attempts").total(),
+        iterator_age=played.board.oldest(),
     )
+
+
+def _raise(latest: dict[str, int], plane: str, flight: int) -> int:
+    """The latest flight of this plane, this one included."""
+    latest[plane] = max(flight, latest.get(plane, 0))
+    return latest[plane]
 
 
 def _short(value: object) -> str:

@@ -16,7 +16,7 @@ from examples.flights.app import flights
 from examples.flights.board import Board, Told
 from examples.flights.data import Flight, Truth, departures, truth
 from examples.flights.picture import Sample, draw
-from examples.flights.play import Played, audit, play
+from examples.flights.play import Played, audit, in_this_process, play
 from lambent.stores.memory import MemoryStore
 from lambent.testing import FaultyStore, LambentSimulation, Rates, VirtualLoop
 from lambent.testing.loop import with_process
@@ -36,7 +36,7 @@ fate, least = sys.argv.pop(), int(sys.argv.pop())
 def dying(method):
     def write(board, *what):
         answer = method(board, *what)
-        if board.counts[fate] >= least:
+        if board.counts('fate')[fate] >= least:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
     return write
@@ -93,9 +93,12 @@ def test_a_run_goes_on_until_it_is_finished_and_then_starts_over(
 
 
 async def test_the_first_departures_add_up_to_what_the_file_says(tmp_path: Path) -> None:
-    played = await play(flights(Board()), departures(ROWS), per_second=10_000, at_most_seconds=60)
+    board = Board()
+    played = await play(
+        board, in_this_process(flights(board)), departures(ROWS), per_second=10_000, at_most_seconds=60
+    )
     assert audit(played, truth(ROWS)) == []
-    assert played.board.failed_attempts.keys() == {"delays", "rebooking", "alert"}
+    assert board.counts("failed attempts").keys() == {"delays", "rebooking", "alert"}
     draw(played.samples, tmp_path / "flights.png")
     assert (tmp_path / "flights.png").stat().st_size > 10_000
 
@@ -112,7 +115,7 @@ async def test_a_run_whose_process_is_killed_at_calls_of_its_store_ends_with_the
     async def life() -> Played:
         app = flights(board)
         simulation.adopt(app.engine).store = FaultyStore(store, simulation.faults)
-        return await play(app, departures(1_000), per_second=2_000)
+        return await play(board, in_this_process(app), departures(1_000), per_second=2_000)
 
     for number in range(LIVES):
         simulation.faults.rates = Rates(crash=0.01 if number < LIVES - 1 else 0.0, slow=0.3, slow_seconds=0.02)
@@ -134,11 +137,14 @@ def test_the_audit_notices_a_lost_a_doubled_and_a_miscounted_departure() -> None
     said = Truth(rows=4, never_departed={2, 3})
     said.departed.update({"UA": 2, "JFK": 1})
     said.minutes.update({"UA": 5, "JFK": 5})
+    said.planes.update({0: "N1", 5: "N1", 7: "N1", 9: "N1"})
+    board.departed([told("c", 7), told("d", 5), told("e", 9), told("f", 8)])
     wrong = "\n".join(audit(Played(board, put=4), said))
     assert "neither delivered nor failed: 2 flights, such as [1, 3]" in wrong
     assert "stream: duplicates: 1" in wrong
     assert "departures of UA: 1, expected 2" in wrong
     assert "minutes" not in wrong
+    assert "before an earlier one of their plane: 1 flights, such as [5]" in wrong
     assert "poison in the on-failure destination: 1 flights, such as [2]" in wrong
 
 
@@ -152,9 +158,9 @@ def test_what_is_handed_over_again_counts_once_on_the_board(tmp_path: Path) -> N
         board.settle("alert", "alerted", [7])
         board.settle("alert", "unheard", [7])
         assert board.total("UA") == (2 - life, 5)
-        assert (board.counts["departed"], board.counts["alerted"], board.counts["unheard"]) == (2, 1, 0)
+        assert board.counts("fate") == {"departed": 2, "alerted": 1}
         assert (board.flights(), board.flights("alerted"), board.flights("unheard")) == ({0, 1}, {7}, set())
-        assert board.duplicates == {"departed": 1 + 3 * life, "alert": 1 + 2 * life}
+        assert board.counts("duplicates") == {"departed": 1 + 3 * life, "alert": 1 + 2 * life}
         board.close()
 
 
