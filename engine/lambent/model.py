@@ -181,13 +181,15 @@ class Queue(Configuration):
 
 
 class Stream(Configuration):
-    """A built-in stream (Kinesis API: CreateStream, IncreaseStreamRetentionPeriod). A put that makes it hold more
-    than `maximum_bytes` of data and keys, in all shards together, is refused."""
+    """A built-in stream (Kinesis API: CreateStream, IncreaseStreamRetentionPeriod). A record goes when it is older than
+    the retention and, with `keep_unread`, when every mapping of the stream has passed it, be it paused or behind. A put
+    that makes the stream hold more than `maximum_bytes` of data and keys, in all shards together, is refused."""
 
     name: ResourceName
     shards: Annotated[int, Field(ge=1, le=10_000)] = 1
     retention_seconds: Annotated[int, Field(ge=3600, le=31_536_000)] = 86_400
-    maximum_bytes: Annotated[int, Field(ge=1)] | None = None
+    keep_unread: bool = True
+    maximum_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None
 
 
 # --------------------------------------------------------------------------- one call and its result

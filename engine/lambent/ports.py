@@ -246,6 +246,11 @@ class StreamReader(Protocol):
         answered once with no records and `caught_up` if that was not said before, then waits for data."""
         ...
 
+    def passed(self, shard: str, position: str, counter: int) -> None:
+        """The reader's group needs nothing up to this position any more, says who has its lease with this counter: a
+        higher one holds against a lower."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -259,7 +264,7 @@ class StreamSource(Protocol):
 
     @property
     def retention_seconds(self) -> float:
-        """How old a record becomes before the source forgets it."""
+        """How old a record becomes before the source forgets it, once every group has passed it."""
         ...
 
     async def shards(self) -> Sequence[Shard]:
@@ -270,7 +275,9 @@ class StreamSource(Protocol):
         """The position after which reading starts: TRIM_HORIZON, LATEST or AT_TIMESTAMP, made concrete."""
         ...
 
-    def reader(self) -> StreamReader: ...
+    def reader(self, group: str = "") -> StreamReader:
+        """`group`, a mapping's id: what it has not passed yet is not forgotten, as long as there is that mapping."""
+        ...
 
     def view(self, record: Record) -> Mapping[str, object]:
         """How a filter sees it."""

@@ -32,13 +32,13 @@ end
 
 -- The stream with the shards of KEYS[3..], and where the call's own words begin.
 local function open()
-    local found = redis.call('HMGET', KEYS[1], 'config', 'retention', 'most', 'version', 'bytes', 'sleepers')
+    local found = redis.call('HMGET', KEYS[1], 'config', 'retention', 'most', 'version', 'bytes', 'sleepers', 'keep')
     if not found[1] then
         return nil
     end
     local stream = {
         config = found[1], retention = tonumber(found[2]), most = tonumber(found[3]), version = found[4],
-        bytes = tonumber(found[5]), sleepers = found[6], shards = {},
+        bytes = tonumber(found[5]), sleepers = found[6], keep = found[7] == '1', shards = {},
     }
     for first = 3, #KEYS, STEP do
         local fields = {}
@@ -80,10 +80,10 @@ local function renew(version)
     redis.call('HSET', KEYS[1], 'version', whole(math.max(now, (tonumber(version) or 0) + 1)))
 end
 
--- What is before this id is too old, and passed by every group, also by those of others.
+-- What is before this id is too old, and passed by every group that counts, also by those of others.
 local function horizon_of(stream, shard)
     local at, place = ms - stream.retention, 0
-    for _, words in ipairs(redis.pcall('XINFO', 'GROUPS', shard.key)) do
+    for _, words in ipairs(stream.keep and redis.pcall('XINFO', 'GROUPS', shard.key) or {}) do
         local group = {}
         for i = 1, #words, 2 do
             group[words[i]] = words[i + 1]
@@ -139,14 +139,14 @@ end
 
 local calls = {}
 
--- Config, retention, most, layout; and whether only if nobody has declared it.
+-- Config, retention, most, whether what is unread is kept, layout; and whether only if nobody has declared it.
 function calls.declare()
     local config = redis.call('HGET', KEYS[1], 'config')
     if not config then
-        redis.call('HSET', KEYS[1], 'layout', ARGV[7], 'bytes', '0')
+        redis.call('HSET', KEYS[1], 'layout', ARGV[8], 'bytes', '0')
     end
-    if not config or config ~= ARGV[4] and ARGV[8] ~= '1' then
-        redis.call('HSET', KEYS[1], 'config', ARGV[4], 'retention', ARGV[5], 'most', ARGV[6])
+    if not config or config ~= ARGV[4] and ARGV[9] ~= '1' then
+        redis.call('HSET', KEYS[1], 'config', ARGV[4], 'retention', ARGV[5], 'most', ARGV[6], 'keep', ARGV[7])
         renew(redis.call('HGET', KEYS[1], 'version'))
     end
     return known(DONE)
@@ -354,6 +354,18 @@ function calls.passed()
         end
     end
     return {DONE}
+end
+
+-- The groups of mappings.
+function calls.groups()
+    local groups, told = {}, {}
+    for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+        local group = string.match(field, '^fence %d+ (.*)$')
+        if group and not groups[group] then
+            groups[group], told[#told + 1] = true, group
+        end
+    end
+    return {DONE, told}
 end
 
 -- These groups hold up nothing any more.

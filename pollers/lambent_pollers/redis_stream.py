@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from math import ceil
@@ -47,6 +47,7 @@ _LOOKS: Final = Script(_TEXT, "allow-oom")  # must go on then, or nothing would 
 _DONE, _UNDECLARED, _CHANGED, _FULL = range(4)
 _ANSWER_BYTES: Final = 4 * 1024 * 1024  # of records in one answer, so that it comes in time over a slow network, too
 _STEP_SHARDS: Final = 1_000  # in one call
+ELSEWHERE: Final = "@elsewhere"  # how groups end whose mappings are not in this store
 
 
 class RedisStreams:
@@ -68,10 +69,11 @@ class RedisStreams:
         """All streams that were ever declared here."""
         return sorted(name.decode() for name in await self.server.call("SMEMBERS", self._names_key))
 
-    async def sweep(self, world: World) -> None:
-        """Remove what is gone, in streams that nobody uses too."""
+    async def sweep(self, world: World, mappings: Collection[str] | None = None) -> None:
+        """Remove what is gone, in streams that nobody uses too. `mappings`: the ids of all that there are in this
+        store; nothing is kept any longer for one that was deleted."""
         for name in await self.names():
-            await self.state(Stream(name=name), adopt=True).sweep()
+            await self.state(Stream(name=name), adopt=True).sweep(mappings)
 
     def state(self, config: Stream, adopt: bool) -> _State:
         """What this process remembers of a stream, see `stream`."""
@@ -210,7 +212,7 @@ class _State:
         await self.look()
         while True:
             layout, closed, new = change(self.layout)
-            code, *answer = await self._run(_ADDS, "reshard", closed, self.layout.version, layout.text(), call=call)
+            code, *answer = await self.run(_ADDS, "reshard", closed, self.layout.version, layout.text(), call=call)
             if code == _UNDECLARED:
                 await self.declare()
                 continue
@@ -218,17 +220,24 @@ class _State:
             if code == _DONE:
                 return new
 
-    async def sweep(self) -> None:
+    async def sweep(self, mappings: Collection[str] | None = None) -> None:
+        """Remove what is gone, and first the groups of this store whose mapping is not among these."""
         await self.look()
         numbers = [known.number for known in self.layout.shards.values()]
         for first in range(0, len(numbers), _STEP_SHARDS):
-            await self.perform(_LOOKS, "sweep", numbers[first : first + _STEP_SHARDS])
+            some = numbers[first : first + _STEP_SHARDS]
+            if mappings is not None:
+                [groups] = await self.perform(_LOOKS, "groups", some)
+                over = {group.decode() for group in groups} - set(mappings)
+                if over := {group for group in over if not group.endswith(ELSEWHERE)}:
+                    await self.perform(_LOOKS, "forget", some, *sorted(over))
+            await self.perform(_LOOKS, "sweep", some)
 
     async def perform(self, script: Script, what: str, numbers: Sequence[int], *words: Word) -> list[Any]:
         """A call that does no harm when repeated, until it is done."""
         while True:
             await self.declare()
-            code, *answer = await self._run(script, what, numbers, *words)
+            code, *answer = await self.run(script, what, numbers, *words)
             if code == _DONE:
                 return list(answer)
             self._is_gone()
@@ -242,9 +251,9 @@ class _State:
                 _Known(number, Shard(shard_id(number)), first, end, False)
                 for number, (first, end) in enumerate(hash_ranges(config.shards))
             ]
-            answer = await self._run(
+            answer = await self.run(
                 _ADDS, "declare", (), config.model_dump_json(), config.retention_seconds * 1000,
-                config.maximum_bytes or "", _Layout(shards).text(), int(self.adopt),
+                config.maximum_bytes or "", int(config.keep_unread), _Layout(shards).text(), int(self.adopt),
             )  # fmt: skip
             await self.streams.has_declared(config.name)
             if self.config is config:
@@ -262,7 +271,7 @@ class _State:
             told: list[Word] = [self.layout.version]
             for known, put in zip(shards, words, strict=True):
                 told += (key_of[known.number], put.key, put.data, put.hops)
-            code, *answer = await self._run(_ADDS, "put", numbers, *told, call=call)
+            code, *answer = await self.run(_ADDS, "put", numbers, *told, call=call)
             if code == _DONE:
                 return self._positions(shards, numbers, answer[0].split())
             if code == _CHANGED:
@@ -287,7 +296,7 @@ class _State:
         }
         return [next(positions[known.number]) for known in shards]
 
-    def _run(
+    def run(
         self, script: Script, what: str, numbers: Sequence[int], *words: Word, call: str = ""
     ) -> asyncio.Future[Any]:
         keys = [f"{self.meta_key}:{number}" for number in numbers]
@@ -385,9 +394,8 @@ class _Reader(RequestReader):
     """Asks for all of its shards in one call, and waits for the stream's bell."""
 
     def __init__(self, state: _State, group: str) -> None:
-        super().__init__()
+        super().__init__(group)
         self._state = state
-        self._group = group
         state.bell.on_ring[self] = self.look_again
 
     def request(self, shard: str, position: str, maximum_records: int, maximum_bytes: int) -> Request:
@@ -398,6 +406,7 @@ class _Reader(RequestReader):
         return Request(shard, number, at, place, maximum_records, maximum_bytes)
 
     async def listen(self) -> None:
+        self._tell_passed()
         await self._state.bell.listen()
 
     async def look(self, requests: Sequence[Request]) -> Sequence[Read | None]:
@@ -419,7 +428,23 @@ class _Reader(RequestReader):
         lost = place - request.place - len(records) if records or ended else 0
         return Read(request.shard, records, place >= last, ended, max(0, lost))
 
+    def _tell_passed(self) -> None:
+        """With what is asked next, and without waiting for an answer: what is not told keeps a little more."""
+        if self.passing:
+            passing, self.passing = self.passing, {}
+            numbers, words = [], list[Word]()
+            for shard, (position, counter) in passing.items():
+                numbers.append(number := number_of(shard) or 0)
+                words += (self._group, counter, *id_in(shard, prefix_of(number), position))
+            telling = self._state.run(_LOOKS, "passed", numbers, *words)
+            telling.add_done_callback(lambda told: self._told(told, passing))
+
+    def _told(self, told: asyncio.Future[Any], passing: dict[str, tuple[str, int]]) -> None:
+        if told.cancelled() or told.exception() is not None:
+            self.passing = passing | self.passing
+
     async def close(self) -> None:
+        self._tell_passed()
         self._state.bell.on_ring.pop(self, None)
         await super().close()
 

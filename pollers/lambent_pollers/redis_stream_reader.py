@@ -28,10 +28,13 @@ class Request:
 class RequestReader(ABC):
     """A `StreamReader`. A request stays until it is answered: a cancelled wait loses nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: str) -> None:
         self._wanted: dict[str, Request] = {}
         self._asking: dict[str, None] = {}  # of these it is not known that there is nothing; the others wait
         self._said: set[str] = set()  # shards of which "caught up" was the last word
+        self.passing: dict[str, tuple[str, int]] = {}
+        """By shard: how far the group is and its lease's counter, if the server has not been told."""
+        self._group = group
         self._changed = asyncio.Event()
         self._looks = 0
 
@@ -45,7 +48,7 @@ class RequestReader(ABC):
 
     @abstractmethod
     async def listen(self) -> None:
-        """From now on `look_again` is called whenever there may be more."""
+        """From now on `look_again` is called whenever there may be more. `passing` is told, too."""
 
     async def until_changed(self, changed: asyncio.Event, waiting: Sequence[Request]) -> None:
         """Until it is set, or there may be more than these wait for."""
@@ -76,6 +79,11 @@ class RequestReader(ABC):
                 await self.until_changed(self._changed, list(self._wanted.values()))
             elif reads := await self._ask():
                 return reads
+
+    def passed(self, shard: str, position: str, counter: int) -> None:
+        if self._group and counter >= self.passing.get(shard, ("", 0))[1]:
+            self.passing[shard] = position, counter
+            self._changed.set()
 
     async def close(self) -> None:
         for shard in list(self._wanted):

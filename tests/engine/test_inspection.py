@@ -279,7 +279,7 @@ async def test_an_audit_begins_where_the_mapping_began_or_was_sought(store: Stor
 
 async def test_an_audit_says_what_was_dropped_unread_and_then_counts_it_as_lost(store: Store) -> None:
     engine = virtual(store)
-    engine.on(engine.stream("s", retention_seconds=3600), name="f")(ok)
+    engine.on(engine.stream("s", retention_seconds=3600, keep_unread=False), name="f")(ok)
     async with engine:
         identity = await only_mapping(engine)
         mapping = await engine.mapping(identity)

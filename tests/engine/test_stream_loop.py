@@ -187,7 +187,7 @@ async def test_a_lost_answer_of_the_reader_is_asked_for_again(bench: Bench) -> N
                 raise StoreUnavailable("the answer is lost")
             return answer
 
-    source.reader = Forgetful
+    source.reader = lambda group: Forgetful()
     running = asyncio.create_task(stream_loop(bench, source).run(asyncio.Event()))
     await seen.got.wait()
     running.cancel()

@@ -73,6 +73,21 @@ class TestMemoryStream(streams.StreamSuite):
     async def make_stream(self, config: Stream) -> MemoryStream:
         return (await MemoryStore().connect(self.world())).stream(config)
 
+    async def test_nothing_is_kept_for_a_mapping_that_was_deleted(self) -> None:
+        connection = await MemoryStore().connect(self.world())
+        stream = connection.stream(Stream(name="clicks", retention_seconds=3600))
+        shard, horizon = await self.start(stream)
+        reader = stream.reader("m1")
+        for left in (1, 0):
+            await connection.documents.put("mapping", "m1", "{}")
+            reader.passed(shard, horizon, 1)
+            await self.put(stream, "a")
+            if left == 0:
+                await connection.documents.delete("mapping", "m1")
+                reader.passed(shard, horizon, 1)  # a loop's last word
+            await self.pass_time(3601)
+            assert len(await self.read_all(stream, shard)) == left
+
 
 def _world(owner: str = "engine-1") -> World:
     ids = itertools.count()

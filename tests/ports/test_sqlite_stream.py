@@ -13,6 +13,7 @@ from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import Backlog, Put, Read, Stream
 from lambent.ports import StreamReader
 from lambent.semantics.builtin import hash_key
+from lambent.stores.sqlite_documents import SqliteDocuments
 from lambent.stores.sqlite_records import READ, SHARDS, TRIM_ROWS, Found, Want
 from lambent.stores.sqlite_stream import SqliteStream, SqliteStreams
 
@@ -65,6 +66,20 @@ class TestSqliteStream(streams.StreamSuite):
         [position] = await restarted.put_many([Put(b"2", next(key for key in KEYS if hash_key(key) < 2**126))])
         assert position == await restarted.position(children[0].id, "LATEST", None)
         assert position not in positions
+
+    async def test_nothing_is_kept_for_a_mapping_that_was_deleted(self) -> None:
+        documents = SqliteDocuments(self.file)
+        await documents.put("mapping", "m1", "{}")
+        stream = await self.stream(retention_seconds=3600)
+        shard, horizon = await self.start(stream)
+        stream.reader("m1").passed(shard, horizon, 1)
+        await self.put(stream, "a")
+        await self.pass_time(3601)
+        await self.streams.sweep()
+        assert len(await self.read_all(stream, shard)) == 1
+        await documents.delete("mapping", "m1")
+        await self.streams.sweep()
+        assert await self.read_all(stream, shard) == []
 
     async def test_a_put_by_another_process_wakes_a_reader(self) -> None:
         config = Stream(name="s")

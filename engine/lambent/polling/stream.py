@@ -148,7 +148,7 @@ class StreamLoop:
         self._admitted: dict[Invoke, tuple[_OwnedShard, Permit]] = {}  # their tasks have not begun
         self._stopping = False
         self._last_result = NOTHING_PROCESSED
-        self._reader = source.reader()
+        self._reader = source.reader(mapping_id)
         self._ownership = Ownership(
             leases,
             source,
@@ -206,6 +206,7 @@ class StreamLoop:
             accepts=self._accepts,
             retention_seconds=self._source.retention_seconds,
         )
+        self._reader.passed(shard.id, progress.position, lease.counter)
         self._shards[shard.id] = owned = _OwnedShard(lease, shard, consumer, f"{self._id}/{shard.id}")
         if self._stopping:
             consumer.drain()
@@ -440,6 +441,7 @@ class StreamLoop:
                     self._telemetry.count(METRIC_OF_FATE[settled.fate], self._id, settled.count)
                 owned.consumer.checkpointed(is_stored)
                 if is_stored:
+                    self._reader.passed(owned.shard.id, step.progress.position, owned.lease.counter)
                     self._pump(owned)
                 else:
                     self._forget(owned)

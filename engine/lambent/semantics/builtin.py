@@ -70,7 +70,7 @@ def sequence_number(number: int) -> str:
 class StreamView:
     """A built-in stream as a mapping sees it, but for its records."""
 
-    capabilities = frozenset({"AT_TIMESTAMP", "backlog", "maximum_bytes", "reshard", "retention", "shards"})
+    capabilities = frozenset({"AT_TIMESTAMP", "backlog", "groups", "maximum_bytes", "reshard", "retention", "shards"})
 
     def __init__(self, name: str, region: str, account_id: str) -> None:
         self.arn = stream_arn(region, account_id, name)

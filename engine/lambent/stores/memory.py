@@ -80,6 +80,11 @@ class MemoryStore:
         state.config = config
         return state
 
+    def mapping_is(self, name: str, there: bool) -> None:
+        """No stream keeps anything for a mapping that is no more, whatever its loop still has to say."""
+        for state in self._streams.values():
+            state.mapping_is(name, there)
+
     def _dead_letters(self, config: Queue) -> QueueState:
         name = config.dead_letter_queue
         assert name is not None
@@ -90,7 +95,7 @@ class Connection:
     """One engine's view of the store."""
 
     def __init__(self, store: MemoryStore, world: World, client: bool) -> None:
-        self.documents = MemoryDocuments(store._documents, store._clock)
+        self.documents = MemoryDocuments(store._documents, store._clock, store.mapping_is)
         self.events = MemoryEvents(store._lines, world)
         self.leases = MemoryLeases(store._leases, world.owner)
         self.facts = MemoryFacts(store._lines, store._leases, store._queues)
@@ -166,9 +171,12 @@ class _DocumentState:
 class MemoryDocuments:
     """`Documents` in memory. Revisions come from one counter, so a recreated document never has an old one's."""
 
-    def __init__(self, state: _DocumentState, clock: Clock) -> None:
+    def __init__(
+        self, state: _DocumentState, clock: Clock, mapping_is: Callable[[str, bool], None] = lambda *_: None
+    ) -> None:
         self._state = state
         self._clock = clock
+        self._mapping_is = mapping_is
         self._closed = False
 
     async def get(self, kind: str, name: str) -> Document | None:
@@ -191,6 +199,8 @@ class MemoryDocuments:
         self._state.expiries.pop((kind, name), None)
         if expires_in_seconds is not None:
             self._state.expiries[kind, name] = self._clock.monotonic() + expires_in_seconds
+        if kind == "mapping":
+            self._mapping_is(name, True)
         self._state.changed(kind)
         return document
 
@@ -199,6 +209,8 @@ class MemoryDocuments:
         if self._state.kinds.get(kind, {}).pop(name, None) is None:
             return False
         self._state.expiries.pop((kind, name), None)
+        if kind == "mapping":
+            self._mapping_is(name, False)
         self._state.changed(kind)
         return True
 

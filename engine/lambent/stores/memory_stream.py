@@ -48,6 +48,7 @@ class _Shard:
     gone: int = 0
     closed: bool = False
     waiting: dict[MemoryReader, None] = field(default_factory=dict)
+    passed: dict[str, tuple[int, int]] = field(default_factory=dict)  # by group: a lease's counter, and a place
 
     @property
     def last(self) -> int:
@@ -64,8 +65,12 @@ class _Shard:
     def place(self, position: str) -> int:
         return place_in(self.shard.id, self.prefix, position)
 
-    def trim(self, before: float) -> None:
-        while self.gone < len(self.records) and self.records[self.gone].arrived_at < before:
+    def trim(self, before: float, keep_unread: bool) -> None:
+        if self.gone == len(self.records) or self.records[self.gone].arrived_at >= before:
+            return
+        passed = (place for _, place in self.passed.values()) if keep_unread else ()
+        last = min(passed, default=self.last) - self.base
+        while self.gone < min(last, len(self.records)) and self.records[self.gone].arrived_at < before:
             self.gone += 1
         if self.gone > TRIM_AT_LEAST and 2 * self.gone > len(self.records):
             del self.records[: self.gone], self.sizes[: self.gone]
@@ -102,6 +107,7 @@ class StreamState:
         self.config = config
         self.clock = clock
         self.shards: dict[str, _Shard] = {}
+        self.over: set[str] = set()  # mappings that were deleted
         self._open: list[_Shard] = []
         self._starts: list[int] = []
         for first, end in hash_ranges(config.shards):
@@ -112,10 +118,9 @@ class StreamState:
             check_put(put)
         hashes = [hash_key(put.key) for put in puts] if len(self._open) > 1 else [0] * len(puts)
         now = self.clock.now()
-        oldest = now - self.config.retention_seconds
         if self.config.maximum_bytes is not None:
             for shard in self.shards.values():
-                shard.trim(oldest)
+                self._trim(shard)
             check_room(self.config, sum(shard.held for shard in self.shards.values()), sum(map(size_of, puts)))
         positions = []
         touched: dict[str, _Shard] = {}
@@ -127,7 +132,7 @@ class StreamState:
             touched[shard.shard.id] = shard
             positions.append(record.position)
         for shard in touched.values():
-            shard.trim(oldest)
+            self._trim(shard)
             shard.wake()
         return positions
 
@@ -137,8 +142,17 @@ class StreamState:
         if found is None:
             raise ResourceNotFound(f"stream {self.config.name} has no shard {shard}")
         if found.records:
-            found.trim(self.clock.now() - self.config.retention_seconds)
+            self._trim(found)
         return found
+
+    def mapping_is(self, name: str, there: bool) -> None:
+        """It was made, or deleted: then nothing is kept for it."""
+        if there:
+            self.over.discard(name)
+            return
+        self.over.add(name)
+        for shard in self.shards.values():
+            shard.passed.pop(name, None)
 
     def split(self, shard: str) -> Sequence[Shard]:
         parent = self._parent(shard)
@@ -154,6 +168,9 @@ class StreamState:
         self._close(low)
         self._close(high)
         return self._add(low.first_hash, high.end_hash, (one, other)).shard
+
+    def _trim(self, shard: _Shard) -> None:
+        shard.trim(self.clock.now() - self.config.retention_seconds, self.config.keep_unread)
 
     def _parent(self, shard: str) -> _Shard:
         found = self.get(shard)
@@ -182,8 +199,9 @@ class StreamState:
 class MemoryReader:
     """One reader of many shards. What can be answered is in a set; `ready` waits only while that is empty."""
 
-    def __init__(self, state: StreamState) -> None:
+    def __init__(self, state: StreamState, group: str) -> None:
         self._state = state
+        self._group = group
         self._bell = Bell()
         self._wanted: dict[str, tuple[str, int, int]] = {}
         self._answerable: dict[str, None] = {}
@@ -211,6 +229,11 @@ class MemoryReader:
             await self._bell.wait(float("inf"))
         shards, self._answerable = self._answerable, {}
         return [self._answer(shard) for shard in shards]
+
+    def passed(self, shard: str, position: str, counter: int) -> None:
+        found, group = self._state.get(shard), self._group
+        if group and group not in self._state.over and counter >= found.passed.get(group, (0, 0))[0]:
+            found.passed[group] = counter, found.place(position)
 
     async def close(self) -> None:
         for shard in list(self._wanted):
@@ -259,8 +282,8 @@ class MemoryStream(StreamView):
             raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
         return found.position(found.base + start)
 
-    def reader(self) -> StreamReader:
-        return MemoryReader(self._state)
+    def reader(self, group: str = "") -> StreamReader:
+        return MemoryReader(self._state, group)
 
     async def split(self, shard: str) -> Sequence[Shard]:
         """Close it, and open two children, each with half of its hash keys (SplitShard)."""

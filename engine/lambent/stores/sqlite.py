@@ -44,7 +44,7 @@ UPGRADES: Final[Sequence[Upgrade]] = (
         *sqlite_messages.SCHEMA,
         *sqlite_records.SCHEMA,
     ),
-    creating(*sqlite_records.SIZES),
+    creating(*sqlite_records.LIMITS),
 )
 SWEEP_SECONDS: Final = 1.0  # between two looks for what need not be kept any longer
 

@@ -62,7 +62,13 @@ SCHEMA: Final = (
     ) STRICT""",
 )
 
-SIZES: Final = (  # a shard's `bytes` are those of its records
+LIMITS: Final = (
+    # a mapping's place in a shard, and its lease's counter: what it has not passed is kept
+    """CREATE TABLE passed (
+        shard INTEGER NOT NULL, mapping TEXT NOT NULL, counter INTEGER NOT NULL, place INTEGER NOT NULL,
+        PRIMARY KEY (shard, mapping)
+    ) STRICT, WITHOUT ROWID""",
+    # those of its records
     "ALTER TABLE shards ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
     """UPDATE shards SET bytes = (SELECT coalesce(sum(length(data) + length(key)), 0) FROM records
         WHERE records.number > shards.number << 40 AND records.number < (shards.number + 1) << 40)""",
@@ -129,6 +135,15 @@ class Want(NamedTuple):
     place: int
     maximum_records: int
     maximum_bytes: int
+
+
+class Passed(NamedTuple):
+    """How far a mapping is in a shard, and its lease's counter."""
+
+    shard: str
+    mapping: str
+    counter: int
+    place: int
 
 
 class Found(NamedTuple):
@@ -210,22 +225,24 @@ class _Stream:
                 old.append((shard, first, last))
         many(self.cursor, _PUT, _rows([next(numbers[shard]) for shard, _ in shards], arrived_at, puts))
         for each in old:
-            _trim(self.cursor, *each, self.horizon, TRIM_ROWS + 2 * len(puts))
+            _trim(self.cursor, *each, self.config, self.horizon, TRIM_ROWS + 2 * len(puts))
         return Placed([next(positions[shard]) for shard, _ in shards], lasts)
 
     def _make_room(self, more: int) -> None:
         """Raises LimitExceeded if there is none."""
-        while True:
-            held: int = self.cursor.execute("SELECT sum(bytes) FROM shards WHERE stream = ?", (self.number,)).get
-            old: Any = self.cursor.execute(
+        while not has_room(self.config, self._held(), more):
+            found: Any = self.cursor.execute(
                 "SELECT number, first, last FROM shards WHERE stream = ? AND first <= last AND first_at < ?",
                 (self.number, self.horizon),
             ).fetchall()
-            if not old or has_room(self.config, held, more):
-                check_room(self.config, held, more)
-                return
-            for number, first, last in old:
-                _trim(self.cursor, number, first, last, self.horizon, TRIM_ROWS)
+            old: list[tuple[int, int, int]] = found
+            trimmed = (_trim(self.cursor, *shard, self.config, self.horizon, TRIM_ROWS) for shard in old)
+            if not sum(trimmed):  # of none is there more
+                return check_room(self.config, self._held(), more)
+
+    def _held(self) -> int:
+        held: int = self.cursor.execute("SELECT sum(bytes) FROM shards WHERE stream = ?", (self.number,)).get
+        return held
 
     def _shards_of(self, puts: Sequence[Put]) -> Sequence[tuple[int, str]]:
         first_hashes, shards = self._layout()
@@ -303,7 +320,8 @@ class _Stream:
         ).fetchall()
         ((first, first_at, last, closed),) = row
         if first_at < self.horizon:
-            first = _first_since(self.cursor, number, first, last, self.horizon)
+            kept = _passed_by_all(self.cursor, number, last, self.config) + 1
+            first = max(first, min(kept, _first_since(self.cursor, number, first, last, self.horizon)))
         return first, last, bool(closed)
 
     # --- shards ----------------------------------------------------------------------------------------------------
@@ -395,27 +413,50 @@ def put_aside(cursor: apsw.Cursor, items: Sequence[Sequence[int]]) -> Sequence[N
     return [None] * len(items)
 
 
+def passed(cursor: apsw.Cursor, items: Sequence[tuple[Ground, Sequence[Passed]]]) -> Sequence[None]:
+    """A lower counter than one that was told is no longer the lease's."""
+    for ground, told in items:
+        cursor.executemany(
+            """INSERT INTO passed SELECT shards.number, ?, ?, ? FROM shards JOIN streams ON streams.number = stream
+            WHERE name = ? AND ordinal = ?
+            ON CONFLICT DO UPDATE SET counter = excluded.counter, place = excluded.place
+            WHERE excluded.counter >= counter""",
+            [(each.mapping, each.counter, each.place, ground.name, number_of(each.shard)) for each in told],
+        )
+    return [None] * len(items)
+
+
 def sweep(cursor: apsw.Cursor, items: Sequence[tuple[int, FileClock]]) -> Sequence[int]:
-    """Remove what is too old from the shards that follow this one; gives the last of them (0: of all)."""
+    """Remove what is too old from the shards that follow this one; gives the last of them (0: of all). Nothing is kept
+    for a mapping that was deleted."""
+    cursor.execute(
+        "DELETE FROM passed WHERE NOT EXISTS (SELECT 1 FROM documents WHERE kind = 'mapping' AND name = mapping)"
+    )
     return [_sweep_after(cursor, number, clock.now()) for number, clock in items]
 
 
 def _sweep_after(cursor: apsw.Cursor, number: int, now: float) -> int:
     rows: Any = cursor.execute(_OLDEST, (number, STEP_SHARDS)).fetchall()
     for number, config, first, first_at, last in rows:
-        horizon = now - _parsed(config).retention_seconds
-        if first <= last and first_at < horizon and _trim(cursor, number, first, last, horizon, TRIM_ROWS):
+        stream = _parsed(config)
+        horizon = now - stream.retention_seconds
+        if first <= last and first_at < horizon and _trim(cursor, number, first, last, stream, horizon, TRIM_ROWS):
             return number - 1  # there is more
     return number if len(rows) == STEP_SHARDS else 0
 
 
-def _trim(cursor: apsw.Cursor, number: int, first: int, last: int, horizon: float, limit: int) -> bool:
-    """Remove what arrived before the horizon, within limits; True: there is more."""
+def _trim(
+    cursor: apsw.Cursor, number: int, first: int, last: int, config: Stream, horizon: float, limit: int
+) -> bool:
+    """Remove what arrived before the horizon and was passed by all, within limits; True: there is more."""
     base = number << PLACE_BITS
     after, after_at, old = base + last + 1, 0.0, 0
+    kept = base + _passed_by_all(cursor, number, last, config) + 1
+    if kept <= base + first:
+        return False
     rows: Any = cursor.execute(_ARRIVALS, (base + first, base + last, limit + 1))
     for row, arrived_at in rows:
-        if arrived_at >= horizon or old == limit:
+        if arrived_at >= horizon or row >= kept or old == limit:
             after, after_at = row, arrived_at
             break
         old += 1
@@ -433,6 +474,14 @@ def _delete(cursor: apsw.Cursor, first: int, last: int) -> None:
         (first, last, first >> PLACE_BITS),
     )
     cursor.execute("DELETE FROM records WHERE number BETWEEN ? AND ?", (first, last))
+
+
+def _passed_by_all(cursor: apsw.Cursor, shard: int, last: int, config: Stream) -> int:
+    """The place up to which no mapping needs a shard's records any more."""
+    if not config.keep_unread:
+        return last
+    place: int | None = cursor.execute("SELECT min(place) FROM passed WHERE shard = ?", (shard,)).get
+    return last if place is None else place
 
 
 def _first_since(cursor: apsw.Cursor, number: int, first: int, last: int, since: float) -> int:

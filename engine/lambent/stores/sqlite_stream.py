@@ -28,10 +28,12 @@ from lambent.stores.sqlite_records import (
     SPLIT,
     Ground,
     Layout,
+    Passed,
     Placed,
     ShardRow,
     Want,
     declare,
+    passed,
     put,
     put_aside,
     sweep,
@@ -64,6 +66,8 @@ class SqliteStreams:
 
     async def sweep(self) -> None:
         """Remove what is too old from the next few shards, whoever uses them or not."""
+        for state in self._states.values():
+            state.tell_passed()
         self._swept = await self._file.write(sweep, (self._swept, self._file.clock))
 
     def _changed(self) -> None:
@@ -95,6 +99,8 @@ class _State:
         self.shards: dict[str, _Known] = {}
         self.stale = True
         self.readers: dict[SqliteReader, None] = {}
+        self._passing: dict[tuple[str, str], Passed] = {}
+        self._told: dict[tuple[str, str], int] = {}
         self._numbers: dict[int, _Known] = {}
         self._layouts = layouts
 
@@ -109,6 +115,21 @@ class _State:
             if known is not None and last > known.last:
                 known.last = last
                 known.wake()
+
+    def passed(self, each: Passed) -> None:
+        """A new owner's word is written at once, what follows now and then: what the file does not know of yet keeps a
+        few records longer."""
+        which = each.shard, each.mapping
+        if each.counter >= self._told.get(which, 0):
+            self._passing[which] = each
+            if each.counter > self._told.get(which, 0):
+                self._told[which] = each.counter
+                self.tell_passed()
+
+    def tell_passed(self) -> None:
+        if self._passing:
+            passing, self._passing = self._passing, {}
+            self.file.tell(passed, (self._ground(), list(passing.values())))
 
     async def look(self) -> None:
         """Learn what shards there are, and which of them have got more."""
@@ -198,8 +219,8 @@ class SqliteStream(StreamView):
     async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
         return await self._state.read(POSITION, (await self._state.row(shard), starting_position, timestamp))
 
-    def reader(self) -> StreamReader:
-        return SqliteReader(self._state)
+    def reader(self, group: str = "") -> StreamReader:
+        return SqliteReader(self._state, group)
 
     async def split(self, shard: str) -> Sequence[Shard]:
         """Close it, and open two children, each with half of its hash keys (SplitShard)."""
@@ -229,7 +250,8 @@ class SqliteReader:
     """One reader of many shards. What may be answered is in a set, and asked of the file at once; what is at its tip
     waits in its shard."""
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: _State, group: str) -> None:
+        self._group = group
         self.bell = Bell()
         self._state = state
         self._wanted: dict[str, _Wanted] = {}
@@ -264,7 +286,13 @@ class SqliteReader:
             elif reads := await self._ask():
                 return reads
 
+    def passed(self, shard: str, position: str, counter: int) -> None:
+        if self._group and (number := number_of(shard)) is not None:
+            place = place_in(shard, prefix_of(number), position)
+            self._state.passed(Passed(shard, self._group, counter, place))
+
     async def close(self) -> None:
+        self._state.tell_passed()
         self._state.readers.pop(self, None)
         for shard in list(self._wanted):
             self.drop(shard)

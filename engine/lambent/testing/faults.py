@@ -316,8 +316,8 @@ class _Queue(_Port):
 
 
 class _Stream(_Port):
-    def reader(self) -> Any:
-        return _Port(self._name.replace("stream", "reader", 1), self._inner.reader(), self._faults)
+    def reader(self, group: str = "") -> Any:
+        return _Port(self._name.replace("stream", "reader", 1), self._inner.reader(group), self._faults)
 
 
 def _show_again(inner: Any, id: str, receipt: str, at: float, faults: Faults) -> None:

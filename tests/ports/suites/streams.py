@@ -243,6 +243,42 @@ class StreamSuite(Suite):
         _, horizon = await self.start(stream)
         assert (await self.read(stream.reader(), shard, horizon)).lost == 0
 
+    @needs("groups")
+    async def test_what_a_group_has_not_passed_stays_however_old_and_goes_when_it_has(self) -> None:
+        stream = await self.stream(retention_seconds=3600)
+        shard, horizon = await self.start(stream)
+        reader = stream.reader("m1")
+        reader.passed(shard, horizon, 1)
+        await self.read(reader, shard, horizon)
+        positions = await self.put(stream, *"abcd")
+        await self.pass_time(3601)
+        assert [record.data for record in await self.read_all(stream, shard)] == [b"a", b"b", b"c", b"d"]
+        reader.passed(shard, positions[1], 2)
+        reader.passed(shard, positions[3], 1)  # from a former owner
+        await reader.close()
+        await self.pass_time(0.1)
+        await self.put(stream, "e")
+        assert [record.data for record in await self.read_all(stream, shard)] == [b"c", b"d", b"e"]
+        reader = stream.reader("m1")
+        reader.passed(shard, horizon, 3)  # it was sought back
+        read = await self.read(reader, shard, horizon)
+        assert len(read.records) + read.lost == 5
+        reader.passed(shard, positions[3], 3)
+        await reader.close()
+        await self.pass_time(0.1)
+        assert [record.data for record in await self.read_all(stream, shard)] == [b"e"]
+
+    @needs("groups")
+    async def test_a_stream_that_keeps_nothing_unread_forgets_by_age_alone(self) -> None:
+        stream = await self.stream(retention_seconds=3600, keep_unread=False)
+        shard, horizon = await self.start(stream)
+        reader = stream.reader("m1")
+        reader.passed(shard, horizon, 1)
+        await self.read(reader, shard, horizon)
+        await self.put(stream, "a")
+        await self.pass_time(3601)
+        assert await self.read_all(stream, shard) == []
+
     @needs("maximum_bytes")
     async def test_a_full_stream_refuses_a_put_as_a_whole_and_takes_it_when_there_is_room(self) -> None:
         stream = await self.stream(shards=2, maximum_bytes=1000, retention_seconds=3600)
