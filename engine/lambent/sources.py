@@ -15,8 +15,11 @@ from lambent.ports import QueueSource, Store, StreamSource, World
 from lambent.stores.memory import MemoryStore
 
 GROUP: Final = "lambent.sources"
-_REDIS_QUEUES: Final = [
-    f"{redis}-queue{group}" for redis in ("redis", "rediss") for group in ("", "+sentinel", "+cluster")
+_ON_REDIS: Final = [
+    f"{redis}-{kind}{group}"
+    for redis in ("redis", "rediss")
+    for kind in ("queue", "stream")
+    for group in ("", "+sentinel", "+cluster")
 ]
 _EXTRAS: Final = {  # schemes that this project serves, by the extra that brings their client
     "dynamodb-streams": "aws",
@@ -24,7 +27,7 @@ _EXTRAS: Final = {  # schemes that this project serves, by the extra that brings
     "kinesis": "aws",
     "redis": "redis",
     "sqs": "aws",
-    **dict.fromkeys(_REDIS_QUEUES, "redis"),
+    **dict.fromkeys(_ON_REDIS, "redis"),
 }
 
 

@@ -39,7 +39,7 @@ from lambent.semantics.sending import check_put, check_room
 from lambent_pollers.redis_connection import PATIENCE, RedisServer, Script, Word
 from lambent_pollers.redis_gathering import Gathering
 from lambent_pollers.redis_stream_entries import id_in, parts_of, position_at, positions_at, prefix_of, records_of
-from lambent_pollers.redis_stream_reader import Request, RequestReader
+from lambent_pollers.redis_stream_reader import Passed, Request, RequestReader
 
 _TEXT: Final = files(__package__).joinpath("redis_stream.lua").read_text("utf-8")
 _ADDS: Final = Script(_TEXT)  # is refused when the server has no memory left
@@ -405,8 +405,14 @@ class _Reader(RequestReader):
         at, place = id_in(shard, prefix_of(number), position)
         return Request(shard, number, at, place, maximum_records, maximum_bytes)
 
+    def tell(self, group: str, passed: Sequence[Passed]) -> asyncio.Future[Any]:
+        numbers, words = [], list[Word]()
+        for each in passed:
+            numbers.append(number := number_of(each.shard) or 0)
+            words += (group, each.counter, *id_in(each.shard, prefix_of(number), each.position))
+        return self._state.run(_LOOKS, "passed", numbers, *words)
+
     async def listen(self) -> None:
-        self._tell_passed()
         await self._state.bell.listen()
 
     async def look(self, requests: Sequence[Request]) -> Sequence[Read | None]:
@@ -428,23 +434,7 @@ class _Reader(RequestReader):
         lost = place - request.place - len(records) if records or ended else 0
         return Read(request.shard, records, place >= last, ended, max(0, lost))
 
-    def _tell_passed(self) -> None:
-        """With what is asked next, and without waiting for an answer: what is not told keeps a little more."""
-        if self.passing:
-            passing, self.passing = self.passing, {}
-            numbers, words = [], list[Word]()
-            for shard, (position, counter) in passing.items():
-                numbers.append(number := number_of(shard) or 0)
-                words += (self._group, counter, *id_in(shard, prefix_of(number), position))
-            telling = self._state.run(_LOOKS, "passed", numbers, *words)
-            telling.add_done_callback(lambda told: self._told(told, passing))
-
-    def _told(self, told: asyncio.Future[Any], passing: dict[str, tuple[str, int]]) -> None:
-        if told.cancelled() or told.exception() is not None:
-            self.passing = passing | self.passing
-
     async def close(self) -> None:
-        self._tell_passed()
         self._state.bell.on_ring.pop(self, None)
         await super().close()
 

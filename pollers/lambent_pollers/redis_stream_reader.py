@@ -9,8 +9,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from lambent.model import Read
+
+TELL_SECONDS: Final = 0.1  # how long what was passed may wait for company
+LAST_WORD_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +29,15 @@ class Request:
     maximum_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How far the group is in a shard, and its lease's counter."""
+
+    shard: str
+    position: str
+    counter: int
+
+
 class RequestReader(ABC):
     """A `StreamReader`. A request stays until it is answered: a cancelled wait loses nothing."""
 
@@ -32,9 +45,10 @@ class RequestReader(ABC):
         self._wanted: dict[str, Request] = {}
         self._asking: dict[str, None] = {}  # of these it is not known that there is nothing; the others wait
         self._said: set[str] = set()  # shards of which "caught up" was the last word
-        self.passing: dict[str, tuple[str, int]] = {}
-        """By shard: how far the group is and its lease's counter, if the server has not been told."""
         self._group = group
+        self._passed: dict[str, Passed] = {}  # by shard: what is to be told
+        self._telling: asyncio.Future[Any] | None = None  # one at a time: two could overtake each other
+        self._tell_at: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._looks = 0
 
@@ -48,7 +62,7 @@ class RequestReader(ABC):
 
     @abstractmethod
     async def listen(self) -> None:
-        """From now on `look_again` is called whenever there may be more. `passing` is told, too."""
+        """From now on `look_again` is called whenever there may be more."""
 
     async def until_changed(self, changed: asyncio.Event, waiting: Sequence[Request]) -> None:
         """Until it is set, or there may be more than these wait for."""
@@ -80,14 +94,44 @@ class RequestReader(ABC):
             elif reads := await self._ask():
                 return reads
 
+    @abstractmethod
+    def tell(self, group: str, passed: Sequence[Passed]) -> asyncio.Future[Any]:
+        """Have the server note it."""
+
     def passed(self, shard: str, position: str, counter: int) -> None:
-        if self._group and counter >= self.passing.get(shard, ("", 0))[1]:
-            self.passing[shard] = position, counter
-            self._changed.set()
+        known = self._passed.get(shard)
+        if self._group and (known is None or counter >= known.counter):
+            self._passed[shard] = Passed(shard, position, counter)
+            if self._telling is None and self._tell_at is None:
+                self._tell_at = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
 
     async def close(self) -> None:
+        """The last word is waited for a moment at most."""
         for shard in list(self._wanted):
             self.drop(shard)
+        if self._telling is None:
+            self._tell()
+        while self._telling is not None:
+            done, _ = await asyncio.wait({self._telling}, timeout=LAST_WORD_SECONDS)
+            if not done:
+                break
+            await asyncio.sleep(0)
+
+    def _tell(self) -> None:
+        if self._tell_at is not None:
+            self._tell_at.cancel()
+            self._tell_at = None
+        if self._passed:
+            passed, self._passed = list(self._passed.values()), {}
+            self._telling = self.tell(self._group, passed)
+            self._telling.add_done_callback(self._told)
+
+    def _told(self, told: asyncio.Future[Any]) -> None:
+        """What the server did not hear keeps a little more."""
+        self._telling = None
+        if not told.cancelled():
+            told.exception()
+        self._tell()
 
     async def _ask(self) -> Sequence[Read]:
         looks, asked = self._looks, [self._wanted[shard] for shard in self._asking]
