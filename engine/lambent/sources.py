@@ -1,4 +1,5 @@
-"""Sources and stores by URL: 'kafka://…' is found through the entry point group `lambent.sources`.
+"""Sources and stores by URL: found through the entry point groups `lambent.sources` ('kafka://…') and `lambent.stores`
+('redis://…').
 
 Decides which installed package serves a scheme, and what to say if none does; which file a SQLite store's URL names.
 What a source is, is decided in `ports.py`.
@@ -7,7 +8,7 @@ What a source is, is decided in `ports.py`.
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote
 
 from lambent.errors import InvalidParameterValue
@@ -15,17 +16,17 @@ from lambent.ports import QueueSource, Store, StreamSource, World
 from lambent.stores.memory import MemoryStore
 
 GROUP: Final = "lambent.sources"
+STORES: Final = "lambent.stores"
 _ON_REDIS: Final = [
-    f"{redis}-{kind}{group}"
+    f"{redis}{kind}{group}"
     for redis in ("redis", "rediss")
-    for kind in ("queue", "stream")
+    for kind in ("", "-queue", "-stream")
     for group in ("", "+sentinel", "+cluster")
 ]
 _EXTRAS: Final = {  # schemes that this project serves, by the extra that brings their client
     "dynamodb-streams": "aws",
     "kafka": "kafka",
     "kinesis": "aws",
-    "redis": "redis",
     "sqs": "aws",
     **dict.fromkeys(_ON_REDIS, "redis"),
 }
@@ -51,33 +52,36 @@ class StreamFactory(Protocol):
 SourceFactory = QueueFactory | StreamFactory
 
 
+class StoreFactory(Protocol):
+    """What an entry point of `lambent.stores` names: called with the URL it gives the store, and opens nothing. Raises
+    InvalidParameterValue that says what to write."""
+
+    def __call__(self, url: str) -> Store: ...
+
+
 def load_source(url: str) -> SourceFactory:
     """The factory of a URL's scheme. Raises InvalidParameterValue that says what to install."""
-    scheme = url.partition("://")[0]
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if scheme in found:
-        try:
-            factory: SourceFactory = found[scheme].load()
-        except ImportError as error:
-            raise InvalidParameterValue(f'"{url}": {error}. {_advice(scheme)}') from error
-        return factory
-    known = f"Installed are: {', '.join(sorted(found))}." if found else "No source is installed."
-    raise InvalidParameterValue(f'"{url}": there is no source for {scheme}://. {_advice(scheme)} {known}')
+    factory: SourceFactory = _load(url, GROUP, "source")
+    return factory
 
 
 def load_store(store: str | Store | None) -> Store:
     """The store that is meant: none or 'memory://' is a fresh one in memory, 'sqlite:///app.db' a file in the current
-    directory, 'sqlite:////var/lib/app.db' the one with that path. Raises InvalidParameterValue that says what to write.
-    """
+    directory, 'sqlite:////var/lib/app.db' the one with that path; other URLs are for those whom an entry point of the
+    group `lambent.stores` names, as 'redis://HOST:PORT/DB'. Raises InvalidParameterValue that says what to write."""
     if store is None or store == "memory://":
         return MemoryStore()
     if isinstance(store, str) and store.startswith("sqlite:"):
         from lambent.stores.sqlite import SqliteStore  # loads SQLite, which not every engine needs
 
         return SqliteStore(_sqlite_path(store))
+    if isinstance(store, str) and "://" in store and not store.startswith("memory:"):
+        factory: StoreFactory = _load(store, STORES, "store")
+        return factory(store)
     if isinstance(store, str) or not hasattr(store, "connect"):
         raise InvalidParameterValue(
-            f"store: {store!r} is not known; it must be 'memory://', 'sqlite:///FILE' or an instance of a store"
+            f"store: {store!r} is not known; it must be 'memory://', 'sqlite:///FILE', 'redis://HOST:PORT/DB' or an "
+            "instance of a store"
         )
     return store
 
@@ -95,7 +99,21 @@ def _sqlite_path(url: str) -> str:
     return path
 
 
-def _advice(scheme: str) -> str:
+def _load(url: str, group: str, kind: str) -> Any:
+    """What the entry point of a URL's scheme names. Raises InvalidParameterValue that says what to install."""
+    scheme, _, rest = url.partition("://")
+    shown = f'"{scheme}://{rest.rpartition("@")[2]}"'  # no password in a message
+    found = {entry.name: entry for entry in entry_points(group=group)}
+    if scheme in found:
+        try:
+            return found[scheme].load()
+        except ImportError as error:
+            raise InvalidParameterValue(f"{shown}: {error}. {_advice(scheme, group)}") from error
+    known = f"Installed are: {', '.join(sorted(found))}." if found else f"No {kind} is installed."
+    raise InvalidParameterValue(f"{shown}: there is no {kind} for {scheme}://. {_advice(scheme, group)} {known}")
+
+
+def _advice(scheme: str, group: str) -> str:
     if scheme in _EXTRAS:
         return f"Install it with: pip install 'lambent[{_EXTRAS[scheme]}]'."
-    return f"Install a package that brings an entry point {scheme!r} of the group {GROUP!r}."
+    return f"Install a package that brings an entry point {scheme!r} of the group {group!r}."

@@ -1,7 +1,7 @@
 """The store in memory: documents, event queue, leases and permits, the built-in queues and streams of one process.
 
-Decides who holds what, and how a shared limit is divided between the engines that want it. Leaves to
-`polling/leases.py` who should take which lease, and to `semantics/concurrency.py` what may start under a granted block.
+Decides who holds what. Leaves to `polling/leases.py` who should take which lease, to `semantics/sharing.py` how a limit
+is divided between the engines that want it, and to `semantics/concurrency.py` what may start under a granted block.
 A real store in all but one respect: it ends with its process. Several engines of one event loop may share it, each by
 its own connection; no call waits unless it is asked to, so each is one atomic step.
 """
@@ -9,7 +9,7 @@ its own connection; no call waits unless it is asked to, so each is one atomic s
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -28,6 +28,7 @@ from lambent.model import (
 )
 from lambent.ports import Clock, Document, Holdings, World
 from lambent.semantics.concurrency import Demand
+from lambent.semantics.sharing import Block, grant
 from lambent.stores.memory_events import EventLines, MemoryEvents
 from lambent.stores.memory_lines import Bell
 from lambent.stores.memory_queue import MemoryQueue, QueueState
@@ -256,24 +257,13 @@ class Fates:
                 self.ranges.append(each)
 
 
-@dataclass(slots=True, eq=False)
-class _Block:
-    """What an engine may use of a limit, what it said of itself at its last call, and its turn among those who want."""
-
-    demand: Demand
-    turn: int
-    expires_at: float
-    granted: int = 0
-
-
 class _LeaseState:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.members: dict[str, dict[str, float]] = {}
         self.held: dict[tuple[str, str], _Held] = {}
         self.fates: dict[tuple[str, str], Fates] = {}  # by (mapping, shard)
-        self.blocks: dict[str, dict[str, _Block]] = {}
-        self.turns = itertools.count(1)
+        self.blocks: defaultdict[str, dict[str, Block]] = defaultdict(dict)
 
     def see(self, group: str, name: str) -> Lease:
         held = self.held.get((group, name))
@@ -330,10 +320,11 @@ class MemoryLeases:
         return [self._checkpoint(lease, checkpoint) for lease, checkpoint in checkpoints]
 
     async def permits(self, demands: Mapping[str, Demand], valid_for_seconds: float) -> Mapping[str, int]:
-        """One engine alone gets the whole limit. Several get what they want as evenly as the limit allows, and an equal
-        part of what nobody wants; the odd permits go to those who have waited longest."""
-        expires_at = self._state.clock.monotonic() + valid_for_seconds
-        return {resource: self._grant(resource, demand, expires_at) for resource, demand in demands.items()}
+        state, now = self._state, self._state.clock.monotonic()
+        return {
+            resource: grant(state.blocks[resource], self._owner, demand, now, now + valid_for_seconds)
+            for resource, demand in demands.items()
+        }
 
     def close(self) -> None:
         state = self._state
@@ -363,38 +354,6 @@ class MemoryLeases:
                 fates = self._state.fates[where] = Fates()
             fates.add(checkpoint.settled)
         return True
-
-    def _grant(self, resource: str, demand: Demand, expires_at: float) -> int:
-        state, now = self._state, self._state.clock.monotonic()
-        blocks = state.blocks.setdefault(resource, {})
-        for gone in [owner for owner, block in blocks.items() if block.expires_at <= now]:
-            del blocks[gone]
-        mine = blocks.get(self._owner)
-        if mine is None:
-            mine = blocks[self._owner] = _Block(demand, next(state.turns), expires_at)
-        elif mine.demand.wanted == 0 or (mine.granted and demand.limit < len(blocks)):
-            mine.turn = next(state.turns)  # it begins to want, or had a permit that not all can have: to the end
-        mine.demand, mine.expires_at = demand, expires_at
-        # another may run what it was granted, or what it still runs of a larger block, until it calls again
-        taken = sum(max(block.granted, block.demand.in_use) for block in blocks.values() if block is not mine)
-        fair = _fair_part(mine, sorted(blocks.values(), key=lambda block: block.turn), demand.limit)
-        mine.granted = max(0, min(fair, demand.limit - taken))
-        return mine.granted
-
-
-def _fair_part(mine: _Block, blocks: Sequence[_Block], limit: int) -> int:
-    """What one of several engines should have of a limit; `blocks` stand in the order of their turns."""
-    wants = sum(block.demand.wanted for block in blocks)
-    if wants <= limit:
-        return mine.demand.wanted + (limit - wants) // len(blocks)
-    left, unserved = limit, list(blocks)
-    while modest := [block for block in unserved if block.demand.wanted <= left // len(unserved)]:
-        if mine in modest:
-            return mine.demand.wanted
-        left -= sum(block.demand.wanted for block in modest)
-        unserved = [block for block in unserved if block not in modest]
-    each, odd = divmod(left, len(unserved))
-    return each + (unserved.index(mine) < odd)
 
 
 # --------------------------------------------------------------------------- facts

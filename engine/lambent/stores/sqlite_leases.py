@@ -8,16 +8,16 @@ Leaves to `sqlite_facts.py` what is shown of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import apsw
 
-from lambent.model import Checkpoint, Lease, Piece, Progress, Settled, WindowState
+from lambent.model import Checkpoint, Lease, Settled
 from lambent.ports import Holdings, World
 from lambent.semantics.concurrency import Demand
+from lambent.semantics.progress import progress_of, progress_text
 from lambent.stores.sqlite_file import SqliteFile
 from lambent.stores.sqlite_rows import checksum, quarantine
 
@@ -102,7 +102,7 @@ def see(cursor: apsw.Cursor, mapping: str, shard: str) -> Lease:
         quarantine(cursor, "leases", f"{mapping} {shard}", row)
         cursor.execute("DELETE FROM leases WHERE mapping = ? AND shard = ?", (mapping, shard))
         return Lease(mapping, shard, NOBODY, 0, free=True)
-    return Lease(mapping, shard, owner, counter, progress and _progress(progress), owner == NOBODY)
+    return Lease(mapping, shard, owner, counter, progress and progress_of(progress), owner == NOBODY)
 
 
 def _see(cursor: apsw.Cursor, items: Sequence[Sequence[_Key]]) -> Sequence[Sequence[Lease]]:
@@ -153,7 +153,7 @@ def _checkpoint(
             if stored.progress is not None and stored.progress.seek != checkpoint.progress.seek:
                 cursor.execute("DELETE FROM fates WHERE mapping = ? AND shard = ?", where)
                 cursor.execute("DELETE FROM fate_counts WHERE mapping = ? AND shard = ?", where)
-            progress = _text(checkpoint.progress)
+            progress = progress_text(checkpoint.progress)
             cursor.execute(
                 "UPDATE leases SET progress = ?, crc = ? WHERE mapping = ? AND shard = ?",
                 (progress, checksum(*where, progress), *where),
@@ -195,31 +195,3 @@ def void_all(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
     """The engine that held them is gone."""
     cursor.execute("UPDATE leases SET owner = '' WHERE owner != ''")
     return items
-
-
-def _text(progress: Progress) -> str:
-    window = progress.window
-    return json.dumps(
-        {
-            "position": progress.position,
-            "pieces": [[piece.first, piece.last, piece.attempts] for piece in progress.pieces],
-            "window": window and [window.start, window.end, window.state, window.terminated_early],
-            "ended": progress.ended,
-            "seek": progress.seek,
-            "start": progress.start,
-        },
-        separators=(",", ":"),
-    )
-
-
-def _progress(text: str) -> Progress:
-    stored: dict[str, Any] = json.loads(text)
-    window = stored["window"]
-    return Progress(
-        position=stored["position"],
-        pieces=tuple(Piece(*piece) for piece in stored["pieces"]),
-        window=window and WindowState(*window),
-        ended=stored["ended"],
-        seek=stored["seek"],
-        start=stored["start"],
-    )

@@ -1,0 +1,58 @@
+"""Scripts of a store, and how their calls are named, so that one whose answer was lost is repeated without harm.
+
+Decides for how long the server remembers what it answered to a named call. Leaves to each script whether it needs a
+name: what does no harm when it is done twice does not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Final
+
+from lambent_pollers.redis_connection import PATIENCE, RedisServer, Script, Word
+
+_FOLDER: Final = files(__package__)
+_PARTS: Final = _FOLDER.joinpath("redis_parts.lua").read_text("utf-8")
+
+
+class Scripts:
+    """A Lua file of ours, as the server takes it: `adds` is refused when it has no memory left, `goes_on` must go on
+    then, or nothing would ever get better."""
+
+    def __init__(self, file: str) -> None:
+        text = _PARTS + _FOLDER.joinpath(file).read_text("utf-8")
+        self.adds = Script(text)
+        self.goes_on = Script(text, "allow-oom")
+
+
+class Calls:
+    """Calls of one file's scripts, whose keys have this tag: ARGV[2] says what to do, ARGV[3] for how many milliseconds
+    a named call is remembered; the last key is the call's name. `new_id`: see `World`."""
+
+    def __init__(self, server: RedisServer, scripts: Scripts, tag: str, new_id: Callable[[], str]) -> None:
+        self.server = server
+        self._scripts = scripts
+        self._tag = tag
+        self._client = new_id()
+        self._numbers = itertools.count(1)
+
+    def key(self, *parts: str) -> str:
+        return self.server.keys(self._tag, *parts)
+
+    def number(self) -> int:
+        """Higher than all before."""
+        return next(self._numbers)
+
+    async def run(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False) -> Any:
+        """A call, until it is done. Raises StoreUnavailable."""
+        return await self.start(what, keys, *words, adds=adds)
+
+    def start(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False) -> Any:
+        """As `run`: it is on its way, and its future is given."""
+        script = self._scripts.adds if adds else self._scripts.goes_on
+        call = self.key("call", f"{self._client}:{self.number()}")
+        # longer than anybody repeats it
+        remember_ms = round(1e3 * (30.0 + 2 * PATIENCE * self.server.url.answer_seconds))
+        return self.server.run(script, (*keys, call), what, remember_ms, *words)
