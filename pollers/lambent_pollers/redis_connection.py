@@ -194,23 +194,23 @@ class RedisServer:
         a server that evicts what it was given keeps nothing safe."""
         return check_settings(str(self), await self._settings(), self.url.kind != "server")
 
-    async def checked(self) -> None:
+    async def checked(self, aloud: bool = True) -> None:
         """`check`, before this server is first relied upon; what it says are troubles."""
         if not self._checked:
             for sentence in await self.check():
-                self.trouble(sentence)
+                self.trouble(sentence, aloud)
             self._checked = True
 
-    def trouble(self, sentence: str) -> None:
-        """Something is wrong with what is kept there, and we go on from it."""
-        if not self._on_trouble:
+    def trouble(self, sentence: str, aloud: bool = True) -> None:
+        """Something is wrong with what is kept there, and we go on from it. `aloud`: if nobody hears it, it is logged."""
+        if aloud and not self._on_trouble:
             _log.warning("%s", sentence)
         self._troubles.append(sentence)
         for callback in self._on_trouble:
             callback(sentence)
 
     def on_trouble(self, callback: Callable[[str], None]) -> None:
-        """Hear of troubles, as sentences; at once of those there were. Nobody: they are logged."""
+        """Hear of troubles, as sentences; at once of those there were."""
         self._on_trouble.append(callback)
         for sentence in self._troubles:
             callback(sentence)

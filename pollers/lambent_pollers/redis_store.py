@@ -77,7 +77,7 @@ class Connection:
 
     async def open(self) -> None:
         """Raises StoreUnavailable; `close` follows."""
-        await self.server.checked()
+        await self.server.checked(aloud=False)  # an engine hears it by `on_trouble`, a client has not to
         if self._presence is not None:
             await self._presence.beat()
             self._beating = asyncio.create_task(self._beat(self._presence), name="redis: an engine is here")

@@ -21,7 +21,7 @@ from lambent import (
 )
 from lambent.control import Seek, StoredMapping, mapping_id, state_of
 from lambent.model import QueueMapping, StreamMapping
-from lambent.sources import load_source
+from lambent.sources import load_source, load_store
 from tests.engine.engines import virtual
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
@@ -326,9 +326,27 @@ def test_an_installed_package_brings_its_source(tmp_path: Path, monkeypatch: pyt
     assert "No module named 'flute_source'" in refused(lambda: engine.map("flute://x", handler))
 
 
-@pytest.mark.parametrize("store", ["redis://x", "", "sqlite"])
+@pytest.mark.parametrize("store", ["", "sqlite", "memory://x"])
 def test_an_unknown_store_is_refused(store: str) -> None:
-    assert "store" in refused(lambda: Engine(store))
+    assert "'redis://HOST:PORT/DB'" in refused(lambda: Engine(store))
+
+
+def test_a_store_by_url_is_found_by_its_entry_point_or_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password is not in what is said."""
+    (tmp_path / "drum-1.0.dist-info").mkdir()
+    (tmp_path / "drum-1.0.dist-info" / "entry_points.txt").write_text(
+        "[lambent.stores]\ndrum = drum_store:open\nredis = nowhere:open\n"
+    )
+    (tmp_path / "drum_store.py").write_text("class open:\n    def __init__(self, url): self.connect = url\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert vars(load_store("drum://ada:secret@x")) == {"connect": "drum://ada:secret@x"}
+    monkeypatch.setattr("lambent.sources.entry_points", lambda group: [])
+    said = refused(lambda: Engine("redis://ada:secret@x"))
+    assert said.startswith('"redis://x": there is no store for redis://. Install it with: pip install')
+    assert "lambent[redis]" in said
+    assert "an entry point 'drum' of the group 'lambent.stores'" in refused(lambda: Engine("drum://x"))
 
 
 # --------------------------------------------------------------------------- documents
