@@ -7,7 +7,6 @@ name: what does no harm when it is done twice does not.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, Final
 
@@ -29,13 +28,12 @@ class Scripts:
 
 class Calls:
     """Calls of one file's scripts, whose keys have this tag: ARGV[2] says what to do, ARGV[3] for how many milliseconds
-    a named call is remembered; the last key is the call's name. `new_id`: see `World`."""
+    a named call is remembered; the last key is the call's name."""
 
-    def __init__(self, server: RedisServer, scripts: Scripts, tag: str, new_id: Callable[[], str]) -> None:
+    def __init__(self, server: RedisServer, scripts: Scripts, tag: str) -> None:
         self.server = server
         self._scripts = scripts
         self._tag = tag
-        self._client = new_id()
         self._numbers = itertools.count(1)
 
     def key(self, *parts: str) -> str:
@@ -52,7 +50,7 @@ class Calls:
     def start(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False) -> Any:
         """As `run`: it is on its way, and its future is given."""
         script = self._scripts.adds if adds else self._scripts.goes_on
-        call = self.key("call", f"{self._client}:{self.number()}")
+        call = self.key("call", self.server.name_call())
         # longer than anybody repeats it
         remember_ms = round(1e3 * (30.0 + 2 * PATIENCE * self.server.url.answer_seconds))
         return self.server.run(script, (*keys, call), what, remember_ms, *words)

@@ -14,6 +14,7 @@ never compared. (A test may bring a time of its own.)
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
 from math import inf
+from secrets import token_hex
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -127,6 +129,8 @@ class RedisServer:
         self._loop = asyncio.get_running_loop()
         self._random = random
         self._time = time
+        self._life = token_hex(8)  # not of a seed: with the same one a next life must not be taken for this one
+        self._names = itertools.count(1)
         self._client = self.url.client()
         self._unsent: list[_Call] = []
         self._flushing = False
@@ -178,6 +182,10 @@ class RedisServer:
             self._bells[channel] = Bell(self, channel)
         return self._bells[channel]
 
+    def name_call(self) -> str:
+        """A name that no other call has, in whichever process: for scripts that remember what they answered."""
+        return f"{self._life}:{next(self._names)}"
+
     def jitter(self) -> float:
         return self._random()
 
@@ -202,7 +210,7 @@ class RedisServer:
             self._checked = True
 
     def trouble(self, sentence: str, aloud: bool = True) -> None:
-        """Something is wrong with what is kept there, and we go on from it. `aloud`: if nobody hears it, it is logged."""
+        """Something is wrong with what is kept there, and we go on from it. `aloud`: logged if nobody hears it."""
         if aloud and not self._on_trouble:
             _log.warning("%s", sentence)
         self._troubles.append(sentence)

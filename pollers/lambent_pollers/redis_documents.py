@@ -7,7 +7,7 @@ one step, by `redis_documents.lua`; what documents say, by `control.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -23,9 +23,9 @@ RETRY_SECONDS: Final = 1.0  # after the server could not be listened to
 class RedisDocuments:
     """Revisions come from one counter, so a document made anew never has an old one's."""
 
-    def __init__(self, server: RedisServer, new_id: Callable[[], str]) -> None:
+    def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._calls = Calls(server, _SCRIPTS, "documents", new_id)
+        self._calls = Calls(server, _SCRIPTS, "documents")
         self._watched: set[str] = set()
         self._closed = False
 

@@ -38,7 +38,7 @@ class RedisEvents:
     def __init__(self, server: RedisServer, world: World) -> None:
         self._server = server
         self._world = world
-        self._calls = Calls(server, _SCRIPTS, "events", world.new_id)
+        self._calls = Calls(server, _SCRIPTS, "events")
         self._keys = tuple(self._calls.key(part) for part in _PARTS)
         self._bell = server.bell(self._keys[0])
         self._bell.on_ring[self] = self._ring

@@ -30,10 +30,10 @@ _PERMITS: Final = "permits"
 class RedisLeases:
     """What one engine, or client, has of them."""
 
-    def __init__(self, server: RedisServer, owner: str, new_id: Callable[[], str]) -> None:
+    def __init__(self, server: RedisServer, owner: str) -> None:
         self._server = server
         self._owner = owner
-        self._calls = Calls(server, _SCRIPTS, "leases", new_id)
+        self._calls = Calls(server, _SCRIPTS, "leases")
         self._groups: set[str] = set()
         self._limits: set[str] = set()
 

@@ -12,9 +12,8 @@ server, and comes back at its visibility time-out.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.resources import files
@@ -51,13 +50,11 @@ _MOVED_SECONDS: Final = 86_400.0  # for which a dead letter is known to have arr
 
 
 class RedisQueues:
-    """The queues of one server, as the connections of this process share them. `new_id`: see `World`."""
+    """The queues of one server, as the connections of this process share them."""
 
-    def __init__(self, server: RedisServer, new_id: Callable[[], str]) -> None:
+    def __init__(self, server: RedisServer) -> None:
         self.server = server
         self._states: dict[str, _State] = {}
-        self._calls = itertools.count()
-        self._client = new_id()
         self._names_key = server.keys("queues")
 
     def queue(self, config: Queue, world: World, adopt: bool = False) -> RedisQueue:
@@ -120,7 +117,7 @@ class RedisQueues:
 
     def name_of_call(self, state: _State) -> str:
         """The key under which the server remembers it."""
-        return f"{state.call_key}:{self._client}:{next(self._calls)}"
+        return f"{state.call_key}:{self.server.name_call()}"
 
     def _unwanted(self, state: _State, what: str, future: asyncio.Future[Any]) -> None:
         """Nobody need wait for the visibility time-out because a caller was cancelled: what it would have got is given

@@ -33,7 +33,7 @@ class RedisQueueSource(RedisQueue):
     """A queue with a connection of its own, or that of other sources with the same URL."""
 
     def __init__(self, server: RedisServer, config: Queue, declared: bool, world: World) -> None:
-        queues = RedisQueues(server, world.new_id)
+        queues = RedisQueues(server)
         super().__init__(queues, queues.state(config, adopt=not declared), world)
         self._server = server
 

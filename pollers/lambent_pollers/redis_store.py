@@ -8,6 +8,7 @@ What is kept, and how, is decided by the adapters (`redis_documents.py`, `redis_
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -24,7 +25,8 @@ from lambent_pollers.redis_queue import RedisQueue, RedisQueues
 from lambent_pollers.redis_stream import RedisStream, RedisStreams
 from lambent_pollers.redis_url import parse_redis_url
 
-BEAT_SECONDS: Final = 3.0  # between two signs of life of an engine, and two looks for what need not be kept
+BEAT_SECONDS: Final = 3.0  # between two signs of life of an engine
+SWEEP_BEATS: Final = 5  # between two looks for what need not be kept
 BELIEVED_SECONDS: Final = 10.0  # for which an engine counts as there after the last one
 
 _PRESENCE: Final = Scripts("redis_presence.lua")
@@ -64,12 +66,12 @@ class Connection:
 
     def __init__(self, server: RedisServer, world: World, client: bool) -> None:
         self.server = server
-        self.documents = RedisDocuments(server, world.new_id)
+        self.documents = RedisDocuments(server)
         self.events = RedisEvents(server, world)
-        self.leases = RedisLeases(server, world.owner, world.new_id)
+        self.leases = RedisLeases(server, world.owner)
         self._world = world
-        self._queues = RedisQueues(server, world.new_id)
-        self._streams = RedisStreams(server, world.new_id)
+        self._queues = RedisQueues(server)
+        self._streams = RedisStreams(server)
         self.facts = RedisFacts(self.events, self.leases, self._queues, world)
         self._presence = None if client else _Presence(server, world)
         self._beating: asyncio.Task[None] | None = None
@@ -113,10 +115,10 @@ class Connection:
             await self.server.close()
 
     async def _beat(self, presence: _Presence) -> None:
-        while True:
+        for number in itertools.count(1):
             await asyncio.sleep(BEAT_SECONDS)
             with suppress(StoreUnavailable):  # the loops say so
-                if await presence.beat():
+                if await presence.beat() and number % SWEEP_BEATS == 0:
                     await self._queues.sweep(self._world)
                     await self._streams.sweep(self._world)
 
@@ -125,7 +127,7 @@ class _Presence:
     """An engine's sign of life."""
 
     def __init__(self, server: RedisServer, world: World) -> None:
-        self._calls = Calls(server, _PRESENCE, "engines", world.new_id)
+        self._calls = Calls(server, _PRESENCE, "engines")
         self._keys = (self._calls.key("alive"),)
         self._owner = world.owner
 

@@ -12,7 +12,6 @@ and for who looks in with Redis's own tools; the progress that counts is the lea
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
@@ -51,13 +50,11 @@ ELSEWHERE: Final = "@elsewhere"  # how groups end whose mappings are not in this
 
 
 class RedisStreams:
-    """The streams of one server, as the connections of this process share them. `new_id`: see `World`."""
+    """The streams of one server, as the connections of this process share them."""
 
-    def __init__(self, server: RedisServer, new_id: Callable[[], str]) -> None:
+    def __init__(self, server: RedisServer) -> None:
         self.server = server
         self._states: dict[str, _State] = {}
-        self._calls = itertools.count()
-        self._client = new_id()
         self._names_key = server.keys("streams")
 
     def stream(self, config: Stream, world: World, adopt: bool = False) -> RedisStream:
@@ -87,9 +84,6 @@ class RedisStreams:
 
     async def has_declared(self, name: str) -> None:
         await self.server.call("SADD", self._names_key, name)
-
-    def name_of_call(self) -> str:
-        return f"{self._client}:{next(self._calls)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +202,7 @@ class _State:
         self, change: Callable[[_Layout], tuple[_Layout, Sequence[int], Sequence[Shard]]]
     ) -> Sequence[Shard]:
         """Gives what is new."""
-        call = self.streams.name_of_call()
+        call = self.streams.server.name_call()
         await self.look()
         while True:
             layout, closed, new = change(self.layout)
@@ -262,7 +256,7 @@ class _State:
 
     async def put(self, words: Sequence[Any]) -> Sequence[str]:
         """Of puts, the positions. All of them or none are stored."""
-        call, swept = self.streams.name_of_call(), False
+        call, swept = self.streams.server.name_call(), False
         while True:
             await self.declare()
             shards = [self.layout.of(put.key) for put in words]

@@ -38,7 +38,7 @@ class RedisStreamSource(RedisStream):
     in another store, perhaps, than others of the stream: their groups hold until somebody destroys them."""
 
     def __init__(self, server: RedisServer, config: Stream, declared: bool, world: World) -> None:
-        super().__init__(RedisStreams(server, world.new_id).state(config, adopt=not declared), world)
+        super().__init__(RedisStreams(server).state(config, adopt=not declared), world)
         self._server = server
 
     def reader(self, group: str = "") -> StreamReader:

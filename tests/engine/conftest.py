@@ -31,15 +31,30 @@ from lambent.stores.memory import MemoryStore
 from lambent.stores.sqlite import SqliteStore
 from lambent.telemetry import Telemetry
 from lambent.testing.loop import VirtualClock, VirtualLoop, with_process
+from lambent_pollers.redis_connection import RedisServer
+from lambent_pollers.redis_store import RedisStore
 from tests.engine.engines import inline
+from tests.servers.virtual import virtual_server
 
 Handler = Callable[[Any, Any], Awaitable[object]]
 
 
-@pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.night)])
+@pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.night), "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of store in turn, for what must be the same in all; a new one, without an engine."""
-    return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "app.db", executor=inline)
+    match request.param:
+        case "memory":
+            return MemoryStore()
+        case "sqlite":
+            return SqliteStore(tmp_path / "app.db", executor=inline)
+        case _:
+            return RedisStore(url := request.getfixturevalue("redis_url"), serve=lambda world: _served(url, world))
+
+
+def _served(url: str, world: World) -> RedisServer:
+    server = virtual_server(url, world.clock)
+    server._checked = True  # that a test's server may lose the last second is no news
+    return server
 
 
 class Bench:

@@ -18,7 +18,7 @@ from lambent.telemetry import ASYNC_EVENTS_DROPPED
 from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
 
-pytestmark = pytest.mark.virtual_time(deterministic=True)
+pytestmark = pytest.mark.virtual_time
 
 REPLACED = "what is declared replaces what is stored"
 HELD = "a higher release declared it otherwise, which holds"

@@ -14,7 +14,7 @@ from lambent.semantics.explaining import Explanation
 from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
 
-pytestmark = pytest.mark.virtual_time(deterministic=True)
+pytestmark = pytest.mark.virtual_time
 
 
 async def ok(event: Any, context: Any) -> str:

@@ -13,7 +13,7 @@ from lambent.ports import Store
 from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
 
-pytestmark = pytest.mark.virtual_time(deterministic=True)
+pytestmark = pytest.mark.virtual_time
 
 
 async def nothing(event: Any, context: Any) -> None: ...

@@ -282,7 +282,7 @@ class RedisMachine(QueueMachine):
 
     async def begin(self) -> None:
         self.server = RedisServer(self.url, self.world.random, time=lambda: EPOCH + self.clock.seconds)
-        self.open_queue = lambda config: self.done(self.opened(RedisQueues(self.server, self.world.new_id), config))
+        self.open_queue = lambda config: self.done(self.opened(RedisQueues(self.server), config))
 
     async def opened(self, queues: RedisQueues, config: Queue) -> BuiltinQueue:
         return queues.queue(config, self.world)

@@ -54,7 +54,7 @@ class _OnCluster(Suite):
     @pytest.fixture(autouse=True)
     async def _server(self, _begin: None, cluster: list[RedisProcess]) -> AsyncIterator[None]:
         self.server = virtual_server(url_of(cluster), self.clock)
-        self.queues = RedisQueues(self.server, self.new_id)
+        self.queues = RedisQueues(self.server)
         yield
         await self.server.close()
 
@@ -93,7 +93,7 @@ class TestRedisQueuesOnCluster(_OnCluster):
     async def test_a_prefix_in_braces_makes_one_step_of_it(self) -> None:
         self.server.keys = Keys("{shop}")
         config = Queue(name="q", visibility_timeout_seconds=5, max_receive_count=1, dead_letter_queue="dead")
-        queue = RedisQueues(self.server, self.new_id).queue(config, self.world())
+        queue = RedisQueues(self.server).queue(config, self.world())
         assert queue._state.dead_keys
 
 

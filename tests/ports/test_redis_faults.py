@@ -48,7 +48,7 @@ async def proxied(process: RedisProcess, timeout: float = 5, queue: Queue = ORDE
             RedisServer(f"redis://127.0.0.1:{port}?prefix={prefix}&timeout={timeout}", WORLD.random)
             for port in (proxy.port, process.port)
         ]
-        through, direct = (RedisQueues(server, WORLD.new_id).queue(queue, WORLD) for server in servers)
+        through, direct = (RedisQueues(server).queue(queue, WORLD) for server in servers)
         await through.depth()
         try:
             yield Way(proxy, servers[0], through, direct)

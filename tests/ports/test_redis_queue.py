@@ -27,7 +27,7 @@ class _OnRedis(Suite):
     async def _server(self, _begin: None, redis_url: str) -> AsyncIterator[None]:
         self.url = redis_url
         self.server = virtual_server(redis_url, self.clock)
-        self.queues = RedisQueues(self.server, self.new_id)
+        self.queues = RedisQueues(self.server)
         yield
         await self.server.close()
 
@@ -48,7 +48,7 @@ class TestRedisQueuesOnTheServer(_OnRedis):
 
     async def other_process(self) -> RedisQueues:
         self.other = virtual_server(self.url, self.clock)
-        return RedisQueues(self.other, lambda: "other")
+        return RedisQueues(self.other)
 
     def standard(self, name: str = "q", **options: object) -> Queue:
         return Queue.model_validate({"name": name, "visibility_timeout_seconds": 30, **options})

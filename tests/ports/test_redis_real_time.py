@@ -27,7 +27,7 @@ class _InRealTime(Suite):
     @pytest.fixture(autouse=True)
     async def _server(self, _begin: None, redis_url: str) -> AsyncIterator[None]:
         self.server = RedisServer(redis_url, random.Random(0).random)
-        self.queues = RedisQueues(self.server, self.new_id)
+        self.queues = RedisQueues(self.server)
         yield
         await self.server.close()
 

@@ -22,7 +22,7 @@ class _OnRedis(Suite):
     async def _server(self, _begin: None, redis_url: str) -> AsyncIterator[None]:
         self.url = redis_url
         self.server = virtual_server(redis_url, self.clock)
-        self.streams = RedisStreams(self.server, self.new_id)
+        self.streams = RedisStreams(self.server)
         yield
         await self.server.close()
 
@@ -35,7 +35,7 @@ class TestRedisStream(_OnRedis, streams.StreamSuite):
 
     async def other_process(self) -> RedisStreams:
         self.other = virtual_server(self.url, self.clock)
-        return RedisStreams(self.other, lambda: "other")
+        return RedisStreams(self.other)
 
     async def test_streams_that_nobody_uses_are_swept_and_keep_nothing_for_a_mapping_that_was_deleted(self) -> None:
         stream = await self.stream(retention_seconds=3600)
