@@ -1,0 +1,232 @@
+"""The store on Redis while answers are lost: what was done is not done again, and nothing is counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lambent.errors import StoreUnavailable
+from lambent.model import Checkpoint, Delete, Event, Lease, Progress, Release, Settled
+from lambent.ports import World
+from lambent.semantics.concurrency import Demand
+from lambent_pollers import redis_documents, redis_events, redis_leases
+from lambent_pollers.redis_connection import RedisServer
+from lambent_pollers.redis_store import Connection, RedisStore
+from tests.servers.clock import RealClock
+from tests.servers.proxy import Proxy
+from tests.servers.redis import RedisProcess
+
+_PREFIXES = itertools.count()
+CLOCK = RealClock()
+
+
+class Way:
+    """One store, reached through a proxy and directly."""
+
+    def __init__(self, proxy: Proxy, through: Connection, direct: Connection) -> None:
+        self.proxy, self.through, self.direct = proxy, through, direct
+
+
+@asynccontextmanager
+async def proxied(process: RedisProcess) -> AsyncIterator[Way]:
+    prefix = f"storefaults{next(_PREFIXES)}"
+    async with Proxy(process.port).running() as proxy:
+        connections = []
+        for owner, port in (("engine-1", proxy.port), ("engine-2", process.port)):
+            world = World(owner, CLOCK, random.Random(1).random, lambda: str(uuid.uuid4()))
+            connections.append(await RedisStore(f"redis://127.0.0.1:{port}?prefix={prefix}").connect(world))
+        for module in (redis_documents, redis_events, redis_leases):  # or the answer that is cut says: unknown script
+            for script in (module._SCRIPTS.adds, module._SCRIPTS.goes_on):
+                await connections[0].server.call("SCRIPT LOAD", script.text)
+        try:
+            yield Way(proxy, *connections)
+        finally:
+            for connection in connections:
+                await connection.close()
+
+
+@pytest.fixture
+async def way(redis_process: RedisProcess) -> AsyncIterator[Way]:
+    async with proxied(redis_process) as found:
+        yield found
+
+
+def event(request_id: str = "e1") -> Event:
+    return Event(request_id, "f", b"{}", CLOCK.now())
+
+
+async def taken(connection: Connection, *names: str) -> list[Lease]:
+    seen = (await connection.leases.heartbeat("mapping", names, 60)).leases
+    return list(await connection.leases.take_many([seen[name] for name in names], 60))
+
+
+# --------------------------------------------------------------------------- documents
+
+
+async def test_a_write_on_a_revision_whose_answer_was_lost_was_not_refused(way: Way) -> None:
+    documents = way.through.documents
+    first = await documents.put("function", "f", "1")
+    assert first is not None
+    way.proxy.cut_next("answer", 0)
+    second = await documents.put("function", "f", "2", revision=first.revision)
+    assert way.proxy.cuts == 1
+    assert second == await way.direct.documents.get("function", "f")
+
+
+async def test_a_deletion_whose_answer_was_lost_did_delete(way: Way) -> None:
+    await way.through.documents.put("function", "f", "1")
+    way.proxy.cut_next("answer", 0)
+    assert await way.through.documents.delete("function", "f")
+    assert way.proxy.cuts == 1
+
+
+async def test_a_watch_whose_connection_is_cut_speaks_of_what_it_missed(way: Way) -> None:
+    watch = way.through.documents.watch("mapping")
+    await anext(watch, None)
+    waiting = asyncio.ensure_future(anext(watch))
+    way.proxy.refuses = True
+    way.proxy.cut()
+    await way.direct.documents.put("mapping", "m", "{}")
+    way.proxy.heal()
+    async with asyncio.timeout(10):
+        assert await waiting is None
+
+
+# --------------------------------------------------------------------------- events
+
+
+async def test_a_put_that_is_repeated_after_its_event_has_ended_runs_nothing_again(way: Way) -> None:
+    way.proxy.cut_next("answer", 0)
+    way.proxy.refuses = True
+    putting = asyncio.ensure_future(way.through.events.put_many([event()]))
+    assert await way.direct.events.due({"f"}, 5)
+    [claimed] = await way.direct.events.receive("f", 1, 60)
+    assert await way.direct.events.settle_many([Delete(claimed.receipt, "succeeded")]) == [True]
+    way.proxy.heal()
+    await putting
+    assert await way.direct.events.pending() == {}
+    assert await way.direct.facts.ended() == {("f", "succeeded"): 1}
+
+
+async def test_a_claim_whose_answer_was_lost_gets_the_same_events_and_counts_one_attempt(way: Way) -> None:
+    await way.direct.events.put_many([event("e1"), event("e2"), event("e3")])
+    way.proxy.cut_next("answer", 0)
+    claimed = await way.through.events.receive("f", 2, 60)
+    assert way.proxy.cuts == 1
+    assert [(each.request_id, each.attempts) for each in claimed] == [("e1", 1), ("e2", 1)]
+    assert [each.request_id for each in await way.direct.events.receive("f", 10, 60)] == ["e3"]
+
+
+async def test_a_settlement_whose_answer_was_lost_counts_once_and_is_answered_as_it_was(way: Way) -> None:
+    await way.direct.events.put_many([event("e1"), event("e2")])
+    one, two = await way.through.events.receive("f", 2, 60)
+    way.proxy.cut_next("answer", 0)
+    settled = [Delete(one.receipt, "succeeded"), Release(two.receipt, CLOCK.now(), give_back=True)]
+    assert await way.through.events.settle_many(settled) == [True, True]
+    assert way.proxy.cuts == 1
+    assert await way.direct.facts.ended() == {("f", "succeeded"): 1}
+    [again] = await way.direct.events.receive("f", 2, 60)
+    assert (again.request_id, again.attempts, again.deferrals) == ("e2", 1, 1)
+
+
+async def test_a_receive_that_was_cancelled_gives_back_what_it_would_have_got(way: Way) -> None:
+    await way.direct.events.put_many([event()])
+    for steps in range(1, 8):
+        receiving = asyncio.ensure_future(way.through.events.receive("f", 1, 60))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        assert receiving.cancelled()
+        assert await way.direct.events.due({"f"}, 5)
+        [claimed] = await way.direct.events.receive("f", 1, 60)
+        assert claimed.attempts == 1
+        await way.direct.events.settle_many([Release(claimed.receipt, CLOCK.now(), give_back=True)])
+
+
+# --------------------------------------------------------------------------- leases
+
+
+async def test_a_lease_whose_taking_got_no_answer_is_told_to_whoever_took_it(way: Way) -> None:
+    seen = (await way.through.leases.heartbeat("mapping", ["s0"], 60)).leases["s0"]
+    way.proxy.cut_next("answer", 0)
+    [lease] = await way.through.leases.take_many([seen], 60)
+    assert way.proxy.cuts == 1
+    assert (lease.owner, lease.counter) == ("engine-1", seen.counter + 1)
+
+
+async def test_a_checkpoint_whose_answer_was_lost_adds_its_fates_once(way: Way) -> None:
+    [lease] = await taken(way.through, "s0")
+    way.proxy.cut_next("answer", 0)
+    checkpoint = Checkpoint(Progress("3"), (Settled("1", "3", 3, "delivered"),))
+    assert await way.through.leases.checkpoint_many([(lease, checkpoint)]) == [True]
+    assert way.proxy.cuts == 1
+    [fact] = await way.direct.facts.shards("mapping")
+    assert fact.counts == {("delivered", ""): 3}
+
+
+async def test_a_checkpoint_that_comes_late_does_not_move_a_shard_back(way: Way) -> None:
+    """As one that a slow connection held back while it was repeated, and the next one was written."""
+    [lease] = await taken(way.through, "s0")
+    sent: list[asyncio.Future[object]] = []
+    server, run = way.through.server, way.through.server.run
+
+    def remembered(script: object, keys: object, *words: object, **options: object) -> asyncio.Future[object]:
+        sent.append((script, keys, words))  # type: ignore[arg-type]
+        return run(script, keys, *words, **options)  # type: ignore[arg-type]
+
+    server.run = remembered  # type: ignore[method-assign]
+    for position in ("3", "6"):
+        settled = (Settled(position, position, 3, "delivered"),)
+        assert await way.through.leases.checkpoint_many([(lease, Checkpoint(Progress(position), settled))]) == [True]
+    script, keys, words = sent[0]  # type: ignore[misc]
+    assert await run(script, keys, *words) == b"1"
+    [fact] = await way.direct.facts.shards("mapping")
+    assert (fact.lease.progress, fact.counts) == (Progress("6"), {("delivered", ""): 6})
+
+
+async def test_permits_that_two_engines_ask_for_at_once_are_not_granted_twice(way: Way) -> None:
+    asked = [each.leases.permits({"f": Demand(4, 0, 4)}, 60) for each in (way.through, way.direct) for _ in range(5)]
+    granted = await asyncio.gather(*asked)
+    assert granted[4]["f"] + granted[9]["f"] <= 4
+    assert max(each["f"] for each in granted) > 0
+
+
+# --------------------------------------------------------------------------- the server as a whole
+
+
+async def test_a_server_that_evicts_is_refused(redis_process: RedisProcess) -> None:
+    redis_process.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        world = World("engine-1", CLOCK, random.random, lambda: str(uuid.uuid4()))
+        with pytest.raises(StoreUnavailable, match="maxmemory-policy is allkeys-lru"):
+            await RedisStore(f"{redis_process.url}?prefix=evicts").connect(world)
+    finally:
+        redis_process.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+async def test_a_damaged_event_is_set_aside_and_the_others_come(way: Way) -> None:
+    troubles: list[str] = []
+    way.through.on_trouble(troubles.append)
+    server: RedisServer = way.through.server
+    await way.through.events.put_many([event("e1"), event("e2")])
+    await server.call("HSET", server.keys("events", "bodies"), "e1", "x")
+    assert [each.request_id for each in await way.through.events.receive("f", 10, 60)] == ["e2"]
+    assert "e1" in troubles[-1]
+    assert await way.through.events.pending() == {"f": 1}
+    assert await server.call("HGET", server.keys("events", "quarantine"), "e1") == b"x"
+
+
+async def test_what_became_of_the_settings_is_heard_by_who_listens_and_not_logged(
+    way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    troubles: list[str] = []
+    way.direct.on_trouble(troubles.append)
+    assert [sentence for sentence in troubles if "appendfsync is everysec" in sentence]
+    assert not caplog.records
