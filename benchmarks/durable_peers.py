@@ -1,9 +1,9 @@
 """Beside peers that keep events too: taskiq and SAQ on a real Redis with `appendonly yes` and `appendfsync always`.
 
-Decides the bound that `make bench` holds: at least five times the events a second of either. The cycle is the same for
-all (`cycles.py`): 256 callers put an event of 200 bytes each, a function that does nothing runs, and the event is
-acknowledged when it has returned. Producer and worker are one process with one event loop; the kinds take turns, each
-time in a process of its own, on a store of its own; figures are medians of five rounds.
+Decides the bound that `make bench` holds: at least five times the events a second of either, on a SQLite file and on the
+same Redis. The cycle is the same for all (`cycles.py`): 256 callers put an event of 200 bytes each, a function that does
+nothing runs, and the event is acknowledged when it has returned. Producer and worker are one process with one event
+loop; the kinds take turns, each time in a process of its own, on a store of its own; figures are medians of five rounds.
 
 The peers' settings are the best that their documentation offers, and were found better here than their defaults:
 
@@ -38,11 +38,13 @@ from benchmarks.cycles import CALLERS, EVENT, Cycle, cycle_of, directory
 from benchmarks.engines import engine as new_engine
 from benchmarks.table import ROUNDS, Row, median, ratio, show
 from lambent.stores.sqlite import SqliteStore
+from lambent_pollers.redis_store import RedisStore
 
 LEAST = 5.0
 CONNECTIONS = 1_000  # more than will be
 PATIENCE_SECONDS = 10.0
-EVENTS = {"lambent": 20_000, "taskiq": 1_000, "SAQ": 1_000}  # in a round: some seconds of each
+ON_REDIS = "lambent on Redis"
+EVENTS = {"lambent": 20_000, ON_REDIS: 10_000, "taskiq": 1_000, "SAQ": 1_000}  # in a round: some seconds of each
 
 
 async def taskiq(url: str) -> float:
@@ -99,7 +101,16 @@ async def lambent(path: str) -> float:
         return await warm(cycle_of(engine), EVENTS["lambent"])
 
 
-KINDS: dict[str, Callable[[str], Awaitable[float]]] = {"lambent": lambent, "taskiq": taskiq, "SAQ": saq}
+async def lambent_on_redis(url: str) -> float:
+    """Seconds an event."""
+    engine = new_engine(store=RedisStore(url))
+    async with engine:
+        return await warm(cycle_of(engine), EVENTS[ON_REDIS])
+
+
+KINDS: dict[str, Callable[[str], Awaitable[float]]] = {
+    "lambent": lambent, ON_REDIS: lambent_on_redis, "taskiq": taskiq, "SAQ": saq,
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------- the server
@@ -177,10 +188,12 @@ def rows() -> list[Row]:
     for _ in range(ROUNDS):
         for kind in KINDS:
             seconds[kind].append(once(kind, binary))
-    table = [Row("durable events, in a process of its own", 1 / median(seconds["lambent"]), "events/s")]
-    for kind in ("taskiq", "SAQ"):
-        note = f"{1 / median(seconds[kind]):,.0f} events/s on {Path(binary).name}"
-        table.append(Row(f"  by {kind}'s", ratio(seconds, kind, "lambent"), "times", least=LEAST, note=note))
+    table = []
+    for ours, what in (("lambent", "durable events, in a process of its own"), (ON_REDIS, "  the same on Redis")):
+        table.append(Row(what, 1 / median(seconds[ours]), "events/s"))
+        for kind in ("taskiq", "SAQ"):
+            note = f"{1 / median(seconds[kind]):,.0f} events/s on {Path(binary).name}"
+            table.append(Row(f"  by {kind}'s", ratio(seconds, kind, ours), "times", least=LEAST, note=note))
     return table
 
 

@@ -105,7 +105,7 @@ class Connection:
             await asyncio.wait({self._beating})
         self.documents.close()
         leaving: list[Callable[[], Awaitable[None]]] = [self.events.leave, self.leases.leave]
-        if self._presence is not None:
+        if self._presence is not None and self._beating is not None:
             leaving.append(self._presence.leave)
         try:
             with suppress(StoreUnavailable):  # then it all ends by itself, in time
