@@ -1,9 +1,10 @@
 """Beside peers that keep events too: taskiq and SAQ on a real Redis with `appendonly yes` and `appendfsync always`.
 
-Decides the bound that `make bench` holds: at least five times the events a second of either, on a SQLite file and on the
-same Redis. The cycle is the same for all (`cycles.py`): 256 callers put an event of 200 bytes each, a function that does
-nothing runs, and the event is acknowledged when it has returned. Producer and worker are one process with one event
-loop; the kinds take turns, each time in a process of its own, on a store of its own; figures are medians of five rounds.
+Decides the bound that `make bench` holds: at least five times the events a second of either, on a SQLite file and on
+the same Redis. The cycle is the same for all (`cycles.py`): 256 callers put an event of 200 bytes each, a function that
+does nothing runs, and the event is acknowledged when it has returned. Producer and worker are one process with one
+event loop; the kinds take turns, each time in a process of its own, on a store of its own; figures are medians of five
+rounds.
 
 The peers' settings are the best that their documentation offers, and were found better here than their defaults:
 
