@@ -120,7 +120,8 @@ class Connection:
             with suppress(StoreUnavailable):  # the loops say so
                 if await presence.beat() and number % SWEEP_BEATS == 0:
                     await self._queues.sweep(self._world)
-                    await self._streams.sweep(self._world)
+                    mappings = [document.name for document in await self.documents.list("mapping")]
+                    await self._streams.sweep(self._world, mappings)
 
 
 class _Presence:

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from lambent.model import Put, Stream
 from lambent.ports import Connection, Store, World
-from lambent_pollers.redis_store import RedisStore
+from lambent_pollers.redis_store import BEAT_SECONDS, SWEEP_BEATS, RedisStore
 from tests.servers.virtual import virtual_server
 
 from .suites import Suite
@@ -58,3 +59,21 @@ class TestRedisLeases(_OnRedis, LeasesSuite):
 
 class TestRedisFacts(_OnRedis, FactsSuite):
     pass
+
+
+class TestRedisStore(_OnRedis):
+    async def test_nothing_is_kept_for_a_mapping_that_was_deleted(self) -> None:
+        connection = await self.redis.connect(self.world())
+        await connection.documents.put("mapping", "m1", "{}")
+        stream = connection.stream(Stream(name="clicks", retention_seconds=3600))
+        [shard] = await stream.shards()
+        horizon = await stream.position(shard.id, "TRIM_HORIZON", None)
+        reader = stream.reader("m1")
+        reader.passed(shard.id, horizon, 1)
+        await reader.close()
+        await stream.put_many([Put(b"a", "k")])
+        await self.pass_time(3601 + 2 * SWEEP_BEATS * BEAT_SECONDS)
+        assert (await stream.backlog(shard.id, horizon)).records == 1
+        await connection.documents.delete("mapping", "m1")
+        await self.pass_time(2 * SWEEP_BEATS * BEAT_SECONDS)
+        assert (await stream.backlog(shard.id, horizon)).records == 0
