@@ -1,7 +1,8 @@
-"""Scripts of a store, and how their calls are named, so that one whose answer was lost is repeated without harm.
+"""Scripts that we keep in files, and how a store's calls of them are named, so that one whose answer was lost is
+repeated without harm.
 
-Decides for how long the server remembers what it answered to a named call. Leaves to each script whether it needs a
-name: what does no harm when it is done twice does not.
+Decides what all scripts have before them, and which may run when the server has no memory left. Leaves to each script
+whether its calls need a name: what does no harm when it is done twice does not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 from importlib.resources import files
 from typing import Any, Final
 
-from lambent_pollers.redis_connection import PATIENCE, RedisServer, Script, Word
+from lambent_pollers.redis_connection import RedisServer, Script, Word
 
 _FOLDER: Final = files(__package__)
 _PARTS: Final = _FOLDER.joinpath("redis_parts.lua").read_text("utf-8")
@@ -51,6 +52,4 @@ class Calls:
         """As `run`: it is on its way, and its future is given."""
         script = self._scripts.adds if adds else self._scripts.goes_on
         call = self.key("call", self.server.name_call())
-        # longer than anybody repeats it
-        remember_ms = round(1e3 * (30.0 + 2 * PATIENCE * self.server.url.answer_seconds))
-        return self.server.run(script, (*keys, call), what, remember_ms, *words)
+        return self.server.run(script, (*keys, call), what, self.server.remember_ms, *words)

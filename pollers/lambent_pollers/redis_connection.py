@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
-from math import inf
+from math import ceil, inf
 from secrets import token_hex
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -185,6 +185,11 @@ class RedisServer:
     def name_call(self) -> str:
         """A name that no other call has, in whichever process: for scripts that remember what they answered."""
         return f"{self._life}:{next(self._names)}"
+
+    @property
+    def remember_ms(self) -> int:
+        """How long a server remembers what it answered to a named call: longer than anybody repeats it."""
+        return ceil(1e3 * (30.0 + 2 * PATIENCE * self.url.answer_seconds))
 
     def jitter(self) -> float:
         return self._random()

@@ -1,4 +1,4 @@
--- What scripts of a store need to say much to the server at once. It stands before each of them.
+-- What scripts need to say much to the server at once. It stands before each of them.
 
 local STEP = 1000 -- words that are passed at once (Lua's stack holds 8,000), or items that one call moves by the way
 

@@ -23,10 +23,10 @@ from importlib.resources import files
 from math import ceil, inf
 from typing import Any, Final
 
-from lambent.errors import InvalidParameterValue, ResourceNotFound
+from lambent.errors import ResourceNotFound
 from lambent.model import Read, Record, Shard
 from lambent.ports import World
-from lambent.semantics.builtin import StreamView, shard_id
+from lambent.semantics.builtin import StreamView, begins_at, shard_id
 from lambent_pollers.redis_connection import RedisServer, Script
 from lambent_pollers.redis_stream_entries import id_in, position_at, prefix_of
 from lambent_pollers.redis_stream_reader import Passed, Request, RequestReader
@@ -68,13 +68,8 @@ class PlainRedisStream(StreamView):
         return [Shard(_SHARD)]
 
     async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
-        first = "-"
-        if starting_position == "AT_TIMESTAMP":
-            if timestamp is None:
-                raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
-            first = str(ceil(round(timestamp * 1e3, 3)))
-        elif starting_position not in ("TRIM_HORIZON", "LATEST"):
-            raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+        since = begins_at(starting_position, timestamp)
+        first = "-" if since is None else str(ceil(round(since * 1e3, 3)))
         (added, length, last, *_), entry = await self.run("first", first)
         if starting_position == "LATEST" or not entry:
             at, place = _parsed(last)

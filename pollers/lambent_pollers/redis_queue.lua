@@ -10,7 +10,6 @@
 -- give: when its first message is due and none of it is in flight; from then on it waits for its turn.
 
 local DEDUPLICATION = 300000 -- SQS: a deduplication id holds for five minutes
-local STEP = 1000 -- messages that are removed, or words that are passed, at once
 local ms, soon = math.floor(now / 1000), math.ceil(now / 1000)
 local past = '(' .. string.format('%.0f', ms + 1) -- up to the end of this millisecond
 
@@ -32,29 +31,6 @@ local function open(first)
         retention = tonumber(found[5]), most = tonumber(found[6]), dead = found[7] or '', last = tonumber(found[8]),
         sleepers = found[9],
     }
-end
-
-local function whole(number)
-    return string.format('%.0f', number)
-end
-
-local function each_part(command, key, words)
-    for first = 1, #words, STEP do
-        redis.call(command, key, unpack(words, first, math.min(first + STEP - 1, #words)))
-    end
-end
-
-local function gather(command, key, ids)
-    if #ids <= STEP then
-        return #ids > 0 and redis.call(command, key, unpack(ids)) or {}
-    end
-    local all = {}
-    for first = 1, #ids, STEP do
-        for _, each in ipairs(redis.call(command, key, unpack(ids, first, math.min(first + STEP - 1, #ids)))) do
-            all[#all + 1] = each
-        end
-    end
-    return all
 end
 
 -- Of a message that was never received, a standard queue has no state.

@@ -16,7 +16,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from importlib.resources import files
 from math import ceil, inf
 from typing import Any, Final, cast
 from zlib import crc32
@@ -36,13 +35,12 @@ from lambent.model import (
 from lambent.ports import World
 from lambent.semantics.builtin import QueueView, deduplication_id, sequence_number
 from lambent.semantics.sending import check_send
-from lambent_pollers.redis_connection import PATIENCE, RedisServer, Script, Word
+from lambent_pollers.redis_calls import Scripts
+from lambent_pollers.redis_connection import RedisServer, Script, Word
 from lambent_pollers.redis_gathering import Gathering, Perform
 
 _PARTS: Final = ("meta", "bodies", "states", "ready", "out", "born", "lines", "held", "groups", "sent", "times")
-_TEXT: Final = files(__package__).joinpath("redis_queue.lua").read_text("utf-8")
-_ADDS: Final = Script(_TEXT)  # is refused when the server has no memory left
-_TAKES: Final = Script(_TEXT, "allow-oom")  # must go on then, or nothing would ever get better
+_SCRIPTS: Final = Scripts("redis_queue.lua")
 _DONE, _UNDECLARED, _AGAIN, _CHANGED, _KIND = range(5)
 _SETTLE_BYTES: Final = 100  # about what one settlement takes in a call
 _FIELDS: Final = 7  # of a message in an answer
@@ -82,10 +80,10 @@ class RedisQueues:
         if config.name not in self._states:
 
             async def send(words: Sequence[Word]) -> Sequence[Any]:
-                return await self.perform(state, _ADDS, "send", *words)
+                return await self.perform(state, _SCRIPTS.adds, "send", *words)
 
             async def settle(words: Sequence[Word]) -> Sequence[Any]:
-                [answers] = await self.perform(state, _TAKES, "settle", *words)
+                [answers] = await self.perform(state, _SCRIPTS.goes_on, "settle", *words)
                 return cast(bytes, answers)
 
             self._states[config.name] = _State(config, adopt, self.server, send, settle)
@@ -105,7 +103,7 @@ class RedisQueues:
             keys, last = (*state.keys, call), tuple[Word, ...]()
             if what == "receive":
                 keys, last = (*keys, *state.dead_keys), (state.config.dead_letter_queue or "",)
-            future = self.server.run(script, keys, what, remember_ms or self.remember_ms, *words, *last)
+            future = self.server.run(script, keys, what, remember_ms or self.server.remember_ms, *words, *last)
             try:
                 [code, *answer] = await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -128,7 +126,7 @@ class RedisQueues:
         if code == _DONE and (given := answer[1]):
             words = [word for message in _grouped(given, _FIELDS) for word in (message[0], message[1], 0, 1)]
             keys = (*state.keys, self.name_of_call(state))
-            future = self.server.run(_TAKES, keys, "settle", self.remember_ms, *words)
+            future = self.server.run(_SCRIPTS.goes_on, keys, "settle", self.server.remember_ms, *words)
             future.add_done_callback(_heard)
 
     def _correct(self, state: _State, code: int, answer: Sequence[Any]) -> None:
@@ -163,16 +161,12 @@ class RedisQueues:
     async def _declare(self, config: Queue, adopt: bool) -> tuple[int, Any]:
         keys = _keys(self.server, config.name)
         code, stored = await self.server.run(
-            _ADDS, [*keys, keys[0]], "declare", self.remember_ms, int(config.fifo), _ms(config.delay_seconds),
-            _ms(config.visibility_timeout_seconds), config.message_retention_period_seconds * 1000,
+            _SCRIPTS.adds, [*keys, keys[0]], "declare", self.server.remember_ms, int(config.fifo),
+            _ms(config.delay_seconds), _ms(config.visibility_timeout_seconds),
+            config.message_retention_period_seconds * 1000,
             config.max_receive_count or "", config.dead_letter_queue or "", config.model_dump_json(), int(adopt),
         )  # fmt: skip
         return code, stored
-
-    @property
-    def remember_ms(self) -> int:
-        """Longer than anybody repeats a call."""
-        return _ms(30.0 + 2 * PATIENCE * self.server.url.answer_seconds)
 
 class _State:
     """What a process remembers of a queue: unless the bell rings, nothing is visible before `quiet_until`."""
@@ -272,10 +266,10 @@ class RedisQueue(QueueView):
         return [answer == ord("1") for answer in answers]
 
     async def depth(self) -> Depth:
-        return Depth(*await self._perform(_TAKES, "depth"))
+        return Depth(*await self._perform(_SCRIPTS.goes_on, "depth"))
 
     async def purge(self) -> None:
-        await self._perform(_TAKES, "purge")
+        await self._perform(_SCRIPTS.goes_on, "purge")
 
     async def peek(self, limit: int, after: str = "") -> Sequence[MessageFact]:
         return await self._look(limit, after)
@@ -287,7 +281,7 @@ class RedisQueue(QueueView):
     async def claim_many(self, ids: Sequence[str]) -> Sequence[Message]:
         if not ids:
             return []
-        _, given, _ = await self._perform(_TAKES, "claim", *ids)
+        _, given, _ = await self._perform(_SCRIPTS.goes_on, "claim", *ids)
         return await self._sound(list(_grouped(given, _FIELDS)))
 
     async def _sound(self, rows: Sequence[Sequence[Any]]) -> Sequence[Message]:
@@ -297,7 +291,7 @@ class RedisQueue(QueueView):
         if damaged:
             state, queues = self._state, self._queues
             keys = (*state.keys, queues.name_of_call(state), state.quarantine)
-            await queues.server.run(_TAKES, keys, "set_aside", queues.remember_ms, *damaged)
+            await queues.server.run(_SCRIPTS.goes_on, keys, "set_aside", queues.server.remember_ms, *damaged)
             queues.server.trouble(
                 f"{queues.server}: damaged messages of queue {self.config.name} are set aside: {', '.join(damaged)}. "
                 f"The hash {state.quarantine} has what is left of them"
@@ -309,7 +303,7 @@ class RedisQueue(QueueView):
         state = self._state
         while True:
             rings = state.bell.rings
-            next_in, given, moving = await self._perform(_TAKES, "receive", limit, int(waits))
+            next_in, given, moving = await self._perform(_SCRIPTS.goes_on, "receive", limit, int(waits))
             state.idle = not given
             if moving:
                 await self._move(list(_grouped(moving, _FIELDS)))
@@ -329,11 +323,11 @@ class RedisQueue(QueueView):
         words: list[Word] = []
         for message_id, _, _, _, _, born, body in rows:
             words += (message_id, born, (_unpacked(message_id, body) or Send("x")).group or "", body)
-        await self._queues.perform(target._state, _TAKES, "take", *words, remember_ms=_ms(_MOVED_SECONDS))
-        await self._perform(_TAKES, "settle", *(word for row in rows for word in (row[0], row[1], "", 0)))
+        await self._queues.perform(target._state, _SCRIPTS.goes_on, "take", *words, remember_ms=_ms(_MOVED_SECONDS))
+        await self._perform(_SCRIPTS.goes_on, "settle", *(word for row in rows for word in (row[0], row[1], "", 0)))
 
     async def _look(self, limit: int | str, message_id: str) -> Sequence[MessageFact]:
-        ms, rows = await self._perform(_TAKES, "look", limit, message_id)
+        ms, rows = await self._perform(_SCRIPTS.goes_on, "look", limit, message_id)
         facts = []
         for *row, out, wait in _grouped(rows, _FIELDS + 2):
             if (message := self._message(row)) is not None:

@@ -9,17 +9,12 @@
 -- and with it. An entry is gone when it is older than the retention and no consumer group still has to pass it; what is
 -- gone may stand there for a while.
 
-local STEP = 1000 -- words that are passed at once
 local CHUNK = 32 -- entries that are read before their sizes are known
 local TRIMMED = 10000 -- entries that are removed at once
 local ms = math.floor(now / 1000)
 
 -- What an answer begins with.
 local DONE, UNDECLARED, CHANGED, FULL = 0, 1, 2, 3
-
-local function whole(number)
-    return string.format('%.0f', number)
-end
 
 local function parts_of(id)
     local at, place = string.match(id, '^(%d+)-(%d+)$')

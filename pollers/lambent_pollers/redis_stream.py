@@ -16,7 +16,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import ceil
 from operator import attrgetter
 from typing import Any, Final
@@ -26,6 +25,7 @@ from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.ports import StreamReader, World
 from lambent.semantics.builtin import (
     StreamView,
+    begins_at,
     hash_key,
     hash_ranges,
     middle_of,
@@ -35,14 +35,13 @@ from lambent.semantics.builtin import (
     size_of,
 )
 from lambent.semantics.sending import check_put, check_room
-from lambent_pollers.redis_connection import PATIENCE, RedisServer, Script, Word
+from lambent_pollers.redis_calls import Scripts
+from lambent_pollers.redis_connection import RedisServer, Script, Word
 from lambent_pollers.redis_gathering import Gathering
 from lambent_pollers.redis_stream_entries import id_in, parts_of, position_at, positions_at, prefix_of, records_of
 from lambent_pollers.redis_stream_reader import Passed, Request, RequestReader
 
-_TEXT: Final = files(__package__).joinpath("redis_stream.lua").read_text("utf-8")
-_ADDS: Final = Script(_TEXT)  # is refused when the server has no memory left
-_LOOKS: Final = Script(_TEXT, "allow-oom")  # must go on then, or nothing would ever get better
+_SCRIPTS: Final = Scripts("redis_stream.lua")
 _DONE, _UNDECLARED, _CHANGED, _FULL = range(4)
 _ANSWER_BYTES: Final = 4 * 1024 * 1024  # of records in one answer, so that it comes in time over a slow network, too
 _STEP_SHARDS: Final = 1_000  # in one call
@@ -196,7 +195,7 @@ class _State:
 
     async def look(self) -> None:
         """Learn how it is declared, and which shards there are."""
-        self._learn(*await self.perform(_LOOKS, "look", ()))
+        self._learn(*await self.perform(_SCRIPTS.goes_on, "look", ()))
 
     async def reshard(
         self, change: Callable[[_Layout], tuple[_Layout, Sequence[int], Sequence[Shard]]]
@@ -206,7 +205,8 @@ class _State:
         await self.look()
         while True:
             layout, closed, new = change(self.layout)
-            code, *answer = await self.run(_ADDS, "reshard", closed, self.layout.version, layout.text(), call=call)
+            words = (self.layout.version, layout.text())
+            code, *answer = await self.run(_SCRIPTS.adds, "reshard", closed, *words, call=call)
             if code == _UNDECLARED:
                 await self.declare()
                 continue
@@ -221,11 +221,11 @@ class _State:
         for first in range(0, len(numbers), _STEP_SHARDS):
             some = numbers[first : first + _STEP_SHARDS]
             if mappings is not None:
-                [groups] = await self.perform(_LOOKS, "groups", some)
+                [groups] = await self.perform(_SCRIPTS.goes_on, "groups", some)
                 over = {group.decode() for group in groups} - set(mappings)
                 if over := {group for group in over if not group.endswith(ELSEWHERE)}:
-                    await self.perform(_LOOKS, "forget", some, *sorted(over))
-            await self.perform(_LOOKS, "sweep", some)
+                    await self.perform(_SCRIPTS.goes_on, "forget", some, *sorted(over))
+            await self.perform(_SCRIPTS.goes_on, "sweep", some)
 
     async def perform(self, script: Script, what: str, numbers: Sequence[int], *words: Word) -> list[Any]:
         """A call that does no harm when repeated, until it is done."""
@@ -246,7 +246,7 @@ class _State:
                 for number, (first, end) in enumerate(hash_ranges(config.shards))
             ]
             answer = await self.run(
-                _ADDS, "declare", (), config.model_dump_json(), config.retention_seconds * 1000,
+                _SCRIPTS.adds, "declare", (), config.model_dump_json(), config.retention_seconds * 1000,
                 config.maximum_bytes or "", int(config.keep_unread), _Layout(shards).text(), int(self.adopt),
             )  # fmt: skip
             await self.streams.has_declared(config.name)
@@ -265,7 +265,7 @@ class _State:
             told: list[Word] = [self.layout.version]
             for known, put in zip(shards, words, strict=True):
                 told += (key_of[known.number], put.key, put.data, put.hops)
-            code, *answer = await self.run(_ADDS, "put", numbers, *told, call=call)
+            code, *answer = await self.run(_SCRIPTS.adds, "put", numbers, *told, call=call)
             if code == _DONE:
                 return self._positions(shards, numbers, answer[0].split())
             if code == _CHANGED:
@@ -295,8 +295,8 @@ class _State:
     ) -> asyncio.Future[Any]:
         keys = [f"{self.meta_key}:{number}" for number in numbers]
         call_key = f"{self.meta_key}:call:{call}" if call else self.meta_key
-        remember_ms = ceil(1e3 * (30.0 + 2 * PATIENCE * self.server.url.answer_seconds))  # longer than anybody repeats
-        return self.server.run(script, [self.meta_key, call_key, *keys], what, remember_ms, *numbers, *words)
+        words = (self.server.remember_ms, *numbers, *words)
+        return self.server.run(script, [self.meta_key, call_key, *keys], what, *words)
 
     def _learn(self, config: bytes, version: bytes, layout: bytes) -> None:
         if version.decode() != self.layout.version:
@@ -341,14 +341,11 @@ class RedisStream(StreamView):
         return [known.shard for known in self._state.layout.shards.values()]
 
     async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
-        if starting_position == "AT_TIMESTAMP":
-            if timestamp is None:
-                raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
-            starting_position = str(ceil(round(timestamp * 1e3, 3)))
-        elif starting_position not in ("TRIM_HORIZON", "LATEST"):
-            raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+        since = begins_at(starting_position, timestamp)
+        if since is not None:
+            starting_position = str(ceil(round(since * 1e3, 3)))
         known = await self._state.known(shard)
-        at, place = await self._state.perform(_LOOKS, "position", [known.number], starting_position)
+        at, place = await self._state.perform(_SCRIPTS.goes_on, "position", [known.number], starting_position)
         return position_at(known.prefix, int(at), int(place))
 
     def reader(self, group: str = "") -> StreamReader:
@@ -366,7 +363,7 @@ class RedisStream(StreamView):
     async def backlog(self, shard: str, position: str | None) -> Backlog:
         known = await self._state.known(shard)
         after = (0, 0) if position is None else id_in(shard, known.prefix, position)
-        count, at = await self._state.perform(_LOOKS, "backlog", [known.number], *after)
+        count, at = await self._state.perform(_SCRIPTS.goes_on, "backlog", [known.number], *after)
         return Backlog(count, at / 1e3 if count else None)
 
     async def find(self, position: str) -> tuple[str, Record] | None:
@@ -379,7 +376,7 @@ class RedisStream(StreamView):
         if known is None or place == 0:
             return None
         words = (1, 0, at, place - 1, 1, 1)
-        [_, (_, _, told)] = await self._state.perform(_LOOKS, "read", [number], *words)
+        [_, (_, _, told)] = await self._state.perform(_SCRIPTS.goes_on, "read", [number], *words)
         records = records_of(known.prefix, told)
         return (known.shard.id, records[0]) if records and records[0].position == position else None
 
@@ -404,7 +401,7 @@ class _Reader(RequestReader):
         for each in passed:
             numbers.append(number := number_of(each.shard) or 0)
             words += (group, each.counter, *id_in(each.shard, prefix_of(number), each.position))
-        return self._state.run(_LOOKS, "passed", numbers, *words)
+        return self._state.run(_SCRIPTS.goes_on, "passed", numbers, *words)
 
     async def listen(self) -> None:
         await self._state.bell.listen()
@@ -414,7 +411,7 @@ class _Reader(RequestReader):
         words: list[Word] = [_ANSWER_BYTES, 1]
         for each in requests:
             words += (each.at, each.place, each.maximum_records, each.maximum_bytes)
-        _, *answers = await state.perform(_LOOKS, "read", [each.number for each in requests], *words)
+        _, *answers = await state.perform(_SCRIPTS.goes_on, "read", [each.number for each in requests], *words)
         return [self._read(*each) for each in zip(requests, answers, strict=True)]
 
     def _read(self, request: Request, answer: Sequence[Any]) -> Read | None:

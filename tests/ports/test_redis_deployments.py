@@ -12,7 +12,7 @@ import pytest
 from lambent.errors import StoreUnavailable
 from lambent.model import Depth, Queue, Send
 from lambent_pollers.redis_connection import Keys, RedisServer
-from lambent_pollers.redis_queue import _TAKES, RedisQueue, RedisQueues
+from lambent_pollers.redis_queue import _SCRIPTS, RedisQueue, RedisQueues
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisProcess, free_port, running, sentinel
 from tests.servers.virtual import virtual_server
@@ -83,7 +83,7 @@ class TestRedisQueuesOnCluster(_OnCluster):
         await queue.send_many([Send("poison")])
         await queue.receive(1, 0)
         await self.pass_time(6)
-        _, _, moving = await self.queues.perform(state, _TAKES, "receive", 10, 0)
+        _, _, moving = await self.queues.perform(state, _SCRIPTS.goes_on, "receive", 10, 0)
         await queue._move([moving])
         await self.pass_time(300)
         await queue._move([moving])  # as after a crash between the copy and the deletion

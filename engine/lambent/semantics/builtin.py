@@ -67,6 +67,19 @@ def sequence_number(number: int) -> str:
     return f"{number:020d}"
 
 
+def begins_at(starting_position: str, timestamp: float | None) -> float | None:
+    """From which time on a stream is read; None: from its first record (TRIM_HORIZON), or behind its last (LATEST).
+
+    Raises InvalidParameterValue for another position, or a time that is missing."""
+    if starting_position == "AT_TIMESTAMP":
+        if timestamp is None:
+            raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
+        return timestamp
+    if starting_position not in ("TRIM_HORIZON", "LATEST"):
+        raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+    return None
+
+
 class StreamView:
     """A built-in stream as a mapping sees it, but for its records."""
 

@@ -19,6 +19,7 @@ from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.ports import Clock, StreamReader, World
 from lambent.semantics.builtin import (
     StreamView,
+    begins_at,
     hash_key,
     hash_ranges,
     middle_of,
@@ -270,16 +271,12 @@ class MemoryStream(StreamView):
         return [found.shard for found in self._state.shards.values()]
 
     async def position(self, shard: str, starting_position: str, timestamp: float | None) -> str:
-        found = self._state.get(shard)
+        found, since = self._state.get(shard), begins_at(starting_position, timestamp)
         if starting_position == "LATEST":
             return found.position(found.last)
         start = found.gone
-        if starting_position == "AT_TIMESTAMP":
-            if timestamp is None:
-                raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
-            start = bisect_left(found.records, timestamp, found.gone, key=attrgetter("arrived_at"))
-        elif starting_position != "TRIM_HORIZON":
-            raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+        if since is not None:
+            start = bisect_left(found.records, since, found.gone, key=attrgetter("arrived_at"))
         return found.position(found.base + start)
 
     def reader(self, group: str = "") -> StreamReader:

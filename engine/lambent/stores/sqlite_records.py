@@ -28,6 +28,7 @@ import apsw
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.model import Backlog, Put, Read, Record, Shard, Stream
 from lambent.semantics.builtin import (
+    begins_at,
     hash_key,
     hash_ranges,
     middle_of,
@@ -284,15 +285,12 @@ class _Stream:
     def position(self, asked: tuple[ShardRow, str, float | None]) -> str:
         """The one after which reading starts."""
         shard, starting_position, timestamp = asked
+        since = begins_at(starting_position, timestamp)
         first, last, _ = self._readable(shard.number)
         if starting_position == "LATEST":
             return position_of(shard.prefix, last)
-        if starting_position == "AT_TIMESTAMP":
-            if timestamp is None:
-                raise InvalidParameterValue("starting_position_timestamp goes with starting_position='AT_TIMESTAMP'")
-            first = _first_since(self.cursor, shard.number, first, last, timestamp)
-        elif starting_position != "TRIM_HORIZON":
-            raise InvalidParameterValue("starting_position must be TRIM_HORIZON, LATEST or AT_TIMESTAMP")
+        if since is not None:
+            first = _first_since(self.cursor, shard.number, first, last, since)
         return position_of(shard.prefix, first - 1)
 
     def backlog(self, asked: tuple[ShardRow, int]) -> Backlog:
