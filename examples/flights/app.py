@@ -51,7 +51,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
     """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
     engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
     departures = engine.stream("departures", shards=8)
-    rebook = engine.queue("rebook", visibility_timeout_seconds=30, max_receive_count=3, dead_letter_queue="rebook-dead")
+    rebook = engine.queue("rebook", visibility_timeout_seconds=7, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
     alerts_lost = engine.queue("alerts-lost")
@@ -108,7 +108,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
         return found
 
     @engine.on(
-        rebook, batch_size=10, maximum_batching_window_seconds=0.5, report_batch_item_failures=True, timeout_seconds=5
+        rebook, batch_size=10, maximum_batching_window_seconds=0.5, report_batch_item_failures=True, timeout_seconds=1
     )
     async def rebooking(event: dict[str, Any], context: object) -> dict[str, Any]:
         rebooked, failed = [], []
@@ -117,8 +117,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
                 failed.append(message)
             else:
                 rebooked.append(flight["id"])
-        # A machine may stall, so the time limit has room, and the visibility is six times as long, as AWS advises. What
-        # failed needn't wait for it.
+        # The visibility is six times the time limit and the window, as AWS advises. What failed needn't wait for it.
         await rebook.change_visibility([message["receiptHandle"] for message in failed], REBOOK_AGAIN_SECONDS)
         board.failed("rebooking", len(failed))
         board.settle("rebooking", "rebooked", rebooked)  # last: if the time is up before, nothing was rebooked
