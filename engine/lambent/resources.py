@@ -134,11 +134,12 @@ class StreamHandle:
 
     async def put(self, data: object, *, key: str) -> str:
         """Store one record durably; gives its sequence number. Records of one `key` (1 to 256 characters) keep their
-        order. Bytes and texts are put as they are, anything else as JSON. Raises as `QueueHandle.send` does."""
+        order. Bytes and texts are put as they are, anything else as JSON. Raises as `QueueHandle.send` does,
+        and LimitExceeded when the stream would hold more than its `maximum_bytes`."""
         return (await self.put_many([(data, key)]))[0]
 
     async def put_many(self, records: Iterable[tuple[object, str]]) -> Sequence[str]:
-        """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers."""
+        """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers. Raises as `put`."""
         hops = _hops()
         return await self._opened().put_many([Put(_bytes(data), key, hops) for data, key in map(_pair, records)])
 
