@@ -139,7 +139,8 @@ class StreamHandle:
         return (await self.put_many([(data, key)]))[0]
 
     async def put_many(self, records: Iterable[tuple[object, str]]) -> Sequence[str]:
-        """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers. Raises as `put`."""
+        """Store many records `(data, key)`, all or none, in this order; gives their sequence numbers. Raises as `put`
+        does."""
         hops = _hops()
         return await self._opened().put_many([Put(_bytes(data), key, hops) for data, key in map(_pair, records)])
 
