@@ -103,6 +103,8 @@ class Life:
             self._host(control.functions[name], handler)
         self.connection = await store.connect(world)
         self._closing.push_async_callback(self.connection.close)
+        for caution in self.connection.cautions:
+            telemetry.log("warning", "the store can lose what it accepted", caution=caution)
         self.connection.on_trouble(lambda trouble: telemetry.log("error", "trouble in the store", trouble=trouble))
         self.events = self.connection.events
         control.connect(self.connection.documents)

@@ -396,6 +396,11 @@ class Connection(Protocol):
         """The stream of that name, as `queue`; an existing one keeps its shards."""
         ...
 
+    @property
+    def cautions(self) -> Sequence[str]:
+        """What can be lost although nothing is wrong, because of how the store is set up, each a sentence."""
+        ...
+
     def on_trouble(self, callback: Callable[[str], None]) -> None:
         """Hear, as sentences, what the store finds wrong with itself and goes on from: damaged rows that it set aside,
         a log that it cannot empty; at once what it has found already."""

@@ -126,6 +126,8 @@ class RedisServer:
         self.keys = Keys(self.url.prefix)
         self.waiting = 0
         """How many commands have no answer yet."""
+        self.cautions: Sequence[str] = ()
+        """What can be lost with its settings, once they were `checked`."""
         self._loop = asyncio.get_running_loop()
         self._random = random
         self._time = time
@@ -208,15 +210,16 @@ class RedisServer:
         return check_settings(str(self), await self._settings(), self.url.kind != "server")
 
     async def checked(self, aloud: bool = True) -> None:
-        """`check`, before this server is first relied upon; what it says are troubles."""
+        """`check`, before this server is first relied upon; what it says are its `cautions`. `aloud`: logged."""
         if not self._checked:
-            for sentence in await self.check():
-                self.trouble(sentence, aloud)
+            self.cautions = await self.check()
             self._checked = True
+            for sentence in self.cautions if aloud else ():
+                _log.warning("%s", sentence)
 
-    def trouble(self, sentence: str, aloud: bool = True) -> None:
-        """Something is wrong with what is kept there, and we go on from it. `aloud`: logged if nobody hears it."""
-        if aloud and not self._on_trouble:
+    def trouble(self, sentence: str) -> None:
+        """Something is wrong with what is kept there, and we go on from it. Logged if nobody hears it."""
+        if not self._on_trouble:
             _log.warning("%s", sentence)
         self._troubles.append(sentence)
         for callback in self._on_trouble:

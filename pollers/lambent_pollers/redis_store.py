@@ -79,7 +79,7 @@ class Connection:
 
     async def open(self) -> None:
         """Raises StoreUnavailable; `close` follows."""
-        await self.server.checked(aloud=False)  # an engine hears it by `on_trouble`, a client has not to
+        await self.server.checked(aloud=False)  # an engine says it, a client has not to
         if self._presence is not None:
             await self._presence.beat()
             self._beating = asyncio.create_task(self._beat(self._presence), name="redis: an engine is here")
@@ -92,6 +92,10 @@ class Connection:
 
     def stream(self, stream: Stream) -> RedisStream:
         return self._streams.stream(stream, self._world)
+
+    @property
+    def cautions(self) -> Sequence[str]:
+        return self.server.cautions
 
     def on_trouble(self, callback: Callable[[str], None]) -> None:
         self.server.on_trouble(callback)

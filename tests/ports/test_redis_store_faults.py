@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
+from lambent import Engine
 from lambent.errors import StoreUnavailable
 from lambent.model import Checkpoint, Delete, Event, Lease, Progress, Release, Settled
 from lambent.ports import World
@@ -223,10 +225,23 @@ async def test_a_damaged_event_is_set_aside_and_the_others_come(way: Way) -> Non
     assert await server.call("HGET", server.keys("events", "quarantine"), "e1") == b"x"
 
 
-async def test_what_became_of_the_settings_is_heard_by_who_listens_and_not_logged(
-    way: Way, caplog: pytest.LogCaptureFixture
+async def test_what_the_settings_can_lose_is_a_warning_at_the_start_of_an_engine_and_no_trouble(
+    redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    engine = Engine(store=redis_url)
+    orders = engine.queue("orders")
+    with capture_logs() as logs:
+        async with engine:
+            await orders.send("a")
+    [said] = [log for log in logs if "appendfsync is everysec" in str(log)]
+    assert (said["log_level"], said["event"]) == ("warning", "the store can lose what it accepted")
+    assert not [log for log in logs if log["log_level"] == "error"]
+    assert not caplog.records
+
+
+async def test_a_client_says_nothing_of_the_settings(way: Way, caplog: pytest.LogCaptureFixture) -> None:
     troubles: list[str] = []
     way.direct.on_trouble(troubles.append)
-    assert [sentence for sentence in troubles if "appendfsync is everysec" in sentence]
+    assert "appendfsync is everysec" in way.direct.cautions[0]
+    assert not troubles
     assert not caplog.records

@@ -114,6 +114,8 @@ class Connection:
     def stream(self, stream: Stream) -> MemoryStream:
         return MemoryStream(self._store.stream_state(stream), self._world)
 
+    cautions = ()
+
     def on_trouble(self, callback: Callable[[str], None]) -> None:
         """Memory has none."""
 

@@ -139,6 +139,8 @@ class Connection:
     def stream(self, stream: Stream) -> BuiltinStream:
         return self._streams.stream(stream, self._world)
 
+    cautions = ()
+
     def on_trouble(self, callback: Callable[[str], None]) -> None:
         self.file.on_trouble(callback)
 

@@ -252,6 +252,7 @@ class FaultyConnection:
         self.leases = cast(Leases, _Port("leases", inner.leases, faults))
         self.facts = inner.facts
         self.engines = inner.engines
+        self.cautions = inner.cautions
         self.on_trouble = inner.on_trouble
         self._world = world
         self._faults = faults
