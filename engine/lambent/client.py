@@ -16,7 +16,7 @@ from lambent import inspection
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
 from lambent.control import Control, MappingState, StoredMapping
 from lambent.dead_letters import DeadLetters
-from lambent.desk import LOOK_SECONDS, Snapshot, ask, look
+from lambent.desk import LOOK_SECONDS, Snapshot, ask, health, look
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceNotFound
 from lambent.model import (
     LATEST,
@@ -30,6 +30,7 @@ from lambent.resources import MappingHandle, QueueHandle, StreamHandle
 from lambent.semantics.advising import Advice, Sweep
 from lambent.semantics.auditing import Audit
 from lambent.semantics.explaining import Explanation
+from lambent.semantics.health import Health
 from lambent.settings import EngineSettings
 from lambent.sources import load_store
 from lambent.standing import MappingStanding, running, standing
@@ -242,13 +243,17 @@ class Client:
 
     # --- engines ---------------------------------------------------------------------------------------------------
 
-    async def engines(self) -> bool:
-        """Is any engine running on this store?"""
+    async def engines(self) -> int:
+        """How many engines run on this store."""
         return await self._open.engines()
 
     async def snapshots(self) -> Sequence[Snapshot]:
         """What each running engine shows of itself, not older than some seconds; none if none is running."""
         return await look(self._open)
+
+    async def health(self) -> Health:
+        """How the engines are: red if what waits does not get done, or if one does not tell."""
+        return await health(self._open)
 
     def now(self) -> float:
         """The client's time, in epoch seconds."""

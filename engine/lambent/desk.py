@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from lambent import errors
@@ -21,6 +22,7 @@ from lambent.calls import InvokeResponse
 from lambent.errors import EngineStopped, LambentError, TooManyRequests
 from lambent.polling.supervisor import end
 from lambent.ports import Clock, Connection, Document, Documents, World
+from lambent.semantics.health import NOBODY, Health, together
 from lambent.telemetry import Measured, Telemetry
 
 REQUEST: Final = "request"
@@ -33,16 +35,18 @@ GRACE_SECONDS: Final = 10.0  # for which an answer is awaited after the function
 LOOK_SECONDS: Final = 1.0  # between two looks whether an engine is alive, and between two snapshots
 SNAPSHOT_SECONDS: Final = 3.0  # after which an engine's snapshot is too old to be shown
 RENEW_SECONDS: Final = 5.0  # for which engines make snapshots after they were last asked to
-FIRST_SNAPSHOT_SECONDS: Final = 2.0  # within which an engine that is alive and not blocked has made one
+FIRST_SNAPSHOT_SECONDS: Final = 2.0  # within which engines that are alive and not blocked have made one
+HEALTH_SECONDS: Final = 5.0  # the same for whoever would call an engine sick that has not
 
-NO_ENGINE: Final = "No engine is running on this store: start one with `lambent run FILE.py`."
+NO_ENGINE: Final = NOBODY
 NOT_HOSTED: Final = "No running engine hosts {}: start one that does with `lambent run FILE.py`."
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What one engine shows of itself. `at` is in epoch seconds, `monotonic` on its own clock, for rates; `metrics` is
-    `Telemetry.snapshot()`; `mappings` has what its loops show, by id."""
+    `Telemetry.snapshot()`; `mappings` has what its loops show, by id;
+    `health` is `Health.document()`."""
 
     engine: str
     at: float
@@ -50,11 +54,12 @@ class Snapshot:
     functions: list[str]
     mappings: dict[str, dict[str, Any]]
     metrics: dict[str, Measured]
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 class Desk:
     """The engine's side. `hosted` are its functions, `invoke` is `Engine.invoke_response`, `mappings` tells what the
-    loops show."""
+    loops show, `health` how it is."""
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class Desk:
         hosted: Collection[str],
         invoke: Callable[..., Awaitable[InvokeResponse]],
         mappings: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
+        health: Callable[[], Health],
         telemetry: Telemetry,
         world: World,
     ) -> None:
@@ -70,6 +76,7 @@ class Desk:
         self._hosted = hosted
         self._invoke = invoke
         self._mappings = mappings
+        self._health = health
         self._telemetry = telemetry
         self._world = world
         self._answering: set[asyncio.Task[None]] = set()
@@ -111,6 +118,7 @@ class Desk:
                     functions=sorted(self._hosted),
                     mappings=await self._mappings(),
                     metrics=self._telemetry.snapshot(),
+                    health=self._health().document(),
                 )
                 body = json.dumps(asdict(shown))
                 await self._documents.put(SNAPSHOT, self._world.owner, body, expires_in_seconds=SNAPSHOT_SECONDS)
@@ -191,18 +199,25 @@ async def ask(
 
 async def look(connection: Connection) -> list[Snapshot]:
     """What each running engine shows of itself, at most some seconds old; none if none is alive."""
-    documents = connection.documents
-    if not await connection.engines():
-        return []
+    alive = await connection.engines()
+    return await _look(connection.documents, alive, FIRST_SNAPSHOT_SECONDS) if alive else []
+
+
+async def health(connection: Connection) -> Health:
+    """How all running engines are; one that is slow to tell has more time than for a look."""
+    alive = await connection.engines()
+    told = await _look(connection.documents, alive, HEALTH_SECONDS) if alive else []
+    return together(alive, [Health.of(each.health) for each in told if each.health])
+
+
+async def _look(documents: Documents, alive: int, within_seconds: float) -> list[Snapshot]:
     await documents.put(REQUEST, SNAPSHOT, "{}", expires_in_seconds=RENEW_SECONDS)
-    try:
-        async with asyncio.timeout(FIRST_SNAPSHOT_SECONDS):
+    with suppress(TimeoutError):  # a loop is blocked, or an engine has just ended
+        async with asyncio.timeout(within_seconds):
             async for _ in documents.watch(SNAPSHOT):
-                if found := await documents.list(SNAPSHOT):
-                    return [Snapshot(**json.loads(document.body)) for document in found]
-    except TimeoutError:
-        pass  # its loop is blocked, or it has just ended
-    return []
+                if len(await documents.list(SNAPSHOT)) >= alive:
+                    break
+    return [Snapshot(**json.loads(document.body)) for document in await documents.list(SNAPSHOT)]
 
 
 async def _answered(documents: Documents, name: str) -> None:

@@ -51,6 +51,7 @@ from lambent.runtimes.error_documents import not_json
 from lambent.semantics.advising import Advice, Sweep
 from lambent.semantics.auditing import Audit
 from lambent.semantics.explaining import Explanation
+from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
 from lambent.settings import EngineSettings
 from lambent.sources import load_store
@@ -98,6 +99,16 @@ class Engine(Declarations):
         self._notice: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = True  # to calls from outside
+
+    def health(self) -> Health:
+        """How this engine is, as of its last look at itself (every `health_seconds`): red if what waits does not get
+        done. `health().document()` is JSON, for a route of your own.
+
+        Raises EngineStopped if it is not started, or drains."""
+        life = self._living()
+        if self._closed:
+            raise EngineStopped("The engine is being stopped and takes no new work.")
+        return life.vitals.health()
 
     # --- calling ---------------------------------------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ class _Asked:
     @classmethod
     async def of(cls, control: Control, connection: Connection, now: float) -> _Asked:
         known, mappings = await control.known(), await control.list_mappings()
-        alive = await connection.engines()
+        alive = await connection.engines() > 0
         return cls(connection, known, mappings, alive, await look(connection) if alive else [], now)
 
     def service(self, function: str, mapping: str | None = None) -> Service:

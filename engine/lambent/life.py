@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 from lambent.calls import InvokeResponse
 from lambent.control import Control, MappingState, StoredMapping
-from lambent.desk import Desk
+from lambent.desk import REQUEST, SNAPSHOT, Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
-from lambent.model import Delivery, Function, Message, QueueMapping
+from lambent.model import Delivery, Depth, Function, Message, QueueMapping
 from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.permits import Permits, SharingInvoker
@@ -43,7 +43,8 @@ from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
 from lambent.settings import EngineSettings
 from lambent.sources import load_source
-from lambent.telemetry import ABANDONED_HANDLERS, OVERRUN_THREADS, Level, Telemetry
+from lambent.telemetry import ABANDONED_HANDLERS, INVOCATIONS, OVERRUN_THREADS, Level, Telemetry
+from lambent.vitals import Vitals
 from lambent.watchdog import Watchdog
 
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
@@ -58,6 +59,7 @@ class Life:
     events: EventQueue
     invoker: SharingInvoker
     supervisor: Supervisor
+    vitals: Vitals
     _observer: Observer | None
 
     def __init__(
@@ -89,6 +91,7 @@ class Life:
         self._queue_sources: dict[str, QueueSource] = {}  # other than the store's, by URL
         self._stream_sources: dict[str, StreamSource] = {}
         self._resolved: dict[str, Destination] = {}
+        self._event_feed: EventFeed | None = None
         self._read_ahead = ReadAhead()
         self._runtime = InProcess(world=world, threads=settings.threads, executor=executor)
         self._closing.push_async_callback(self._runtime.close)
@@ -144,24 +147,28 @@ class Life:
             seconds, running = self._settings.observe_seconds, self._concurrency.running
             self._observer = Observer(self.connection.documents, telemetry, running, seconds)
             self._begin(self._beside, "observations", self._observer.run)
+        watchdog = Watchdog(telemetry, world.clock, self._settings.watchdog_seconds)
+        self.vitals = Vitals(self, lambda: watchdog.blockages, world)
         desk = Desk(
             documents=self.connection.documents,
             hosted=control.functions,
             invoke=self._invoke,
             mappings=self._shown,
+            health=self.vitals.health,
             telemetry=telemetry,
             world=world,
         )
         await self._follow()
         control.on_declared = self._declared.set
         if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
-            watchdog = Watchdog(telemetry, world.clock, self._settings.watchdog_seconds)
             watchdog.start()
             self._closing.callback(watchdog.stop)
         self._begin(self._served, "events", self._serve_events)
         self._begin(self._served, "supervisor", lambda: self.supervisor.run(self.stopping))
         self._begin(self._served, "desk", lambda: desk.run(self.stopping))
         self._begin(self._beside, "permits", self._permits.run)
+        if self._settings.health_seconds:
+            self._begin(self._beside, "health", partial(self.vitals.run, self._settings.health_seconds))
         self._begin(self._beside, "declarations", self._publish_later)
         self._begin(self._beside, "functions", partial(self._follow_all, "function", self._follow))
         self._begin(self._beside, "queues", partial(self._follow_all, "queue", control.follow_queues))
@@ -244,6 +251,33 @@ class Life:
             self._streams[name] = self.connection.stream(self._control.streams[name])
         return self._streams[name]
 
+    # --- for its vitals --------------------------------------------------------------------------------------------
+
+    def functions(self) -> Mapping[str, Function]:
+        return self._control.functions
+
+    def running(self) -> Mapping[str, int]:
+        return self._concurrency.running()
+
+    def calls_done(self, function: str) -> float:
+        return self._telemetry.counter(INVOCATIONS).get(function, 0)
+
+    def events_due(self) -> frozenset[str]:
+        return frozenset() if self._event_feed is None else self._event_feed.due()
+
+    def mappings(self) -> Mapping[str, tuple[StoredMapping, Mapping[str, object], str]]:
+        supervisor = self.supervisor
+        return {
+            name: (each, supervisor.details(name), supervisor.trouble(name)) for name, each in supervisor.wanted.items()
+        }
+
+    async def ask_store(self) -> None:
+        await self.connection.documents.get(REQUEST, SNAPSHOT)
+
+    async def depth(self, source: str) -> Depth | None:
+        depth: Callable[[], Awaitable[Depth]] | None = getattr(self._queue_source(source), "depth", None)
+        return None if depth is None else await depth()
+
     # --- what runs -------------------------------------------------------------------------------------------------
 
     def _host(self, function: Function, handler: Callable[..., object]) -> None:
@@ -268,10 +302,10 @@ class Life:
             tries += 1
 
     async def _serve_events(self) -> None:
-        feed = EventFeed(
+        self._event_feed = EventFeed(
             self.events, self._control.functions, self._settings.async_retry_delays_seconds, self._control.deleted
         )
-        loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
+        loop = QueueLoop(self._event_feed, self.invoker, self._destinations, self._telemetry, self._world)
         await loop.run(self.stopping)
 
     async def _publish_later(self) -> None:
@@ -403,7 +437,7 @@ class _QueueMappingLoop:
         self._feed = feed
 
     def state(self) -> dict[str, object]:
-        return {"last_processing_result": self._feed.state()}
+        return self._feed.state()
 
 
 async def _in_thread(write: Callable[[], Delivery]) -> Delivery:

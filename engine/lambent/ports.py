@@ -384,8 +384,9 @@ class Connection(Protocol):
     @property
     def facts(self) -> Facts: ...
 
-    async def engines(self) -> bool:
-        """Is any engine connected to this store now, in any process?"""
+    async def engines(self) -> int:
+        """How many engines are connected to this store now, in all processes; one that died without a word may count
+        for some seconds more."""
         ...
 
     def queue(self, queue: Queue) -> BuiltinQueue:

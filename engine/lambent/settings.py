@@ -48,6 +48,10 @@ class EngineSettings(Configuration):
     observe_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
     """How often what was observed of traffic is written, for `lambent advise`; 0: nothing is observed."""
 
+    health_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
+    """How often an engine looks whether what waits gets done; 0: never, and nothing is red but an engine that does not
+    answer."""
+
     release: Annotated[int, Field(ge=0, le=MAXIMUM_RELEASE)] = 0
     """The number of the deployed code. It is stored with what the code declares, and code of a lower release does not
     replace that: while two versions run, the newer one's configuration holds for both."""

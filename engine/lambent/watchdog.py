@@ -27,6 +27,7 @@ class Watchdog:
         self._telemetry = telemetry
         self._clock = clock
         self._blocked_seconds = blocked_seconds
+        self.blockages = 0  # so far
         self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -56,6 +57,7 @@ class Watchdog:
                 return
             if self._stopping.is_set() or self._answered.wait(self._blocked_seconds):
                 continue
+            self.blockages += 1
             frame = sys._current_frames().get(thread)
             stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
             self._telemetry.log("warning", "the event loop is blocked", seconds=self._blocked_seconds, stack=stack)

@@ -84,8 +84,8 @@ class Connection:
             await self._presence.beat()
             self._beating = asyncio.create_task(self._beat(self._presence), name="redis: an engine is here")
 
-    async def engines(self) -> bool:
-        return await _Presence(self.server, self._world).anybody()
+    async def engines(self) -> int:
+        return await _Presence(self.server, self._world).count()
 
     def queue(self, queue: Queue) -> RedisQueue:
         return self._queues.queue(queue, self._world)
@@ -140,8 +140,8 @@ class _Presence:
         """It is here; is it the one that does what one should do for all?"""
         return bool(await self._calls.run("beat", self._keys, self._owner, round(BELIEVED_SECONDS * 1e6), adds=True))
 
-    async def anybody(self) -> bool:
-        return bool(await self._calls.run("count", self._keys, self._owner))
+    async def count(self) -> int:
+        return int(await self._calls.run("count", self._keys, self._owner))
 
     async def leave(self) -> None:
         await self._calls.run("leave", self._keys, self._owner)

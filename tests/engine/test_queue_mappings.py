@@ -67,7 +67,7 @@ async def test_a_batch_that_succeeds_is_deleted(bench: Bench) -> None:
     await queue.send_many(sends(*range(10)))
     loop = bench.mapping_loop(queue)
     feed: Any = loop._feed
-    assert feed.state() == "No records processed"
+    assert feed.state()["last_processing_result"] == "No records processed"
     async with running(loop):
         await asyncio.sleep(1)
     assert [len(batch) for batch in batches.got] == [10]
@@ -75,7 +75,7 @@ async def test_a_batch_that_succeeds_is_deleted(bench: Bench) -> None:
     assert (depth.visible, depth.in_flight) == (0, 0)
     assert bench.count("PolledEventCount") == bench.count("InvokedEventCount") == bench.count("DeletedEventCount") == 10
     assert bench.count("FailedInvokeEventCount") == 0
-    assert feed.state() == "OK"
+    assert feed.state()["last_processing_result"] == "OK"
 
 
 async def test_a_batch_is_collected_until_its_window_has_passed(bench: Bench) -> None:
@@ -148,7 +148,8 @@ async def test_a_failed_batch_comes_back_at_the_visibility_timeout_until_the_que
         await asyncio.sleep(200)
     assert batches.at == [pytest.approx(0), pytest.approx(30), pytest.approx(60)]
     assert [message.body for message in await messages_of(dead)] == ["x"]
-    assert loop._feed.state() == "PROBLEM: Function call failed"  # type: ignore[attr-defined]
+    shown = loop._feed.state()  # type: ignore[attr-defined]
+    assert shown == {"last_processing_result": "PROBLEM: Function call failed", "attempts_ended": 3}
     assert bench.count("FailedInvokeEventCount") == 3
 
 

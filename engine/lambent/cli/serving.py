@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
+from lambent.cli.health import LOOPBACK, PATH, address, endpoint
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, USAGE, fail
 from lambent.errors import LambentError, StoreUnavailable
 
@@ -43,6 +44,10 @@ def run(
         typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when Python files beside it change.")] = False,
+    health: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help=f"Answer GET {PATH} there: 200 or 503; without a host on {LOOPBACK}."),
+    ] = None,
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
     ] = None,
@@ -52,7 +57,7 @@ def run(
     The first signal drains: nothing new is begun, and what runs may end. A second one stops at once. Nothing is lost
     either way, nor by kill -9."""
     if reload:
-        raise typer.Exit(_serve_anew(target, store, log_format))
+        raise typer.Exit(_serve_anew(target, store, health, log_format))
     import structlog
 
     from lambent.cli.loading import load_engine
@@ -63,14 +68,25 @@ def run(
     gc.collect()
     gc.freeze()  # what is loaded stays: to look through it again and again is a tenth of an engine's work
     try:
+        listening = None if health is None else address(health)
         engine.store_in(store or DEFAULT_STORE, unless_named=store is None)
-        engine.run(lambda: _tell_and_wait(engine), told=lambda again: _tell_signal(engine, again))
+        engine.run(lambda: _tell_and_wait(engine, listening), told=lambda again: _tell_signal(engine, again))
     except LambentError as error:
         fail(error.message, AWAY if isinstance(error, StoreUnavailable) else USAGE)
     engine.telemetry.log("info", "ended")
 
 
-async def _tell_and_wait(engine: Engine) -> None:
+async def _tell_and_wait(engine: Engine, listening: tuple[str, int] | None) -> None:
+    async with AsyncExitStack() as stack:
+        where = {}
+        if listening is not None:
+            host, port = listening[0], await stack.enter_async_context(endpoint(*listening, engine.health))
+            where = {"health": f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"}
+        _tell(engine, where)
+        await asyncio.Event().wait()
+
+
+def _tell(engine: Engine, where: dict[str, str]) -> None:
     mappings = [f"{each.source} → {each.function}" for each in engine.control.mappings.values()]
     engine.telemetry.log(
         "info",
@@ -78,8 +94,8 @@ async def _tell_and_wait(engine: Engine) -> None:
         store=str(engine.store),
         functions=_names(sorted(engine.control.functions)),
         mappings=_names(sorted(mappings)),
+        **where,
     )
-    await asyncio.Event().wait()
 
 
 def _tell_signal(engine: Engine, again: bool) -> None:
@@ -127,13 +143,14 @@ class _Stderr:
 # --------------------------------------------------------------------------- reloading
 
 
-def _serve_anew(target: str, store: str | None, log_format: LogFormat | None) -> int:
+def _serve_anew(target: str, store: str | None, health: str | None, log_format: LogFormat | None) -> int:
     """Serve in a process of its own, and in another one each time that code has changed; gives the last one's exit
     code. One that could not start waits for the next change."""
     import watchfiles  # only here
 
     command = [sys.executable, "-m", "lambent.cli", "run", target]
     command += ["--store", store] if store else []
+    command += ["--health", health] if health else []
     command += ["--log-format", log_format.value] if log_format else []
     child = subprocess.Popen(command)  # noqa: S603  our own program, with what we were given
     ending = threading.Event()

@@ -69,7 +69,8 @@ async def pictures(client: Client) -> AsyncIterator[dict[str, Any]]:
     while True:
         after = await client.snapshots()
         for _ in range(3):
-            if not before or any(each.at > before[0].at for each in after):
+            seen = {each.engine: each.at for each in before}
+            if all(each.at > seen.get(each.engine, 0.0) for each in after):
                 break
             await asyncio.sleep(LOOK_SECONDS / 2)
             after = await client.snapshots()

@@ -152,6 +152,10 @@ class EventFeed:
 
     def settled(self, attempt: Attempt[Event], settlements: Sequence[Settlement]) -> None: ...
 
+    def due(self) -> frozenset[str]:
+        """Functions with events that could run if there were room for them, or a place in this loop."""
+        return frozenset((*self._turns, *self._parked, *self._full))
+
     def ended(self, attempt: Attempt[Event]) -> None:
         for event in attempt.items:
             self._in_flight[event.function] -= 1
@@ -299,6 +303,7 @@ class MappingFeed:
         self._watched = watched
         self.settle_many = source.settle_many
         self._result = NOTHING_PROCESSED
+        self._attempts_ended = 0  # also those that failed
         self._mapping = mapping
         self._source = source
         self._functions = functions
@@ -318,9 +323,9 @@ class MappingFeed:
     def function(self, name: str) -> Function:
         return self._functions[name]
 
-    def state(self) -> str:
-        """LastProcessingResult, in AWS's words."""
-        return self._result
+    def state(self) -> dict[str, object]:
+        """LastProcessingResult, in AWS's words, and how many attempts have ended."""
+        return {"last_processing_result": self._result, "attempts_ended": self._attempts_ended}
 
     async def listen(self) -> None:
         await self._loop.wait(asyncio.Event().wait())  # `pull` hears by itself
@@ -360,6 +365,7 @@ class MappingFeed:
         steps = queue.after(items, outcome, value, partial, now)
         self._count(FAILED_INVOKE_EVENT_COUNT, len(items) - sum(isinstance(step, Delete) for step in steps))
         self._result = PROCESSED if isinstance(outcome, Succeeded) else PROBLEM
+        self._attempts_ended += isinstance(outcome, Succeeded | Failed)
         if self._watched is not None and isinstance(outcome, Succeeded | Failed):
             self._watched.arrived([message.sent_at for message in items if message.receive_count == 1])
             self._watched.ran(len(items), outcome.run_seconds)

@@ -148,6 +148,7 @@ class StreamLoop:
         self._admitted: dict[Invoke, tuple[_OwnedShard, Permit]] = {}  # their tasks have not begun
         self._stopping = False
         self._last_result = NOTHING_PROCESSED
+        self._trouble = ""
         self._reader = source.reader(mapping_id)
         self._ownership = Ownership(
             leases,
@@ -182,10 +183,14 @@ class StreamLoop:
         self._over.set()
 
     def state(self) -> dict[str, object]:
-        """What can be seen of the loop: shards read here with their positions, and the last result."""
+        """What can be seen of the loop: shards read here with their positions, how many records of each were read and
+        are not finished, the last result, and what keeps it from going on ("": nothing)."""
+        shards = sorted(self._shards.items())
         return {
-            "shards": {name: owned.consumer.position for name, owned in sorted(self._shards.items())},
+            "shards": {name: owned.consumer.position for name, owned in shards},
+            "unfinished": {name: count for name, owned in shards if (count := owned.consumer.unfinished)},
             "last_processing_result": self._last_result,
+            "trouble": self._trouble,
         }
 
     # --- owning shards -----------------------------------------------------------------------------------------------
@@ -397,9 +402,9 @@ class StreamLoop:
         while True:
             try:
                 reads = await self._reader.ready()
-                tries = 0
+                tries, self._trouble = 0, ""
             except StoreUnavailable as error:
-                tries += 1
+                tries, self._trouble = tries + 1, f"Its stream cannot be read: {error.message}"
                 self._telemetry.log("warning", "read failed", mapping=self._id, error=error.message)
                 await asyncio.sleep(backoff.destination(tries, self._world.random()))
                 for owned in list(self._shards.values()):

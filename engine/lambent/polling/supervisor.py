@@ -50,13 +50,14 @@ async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
 class _Running:
     """One mapping's loop, and what it was started for."""
 
-    __slots__ = ("loop", "stopping", "stored", "task", "tries")
+    __slots__ = ("loop", "stopping", "stored", "task", "tries", "trouble")
 
     def __init__(self, stored: StoredMapping) -> None:
         self.stored = stored
         self.stopping = asyncio.Event()
         self.loop: Loop | None = None
         self.tries = 0
+        self.trouble = ""
         self.task: asyncio.Task[None]
 
 
@@ -122,6 +123,16 @@ class Supervisor:
         running = self._running.get(identity)
         return running.loop.state() if running is not None and running.loop is not None else {}
 
+    @property
+    def wanted(self) -> Mapping[str, StoredMapping]:
+        """What should run here, as it was last read."""
+        return self._wanted
+
+    def trouble(self, identity: str) -> str:
+        """What ended its loop, while it waits to begin again; "": nothing did."""
+        running = self._running.get(identity)
+        return "" if running is None else running.trouble
+
     def listen(self) -> asyncio.Event:
         """An event that is set at each change of any state here; to be given back to `unlisten`."""
         listener = asyncio.Event()
@@ -166,16 +177,20 @@ class Supervisor:
             began = clock.monotonic()
             try:
                 running.loop = await self._open_loop(running.stored)
+                running.trouble = ""
                 self._tell_listeners()
                 await running.loop.run(running.stopping)
                 continue
             except StoreUnavailable as error:
+                running.trouble = f"It stopped, because the store is away: {error.message}"
                 self._telemetry.log(
                     "warning", "mapping stopped: the store is away", mapping=identity, error=error.message
                 )
             except LambentError as error:
+                running.trouble = f"It can't run: {error.message}"
                 self._telemetry.log("error", "mapping can't run", mapping=identity, error=error.message)
             except Exception as error:  # noqa: BLE001  a bug in one mapping's loop must not end the others
+                running.trouble = f"A bug ended its loop, the log has where: {error!r}"
                 self._telemetry.log("error", "a bug ended a mapping's loop", mapping=identity, exc_info=error)
             running.tries = 1 if clock.monotonic() - began > STEADY_SECONDS else running.tries + 1
             with suppress(TimeoutError):

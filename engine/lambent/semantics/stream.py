@@ -492,6 +492,11 @@ class ShardConsumer:
         return sum([lane.bytes for lane in self._lanes])
 
     @property
+    def unfinished(self) -> int:
+        """How many records were read and not passed yet."""
+        return self._watermark.next - self._watermark.low
+
+    @property
     def position(self) -> str:
         return self._watermark.position
 

@@ -105,8 +105,8 @@ class Connection:
         if not client:
             store._engines[self] = None
 
-    async def engines(self) -> bool:
-        return bool(self._store._engines)
+    async def engines(self) -> int:
+        return len(self._store._engines)
 
     def queue(self, queue: Queue) -> MemoryQueue:
         return MemoryQueue(self._store.queue_state(queue), self._world)

@@ -130,8 +130,8 @@ class Connection:
             await self._events.recover()
             self._sweeping = asyncio.create_task(self._sweep(), name="sqlite: sweep")
 
-    async def engines(self) -> bool:
-        return self._lock.taken()
+    async def engines(self) -> int:
+        return int(self._lock.taken())
 
     def queue(self, queue: Queue) -> BuiltinQueue:
         return self._queues.queue(queue, self._world)

@@ -155,6 +155,7 @@ class _Day:
             "lease_seconds": chance.choice((3.0, 10.0)),
             "watchdog_seconds": 0,
             "observe_seconds": 0,  # it writes what nobody asks for
+            "health_seconds": 0,  # nobody asks
         }
         self._functions: dict[str, dict[str, Any]] = {"audit": self._function(0)}
         self._queues: dict[str, dict[str, Any]] = {"dead": {}, "done": {}}

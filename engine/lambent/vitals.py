@@ -1,0 +1,154 @@
+"""An engine looks after itself: does what waits get done?
+
+Decides what is looked at, and how often: every `health_seconds` the events of each function that has some due, the
+queue of each mapping of which no attempt ended since the last look, the shards that are read here, and whether the
+store answers. When that is red is decided in `semantics/health.py`.
+
+Looking costs next to nothing while work flows: only the depth of a queue that stands still is asked of the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from lambent.control import PROBLEM, StoredMapping
+from lambent.errors import LambentError, StoreUnavailable
+from lambent.model import Depth, Function, QueueMapping
+from lambent.ports import World
+from lambent.semantics.health import BLOCKED, Health, Seen, Sight, judge, look
+
+ANSWER_SECONDS: Final = 5.0  # within which a store that is well answers a read
+
+RESERVED_ZERO: Final = "Its function {} is stopped by reserved_concurrency=0: raise it when it shall run again."
+NO_ANSWER: Final = f"The store has not answered for {ANSWER_SECONDS:.0f} seconds: look at its server or its disk."
+AWAY: Final = "The store cannot be used: {}"
+
+
+class Engine(Protocol):
+    """What is looked at."""
+
+    def functions(self) -> Mapping[str, Function]:
+        """That are hosted here."""
+        ...
+
+    def running(self) -> Mapping[str, int]:
+        """How many calls of each function run."""
+        ...
+
+    def calls_done(self, function: str) -> float:
+        """How many calls of it have ended."""
+        ...
+
+    def events_due(self) -> frozenset[str]:
+        """Functions with events that could run, if there were room for them."""
+        ...
+
+    def mappings(self) -> Mapping[str, tuple[StoredMapping, Mapping[str, Any], str]]:
+        """Those that should run here, each with what its loop shows, and with what keeps it from running ("":
+        nothing)."""
+        ...
+
+    async def ask_store(self) -> None:
+        """Have the store answer anything at all. Raises StoreUnavailable."""
+        ...
+
+    async def depth(self, source: str) -> Depth | None:
+        """Of a queue; None: it cannot be known. Raises StoreUnavailable."""
+        ...
+
+
+class Vitals:
+    """`blocked` tells how often the event loop was found blocked."""
+
+    def __init__(self, engine: Engine, blocked: Callable[[], int], world: World) -> None:
+        self._engine = engine
+        self._blocked_so_far = blocked
+        self._world = world
+        self._seen: dict[str, Seen] = {}
+        self._troubles: list[str] = []
+        self._blocked = 0
+
+    async def run(self, seconds: float) -> None:
+        """Look every so many seconds, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(seconds)
+
+    def health(self) -> Health:
+        """As of the last look."""
+        return judge(self._world.owner, self._seen, self._world.clock.monotonic(), self._troubles)
+
+    async def look(self) -> None:
+        """Look now."""
+        blocked, before = self._blocked_so_far(), self._blocked
+        troubles, self._blocked = [BLOCKED] if blocked > before else [], blocked
+        sights = self._events()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._engine.ask_store()
+                sights |= await self._mappings()
+        except TimeoutError:
+            troubles.append(NO_ANSWER)
+        except StoreUnavailable as error:
+            troubles.append(AWAY.format(error.message))
+        else:
+            self._seen = {name: seen for name, seen in self._seen.items() if name in sights}
+        now = self._world.clock.monotonic()
+        self._seen |= look(self._seen, sights, now)
+        self._troubles = troubles
+
+    def _events(self) -> dict[str, Sight]:
+        sights, functions = {}, self._engine.functions()
+        for name in self._engine.events_due() & functions.keys():
+            sight = self._sight(f"events of {name}", "events", functions[name])
+            sights[f"events/{name}"] = replace(sight, waiting=1, done=self._engine.calls_done(name))
+        return sights
+
+    async def _mappings(self) -> dict[str, Sight]:
+        sights: dict[str, Sight] = {}
+        functions = self._engine.functions()
+        for identity, (stored, shown, trouble) in self._engine.mappings().items():
+            mapping, function = stored.mapping, functions.get(stored.mapping.function)
+            if function is None or not mapping.enabled:
+                continue
+            items = "messages" if isinstance(mapping, QueueMapping) else "records"
+            sight = replace(
+                self._sight(f"{mapping.source} → {mapping.function}", items, function),
+                within_seconds=function.timeout_seconds + mapping.maximum_batching_window_seconds,
+                failed=shown.get("last_processing_result") == PROBLEM,
+                trouble=trouble or str(shown.get("trouble", "")),
+            )
+            if isinstance(mapping, QueueMapping):
+                sights[identity] = await self._queue(identity, mapping.source, shown, sight)
+            else:
+                sights |= self._shards(identity, shown, sight)
+        return sights
+
+    async def _queue(self, identity: str, source: str, shown: Mapping[str, Any], sight: Sight) -> Sight:
+        sight, before = replace(sight, done=shown.get("attempts_ended", 0)), self._seen.get(identity)
+        if before is None or before.sight.done != sight.done:
+            return sight  # whatever waits, it moves
+        try:
+            depth = await self._engine.depth(source)
+        except LambentError as error:
+            if "://" not in source:
+                raise
+            return replace(sight, trouble=f"Its queue cannot be used: {error.message}")
+        return sight if depth is None else replace(sight, waiting=depth.visible)
+
+    def _shards(self, identity: str, shown: Mapping[str, Any], sight: Sight) -> dict[str, Sight]:
+        if sight.trouble:
+            return {identity: sight}
+        unfinished, positions = shown.get("unfinished", {}), shown.get("shards", {})
+        return {
+            f"{identity}/{shard}": replace(sight, waiting=unfinished.get(shard, 0), done=position)
+            for shard, position in positions.items()
+        }
+
+    def _sight(self, subject: str, items: str, function: Function) -> Sight:
+        held = RESERVED_ZERO.format(function.name) if function.reserved_concurrency == 0 else ""
+        running = self._engine.running().get(function.name, 0)
+        return Sight(subject, function.name, 0, items, 0, function.timeout_seconds, running, held=held)
