@@ -482,12 +482,13 @@ StreamStep = Fetch | Invoke | ReportBatch | Checkpoint | Wait | EndShard
 class Delete:
     """Remove the item for good. `state` says how an asynchronous event ended: succeeded, failed, expired, dropped or
     DESTINATION_FAILED; `result` is what its last attempt came to: the answer or the error document, as JSON; `reason`
-    says what the state leaves open: the words of a destination that refused."""
+    says what the state leaves open: the words of a destination that refused. `give_back`: the claim was no attempt."""
 
     receipt: str
     state: str = ""
     result: bytes = b""
     reason: str = ""
+    give_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

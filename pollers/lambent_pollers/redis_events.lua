@@ -196,7 +196,7 @@ function calls.claim()
     return answer
 end
 
--- ARGV[4..]: id, number of the receipt, delay (microseconds; none: delete), whether it is given back, reason, state,
+-- ARGV[4..]: id, number of the receipt, delay (microseconds; none: delete), whether it was no attempt, reason, state,
 -- result; and again. The answer has a 1 for each that was done.
 function calls.settle()
     local told = redis.call('GET', call)
@@ -215,7 +215,7 @@ function calls.settle()
     local fewer, more, gone = {}, {}, {}
     for i = 4, #ARGV, 7 do
         local id, delay, reason = ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 4]
-        local state = at[id]
+        local state, no_attempt = at[id], ARGV[i + 3] == '1' and 1 or 0
         local counts_still = state and state.number > 0 and state.number == tonumber(ARGV[i + 1])
         local out = counts_still and redis.call('ZSCORE', timers, id)
         if counts_still and not delay then
@@ -229,16 +229,15 @@ function calls.settle()
             local ending = ARGV[i + 5]
             reason = reason ~= '' and reason or state.reason
             records[#records + 1], records[#records + 2] = id, string.format(
-                '%.0f %.0f %d %d %d\n', now, state.attempts, #ending, #reason, #head
+                '%.0f %.0f %d %d %d\n', now, state.attempts - no_attempt, #ending, #reason, #head
             ) .. ending .. reason .. head .. ARGV[i + 6]
             order[#order + 1], order[#order + 2] = whole(now), id
             fewer[state.of] = (fewer[state.of] or 0) + 1
             local total = state.of .. '\0' .. ending
             more[total] = (more[total] or 0) + 1
         elseif out and delay then
-            local given_back = ARGV[i + 3] == '1'
-            state.attempts = state.attempts - (given_back and 1 or 0)
-            state.deferrals = given_back and state.deferrals + 1 or 0
+            state.attempts = state.attempts - no_attempt
+            state.deferrals = no_attempt == 1 and state.deferrals + 1 or 0
             state.number, state.reason = 0, reason
             texts[#texts + 1], texts[#texts + 2] = id, text_of(state)
             if delay > 0 then

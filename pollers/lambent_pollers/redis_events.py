@@ -110,7 +110,7 @@ class RedisEvents:
         for each in settlements:
             request_id, _, number = each.receipt.rpartition("#")
             if isinstance(each, Delete):
-                words += (request_id, number or 0, "", 0, each.reason, each.state, each.result)
+                words += (request_id, number or 0, "", int(each.give_back), each.reason, each.state, each.result)
                 size += len(each.result)
             else:
                 delay = max(0.0, each.at - now)

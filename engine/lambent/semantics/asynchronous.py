@@ -54,24 +54,24 @@ STATES: Final[dict[AsyncCondition, str]] = {
 
 def before(event: Event, config: EventInvokeConfig, now: float) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed at `now` (epoch seconds); none: run it. The attempt that does
-    not take place is not in the report's count."""
+    not take place is not counted."""
     if now >= age_limit(event, config):
-        return _end(_given_back(event), "EventAgeExceeded", None)
+        return _end_unrun(event, "EventAgeExceeded")
     if event.attempts > 1 + config.maximum_retry_attempts:  # only crashes count so far
-        return _end(_given_back(event), "RetriesExhausted", None)
+        return _end_unrun(event, "RetriesExhausted")
     return ()
 
 
 def recursive(event: Event) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed, where `recursion.py` cuts the chain; it is not counted."""
-    result = kept(RECURSIVE)
-    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), Delete(event.receipt, DROPPED, result)
+    delete = Delete(event.receipt, DROPPED, kept(RECURSIVE), give_back=True)
+    return ReportEvent(_given_back(event), "RetriesExhausted", RECURSIVE), delete
 
 
 def deleted(event: Event) -> tuple[EventStep, ...]:
     """The steps instead of an attempt that was claimed, if the event's function was deleted: nobody is told, for where
     reports go was deleted with it."""
-    return (Delete(event.receipt, DROPPED, reason=FUNCTION_DELETED),)
+    return (Delete(event.receipt, DROPPED, reason=FUNCTION_DELETED, give_back=True),)
 
 
 def after(
@@ -97,11 +97,11 @@ def after(
                 return _end(event, "EventAgeExceeded", outcome)
             return (Release(event.receipt, retry_at, reason=kept(outcome).decode()),)
         case Throttled(reserved_zero=True):
-            return _end(_given_back(event), "ZeroReservedConcurrency", None, outcome.reason)
+            return _end_unrun(event, "ZeroReservedConcurrency", outcome.reason)
         case Throttled() | Unavailable():
             limit = age_limit(event, config)
             if now >= limit:
-                return _end(_given_back(event), "EventAgeExceeded", None, outcome.reason)
+                return _end_unrun(event, "EventAgeExceeded", outcome.reason)
             retry_at = min(now + backoff.throttle(event.deferrals, jitter), limit)  # `before` ends it at the limit
             return (Release(event.receipt, retry_at, give_back=True, reason=outcome.reason),)
         case _:
@@ -131,10 +131,14 @@ def _json(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _end(
-    event: Event, condition: AsyncCondition, outcome: Outcome | None, reason: str = ""
-) -> tuple[EventStep, ...]:
-    return ReportEvent(event, condition, outcome), Delete(event.receipt, STATES[condition], kept(outcome), reason)
+def _end(event: Event, condition: AsyncCondition, outcome: Outcome) -> tuple[EventStep, ...]:
+    return ReportEvent(event, condition, outcome), Delete(event.receipt, STATES[condition], kept(outcome))
+
+
+def _end_unrun(event: Event, condition: AsyncCondition, reason: str = "") -> tuple[EventStep, ...]:
+    """The claim was no attempt: neither the report nor what is kept counts it."""
+    delete = Delete(event.receipt, STATES[condition], reason=reason, give_back=True)
+    return ReportEvent(_given_back(event), condition, None), delete
 
 
 def age_limit(event: Event, config: EventInvokeConfig) -> float:

@@ -139,7 +139,8 @@ class EventLines:
     def record(self, event: Event, end: Delete) -> None:
         """How it ended; kept without its payload."""
         self.counts[event.function, end.state] += 1
-        kept = Event(event.request_id, event.function, b"", event.accepted_at, event.qualifier, event.attempts)
+        attempts = event.attempts - end.give_back
+        kept = Event(event.request_id, event.function, b"", event.accepted_at, event.qualifier, attempts)
         reason = self.reasons.pop(event.request_id, "")
         self.ended[event.request_id] = EventFact(
             kept, end.state, 0.0, end.reason or reason, self.clock.now(), end.result

@@ -53,8 +53,9 @@ Key = tuple[float, int]
 """An event's place among those of its function: accepted_at, and the row's id."""
 
 
-End = tuple[int, str, str, bytes, str, float]
-"""An event ended: its row's id, function, state, result, reason, and when (of the file's clock)."""
+End = tuple[int, str, str, bytes, str, float, bool]
+"""An event ended: its row's id, function, state, result, reason, when (of the file's clock), and whether its last claim
+was no attempt."""
 
 Return = tuple[int, int, int, float | None, str]
 """An event waits again: its row's id, attempts, deferrals, until when if not at once, and reason."""
@@ -189,15 +190,15 @@ def settle(cursor: apsw.Cursor, items: Sequence[tuple[Sequence[End], Sequence[Re
         changed = many(
             cursor,
             "UPDATE events SET state = e.column2, body = e.column3, body_crc = e.column4, ended_at = e.column5,"
-            " reason = coalesce(e.column6, reason), due_at = NULL, life = NULL, claimed_until = NULL"
+            " reason = coalesce(e.column6, reason), attempts = attempts - e.column7, due_at = NULL, life = NULL, claimed_until = NULL"
             " FROM (VALUES {rows}) AS e WHERE events.id = e.column1 AND ended_at IS NULL",
             [
-                (id, state, result, crc32(result), ended_at, reason or None)
-                for id, _, state, result, reason, ended_at in ends
+                (id, state, result, crc32(result), ended_at, reason or None, given_back)
+                for id, _, state, result, reason, ended_at, given_back in ends
             ],
         )
         if changed == len(ends):  # else it was done before, and nobody knew: it is counted already
-            counts = Counter((function, state) for _, function, state, _, _, _ in ends)
+            counts = Counter((function, state) for _, function, state, *_ in ends)
             many(
                 cursor,
                 "INSERT INTO event_counts VALUES {rows} ON CONFLICT DO UPDATE SET count = count + excluded.count",

@@ -99,7 +99,7 @@ class SqliteEvents:
             taken.append((item, end))
             event = item.value
             if isinstance(end, Delete):
-                ends.append((item.order, event.function, end.state, end.result, end.reason, now))
+                ends.append((item.order, event.function, end.state, end.result, end.reason, now, end.give_back))
             else:
                 due_at = now + end.at - wall if end.at > wall else None
                 returns.append((item.order, *counted(event, end.give_back), due_at, end.reason))

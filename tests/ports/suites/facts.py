@@ -53,6 +53,19 @@ class FactsSuite(StoreSuite):
         assert ended is not None
         assert (ended.state, ended.result, ended.reason) == ("destination-failed", b"{}", "HTTP status 404")
 
+    async def test_a_claim_that_was_no_attempt_is_not_counted_where_the_event_ended(self) -> None:
+        connection = await self.connect()
+        events, now = connection.events, self.clock.now()
+        await events.put_many([Event(name, "f", b"{}", now) for name in ("e1", "e2")])
+        claimed = await events.receive("f", 2, CLAIM)
+        await events.settle_many([Release(each.receipt, now) for each in claimed])
+        claimed = await events.receive("f", 2, CLAIM)
+        assert [each.attempts for each in claimed] == [2, 2]
+        ends = [Delete(each.receipt, "expired", give_back=each.request_id == "e1") for each in claimed]
+        await events.settle_many(ends)
+        facts = [await connection.facts.event(name) for name in ("e1", "e2")]
+        assert [fact and fact.event.attempts for fact in facts] == [1, 2]
+
     async def test_a_message_is_found_in_whichever_queue_it_is(self) -> None:
         connection = await self.connect()
         dead = connection.queue(Queue(name="dead"))
