@@ -11,6 +11,7 @@ told.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -36,6 +37,7 @@ from lambent.semantics.auditing import Account, Audit
 from lambent.semantics.builtin import place_of
 from lambent.semantics.explaining import (
     Explanation,
+    Load,
     Placed,
     Reader,
     Service,
@@ -73,7 +75,7 @@ async def why(control: Control, connection: Connection, id: str, now: float) -> 
     if fact is not None:
         function = asked.known.functions.get(fact.event.function)
         name = fact.event.function
-        return [explain_event(fact, function, asked.service(name), now, asked.running(name))]
+        return [explain_event(fact, function, asked.service(name), now, asked.load(name))]
     message = await connection.facts.message(id)
     if message is not None:
         return await asked.message(message)
@@ -192,10 +194,20 @@ class _Asked:
             return "stopped"
         return "served"
 
-    def running(self, function: str) -> int:
-        """How many calls of it run, in all engines."""
-        measured = [each.metrics.get(CONCURRENT_EXECUTIONS, {}).get(function, 0) for each in self._snapshots]
-        return int(sum(each for each in measured if isinstance(each, int | float)))
+    def load(self, function: str, mapping: str = "") -> Load:
+        """How many calls run of what holds back an item of this function and mapping."""
+        functions, running = self.known.functions, Counter[str]()
+        for each in self._snapshots:
+            measured = each.metrics.get(CONCURRENT_EXECUTIONS, {})
+            running.update({name: int(count) for name, count in measured.items() if not isinstance(count, dict)})
+        reserved = {name: each.reserved_concurrency for name, each in functions.items()}
+        shown = [each.mappings[mapping] for each in self._snapshots if mapping in each.mappings]
+        return Load(
+            running[function],
+            sum(each.get("limited_calls", 0) for each in shown),
+            sum(count for name, count in running.items() if reserved.get(name) is None),
+            self.known.settings.account_concurrency - sum(each or 0 for each in reserved.values()),
+        )
 
     async def message(self, fact: MessageFact) -> Sequence[Explanation]:
         queue = self._connection.queue(self.known.queues[fact.queue])
@@ -275,7 +287,7 @@ class _Asked:
         misses: Sequence[Miss] = () if view is None else compile_filters(mapping.filters).misses(view)
         service = self.service(mapping.function, stored.id)
         function = self.known.functions.get(mapping.function)
-        return Reader(stored.id, mapping, function, service, misses, self.running(mapping.function))
+        return Reader(stored.id, mapping, function, service, misses, self.load(mapping.function, stored.id))
 
     async def _ahead(self, fact: MessageFact) -> str:
         """The first message of its group that comes before it."""

@@ -343,7 +343,8 @@ class Life:
         shown: dict[str, dict[str, object]] = {}
         for identity, wanted in (await self._wanted()).items():
             state, details = self.supervisor.state(identity, wanted), self.supervisor.details(identity)
-            shown[identity] = {"revision": wanted.revision, "state": state, **details}
+            calls = self._concurrency.running_of(identity)
+            shown[identity] = {"revision": wanted.revision, "state": state, "limited_calls": calls, **details}
         return shown
 
     async def _open_loop(self, stored: StoredMapping) -> Loop:

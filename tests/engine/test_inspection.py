@@ -101,6 +101,34 @@ async def test_an_event_that_has_no_room_is_throttled_by_its_functions_limit(sto
         assert "f runs once at once, as often as its reserved_concurrency allows." in found.sentences
 
 
+async def test_what_holds_a_message_an_event_or_a_record_is_named_whichever_limit_it_is(store: Store) -> None:
+    engine = virtual(store, account_concurrency=102)
+    orders, stream = engine.queue("orders", visibility_timeout_seconds=600), engine.stream("s")
+
+    @engine.function(name="f", timeout_seconds=300)
+    async def slow(event: Any) -> None:
+        await asyncio.sleep(250)
+
+    engine.function(ok, name="reserved", reserved_concurrency=1)
+    engine.map(orders, slow, batch_size=1, maximum_concurrency=2)
+    async with engine:
+        *_, last = await orders.send_many(range(3))
+        await asyncio.sleep(5)
+        found = await why(engine, last)
+        said = "queue:orders -> f runs 2 times at once, as often as its maximum_concurrency allows."
+        assert (found.verdict, found.sentences[-1]) == ("throttled", said)
+        *_, event = [await engine.invoke_async("f", {}) for _ in range(100)]
+        await asyncio.sleep(5)
+        engine.map(stream, "f")
+        record = await stream.put("1", key="k")
+        await asyncio.sleep(20)
+        said = "All functions without a reservation run 101 times at once together, as often as account_concurrency"
+        for item in (event, last, record):
+            found = await why(engine, item)
+            assert found.verdict == "throttled"
+            assert f"{said} allows." in found.sentences
+
+
 async def test_an_event_without_an_engine_says_what_to_start(store: Store) -> None:
     async with reading(store) as engine:
         pass

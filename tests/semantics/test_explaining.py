@@ -24,6 +24,7 @@ from lambent.model import (
 from lambent.semantics import stream
 from lambent.semantics.explaining import (
     Explanation,
+    Load,
     Placed,
     Reader,
     Service,
@@ -56,7 +57,7 @@ def event(
     age, running = fields.pop("age", 21600), fields.pop("running", 0)
     fact = EventFact(Event("e1", "f", b"{}", NOW - 100, attempts=attempts), state, **fields)
     function = Function(name="f", event_invoke=EventInvokeConfig(maximum_event_age_seconds=age), **options)
-    return explain_event(fact, function if known else None, service, NOW, running)
+    return explain_event(fact, function if known else None, service, NOW, Load(running))
 
 
 def test_an_event_that_waits_says_until_when_for_which_attempt_and_because_of_what() -> None:

@@ -211,6 +211,11 @@ class Concurrency:
         """How many invocations of each function run now (only functions with any)."""
         return {name: state.in_use for name, state in self._functions.items() if state.in_use}
 
+    def running_of(self, mapping: str) -> int:
+        """How many invocations of a mapping run now; 0 for one that has no limit of its own."""
+        pool = self._mappings.get(mapping)
+        return 0 if pool is None else pool.in_use
+
     # --- limits ------------------------------------------------------------------------------------------------------
 
     def reserve(self, function: str, amount: int | None, now: float = 0.0) -> None:

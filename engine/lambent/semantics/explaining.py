@@ -28,7 +28,7 @@ from lambent.model import (
     StreamMapping,
 )
 from lambent.semantics import asynchronous, redriving
-from lambent.semantics.concurrency import RESERVED, UNRESERVED
+from lambent.semantics.concurrency import ACCOUNT_CONCURRENCY, RESERVED, UNRESERVED
 from lambent.semantics.filtering import Miss
 from lambent.semantics.shapes import iso_milliseconds
 from lambent.semantics.stream import MAXIMUM_SPAN_RECORDS, lane_of
@@ -63,16 +63,26 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """How many calls run now, in all engines: of the item's function, of the mapping that reads it (counted where that
+    has a limit), and of all functions without a reservation; those may be `unreserved_limit`."""
+
+    running: int = 0
+    of_mapping: int = 0
+    unreserved: int = 0
+    unreserved_limit: int = ACCOUNT_CONCURRENCY
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
-    """A mapping that reads where the item is, with what its filters say of it; `function` None: there is none;
-    `running`: how many calls of it run now."""
+    """A mapping that reads where the item is, with what its filters say of it; `function` None: there is none."""
 
     id: str
     mapping: QueueMapping | StreamMapping
     function: Function | None
     service: Service
     misses: Sequence[Miss] = ()
-    running: int = 0
+    load: Load = Load()
 
     @property
     def what(self) -> str:
@@ -100,15 +110,14 @@ class Placed:
 
 
 def explain_event(
-    fact: EventFact, function: Function | None, service: Service, now: float, running: int = 0
+    fact: EventFact, function: Function | None, service: Service, now: float, load: Load = Load()
 ) -> Explanation:
-    """An asynchronous event. `function` is its function's configuration, None: there is none of that name; `running`:
-    how many calls of it run now."""
+    """An asynchronous event. `function` is its function's configuration, None: there is none of that name."""
     event = fact.event
     details: dict[str, object] = {"state": fact.state, "attempts": event.attempts, "accepted_at": event.accepted_at}
     if fact.state == "waiting":
         details |= {"due_at": fact.due_at, "reason": fact.reason}
-        verdict, sentences = _waiting(fact, function, service, now, running)
+        verdict, sentences = _waiting(fact, function, service, now, load)
     elif fact.state == "running":
         details["claimed_until"] = fact.due_at
         verdict = "running"
@@ -125,7 +134,7 @@ def explain_event(
 
 
 def _waiting(
-    fact: EventFact, function: Function | None, service: Service, now: float, running: int
+    fact: EventFact, function: Function | None, service: Service, now: float, load: Load
 ) -> tuple[Verdict, list[str]]:
     event = fact.event
     due = f"is due since {_moment(fact.due_at)}" if fact.due_at <= now else f"waits until {_moment(fact.due_at)}"
@@ -133,7 +142,7 @@ def _waiting(
     throttled = fact.reason in (RESERVED.reason, UNRESERVED.reason)
     if fact.reason:
         sentences.append(_because(fact.reason, event.attempts, function))
-    if fact.due_at <= now and (full := _full(function, running)):
+    if fact.due_at <= now and (full := _full(function, load)):
         throttled = True
         sentences += full
     if function is None:
@@ -261,7 +270,7 @@ def _message_for(reader: Reader, state: Verdict, ahead: str) -> tuple[Verdict, l
         return "stopped", unserved
     if ahead:
         return "blocked", [f"Message {ahead} of its group comes before it."]
-    if full := _full(reader.function, reader.running):
+    if full := _full(reader.function, reader.load, mapping):
         return "throttled", full
     return state, [f"{reader.what} receives it as soon as {mapping.function} has room."] if state == "visible" else []
 
@@ -360,7 +369,7 @@ def _unfinished(
     if placed.before >= MAXIMUM_SPAN_RECORDS:
         text = f"It is {placed.before} records above what is finished, and only {MAXIMUM_SPAN_RECORDS} are read ahead"
         return "blocked", [f"{text}: something before it is blocked."]
-    if full := _full(reader.function, reader.running):
+    if full := _full(reader.function, reader.load):
         return "throttled", full
     return "unread", [f"{reader.what} has not begun it; before it are {_records(placed.before)}."]
 
@@ -416,12 +425,25 @@ def _unserved(service: Service, what: str) -> list[str]:
             assert_never(service)
 
 
-def _full(function: Function | None, running: int) -> list[str]:
-    if function is None or function.reserved_concurrency is None or running < function.reserved_concurrency:
+def _full(
+    function: Function | None, load: Load, mapping: QueueMapping | StreamMapping | None = None
+) -> list[str]:
+    """The limit that holds it, in the order in which `concurrency.py` looks at them; none: there is room."""
+    if function is None:
         return []
-    if function.reserved_concurrency == 0:
+    reserved = function.reserved_concurrency
+    if reserved == 0:
         return [f"{function.name} may not run: its reserved_concurrency is 0."]
-    return [f"{function.name} runs {_times(running)} at once, as often as its reserved_concurrency allows."]
+    if reserved is not None and load.running >= reserved:
+        return [f"{function.name} runs {_times(load.running)} at once, as often as its reserved_concurrency allows."]
+    if reserved is None and load.unreserved >= load.unreserved_limit:
+        what = f"All functions without a reservation run {_times(load.unreserved)} at once together"
+        return [f"{what}, as often as account_concurrency allows."]
+    maximum = mapping.maximum_concurrency if isinstance(mapping, QueueMapping) else None
+    if mapping is not None and maximum is not None and load.of_mapping >= maximum:
+        what = f"{mapping.source} -> {mapping.function} runs {_times(load.of_mapping)} at once"
+        return [f"{what}, as often as its maximum_concurrency allows."]
+    return []
 
 
 def _missed(reader: Reader) -> Iterator[str]:

@@ -190,7 +190,8 @@ def settle(cursor: apsw.Cursor, items: Sequence[tuple[Sequence[End], Sequence[Re
         changed = many(
             cursor,
             "UPDATE events SET state = e.column2, body = e.column3, body_crc = e.column4, ended_at = e.column5,"
-            " reason = coalesce(e.column6, reason), attempts = attempts - e.column7, due_at = NULL, life = NULL, claimed_until = NULL"
+            " reason = coalesce(e.column6, reason), attempts = attempts - e.column7, due_at = NULL, life = NULL,"
+            " claimed_until = NULL"
             " FROM (VALUES {rows}) AS e WHERE events.id = e.column1 AND ended_at IS NULL",
             [
                 (id, state, result, crc32(result), ended_at, reason or None, given_back)
