@@ -462,20 +462,23 @@ class Engine(Declarations):
 
     def run(
         self, main: Callable[[], Awaitable[object]] | None = None, *, told: Callable[[bool], None] = lambda again: None
-    ) -> None:
+    ) -> int | None:
         """Serve until SIGTERM or SIGINT, as the last line of a script; the first signal drains, a second stops at once.
 
         With `main`, serve while this coroutine function runs, and drain when it returns. `told(again)` is called at
-        each signal; `again`: it is not the first."""
+        each signal; `again`: it is not the first. Gives the number of the signal that stopped it at once, None if it
+        drained."""
         if threading.current_thread() is not threading.main_thread():
             raise EngineStopped("engine.run() handles signals: call it in the main thread, or use `async with engine:`")
-        asyncio.run(self._serve(main, told))
+        return asyncio.run(self._serve(main, told))
 
-    async def _serve(self, main: Callable[[], Awaitable[object]] | None, told: Callable[[bool], None]) -> None:
-        signalled = asyncio.Event()
+    async def _serve(self, main: Callable[[], Awaitable[object]] | None, told: Callable[[bool], None]) -> int | None:
+        signalled, stopped_by = asyncio.Event(), list[int]()
 
-        def on_signal() -> None:
+        def on_signal(number: int) -> None:
             again = signalled.is_set()
+            if again:
+                stopped_by.append(number)
             (self._hurry if again else signalled).set()
             told(again)
 
@@ -483,7 +486,7 @@ class Engine(Declarations):
         await self.start()
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal, number)
         waiting = asyncio.create_task(signalled.wait(), name="engine: signals")
         tasks: set[asyncio.Task[object]] = {waiting}
         if main is not None:
@@ -501,6 +504,7 @@ class Engine(Declarations):
                 await asyncio.wait(tasks)
         for task in done - {waiting}:
             task.result()
+        return stopped_by[0] if stopped_by else None
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ async def test_a_second_signal_stops_at_once_and_one_engine_at_a_time_has_a_file
             process.send_signal(number)
             line_with(process.stderr, word)
         output, _ = process.communicate(timeout=30)
-        assert (output, process.returncode) == ("", 0)
+        assert (output, process.returncode) == ("", 128 + signal.SIGTERM)
     fact = await known(tmp_path / "named.db", request_id)
     assert (fact.state, fact.event.attempts) == ("waiting", 0)
     assert not (tmp_path / "code.db").exists()
@@ -92,6 +92,8 @@ def test_a_wrong_configuration_is_told_and_nothing_is_served(tmp_path: Path) -> 
 
 
 def test_code_that_changes_is_loaded_anew(tmp_path: Path) -> None:
+    inner = tmp_path / "package" / "inner"
+    inner.mkdir(parents=True)
     (tmp_path / "app.py").write_text(APP)
     with running(tmp_path, "app.py", "--reload", "--log-format", "json") as process:
         line_with(process.stderr, "serving")
@@ -99,6 +101,9 @@ def test_code_that_changes_is_loaded_anew(tmp_path: Path) -> None:
         line_with(process.stderr, "was never closed")
         (tmp_path / "app.py").write_text(APP.replace("slow", "slower"))
         assert json.loads(line_with(process.stderr, "serving"))["functions"] == ["slower"]
+        (inner / "deep.py").write_text("")
+        line_with(process.stderr, "deep.py changed")
+        line_with(process.stderr, "serving")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert "draining" in said

@@ -14,6 +14,7 @@ import sys
 import threading
 from contextlib import AsyncExitStack, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TextIO, cast
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 import typer
 
 from lambent.cli.health import LOOPBACK, PATH, address, endpoint
-from lambent.cli.terminal import AWAY, DEFAULT_STORE, USAGE, fail
+from lambent.cli.terminal import AWAY, DEFAULT_STORE, SIGNALLED, USAGE, fail
 from lambent.errors import LambentError, StoreUnavailable
 
 if TYPE_CHECKING:  # no other command needs an engine, nor a log
@@ -54,8 +55,8 @@ def run(
 ) -> None:
     """Serve the functions of a file until SIGTERM or SIGINT (Ctrl-C).
 
-    The first signal drains: nothing new is begun, and what runs may end. A second one stops at once. Nothing is lost
-    either way, nor by kill -9."""
+    The first signal drains: nothing new is begun, and what runs may end. A second one stops at once, and the exit code
+    is 128 and its number. Nothing is lost either way, nor by kill -9."""
     if reload:
         raise typer.Exit(_serve_anew(target, store, health, log_format))
     import structlog
@@ -70,10 +71,13 @@ def run(
     try:
         listening = None if health is None else address(health)
         engine.store_in(store or DEFAULT_STORE, unless_named=store is None)
-        engine.run(lambda: _tell_and_wait(engine, listening), told=lambda again: _tell_signal(engine, again))
+        serving = partial(_tell_and_wait, engine, listening)
+        stopped_by = engine.run(serving, told=partial(_tell_signal, engine))
     except LambentError as error:
         fail(error.message, AWAY if isinstance(error, StoreUnavailable) else USAGE)
     engine.telemetry.log("info", "ended")
+    if stopped_by is not None:
+        raise typer.Exit(SIGNALLED + stopped_by)
 
 
 async def _tell_and_wait(engine: Engine, listening: tuple[str, int] | None) -> None:

@@ -33,7 +33,8 @@ OK: Final = 0
 FAILED: Final = 1  # what was asked for failed
 USAGE: Final = 2  # what was asked for makes no sense
 AWAY: Final = 3  # the store cannot be used, or no engine is there
-INTERRUPTED: Final = 130  # Ctrl-C, as shells have it
+SIGNALLED: Final = 128  # and the number of the signal that ended it, as shells have it
+INTERRUPTED: Final = SIGNALLED + 2  # Ctrl-C
 
 DEFAULT_STORE: Final = "sqlite:///lambent.db"
 WIDE: Final = 250  # columns of a table that no person reads
