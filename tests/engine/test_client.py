@@ -21,7 +21,9 @@ from lambent import (
     StoreUnavailable,
     TooManyRequests,
 )
-from lambent.desk import ANSWER, REQUEST, SNAPSHOT
+from lambent.cli.top import pictures
+from lambent.desk import ANSWER, FIRST_SNAPSHOT_SECONDS, REQUEST, SNAPSHOT
+from lambent.life import Life
 from lambent.ports import Document, World
 from lambent.stores.memory import Connection, MemoryDocuments
 from lambent.testing.loop import VirtualClock
@@ -384,7 +386,6 @@ async def test_engines_make_snapshots_only_while_somebody_looks() -> None:
         await first.invoke(echo, 1)
         await asyncio.sleep(10)
         assert await documents.list(SNAPSHOT) == ()
-        await client.snapshots()
         shown = await client.snapshots()
         assert sorted(each.functions for each in shown) == [[], ["echo"]]
         assert {"echo": 1} in [each.metrics.get("Invocations") for each in shown]
@@ -393,6 +394,31 @@ async def test_engines_make_snapshots_only_while_somebody_looks() -> None:
         await asyncio.sleep(20)
         assert await documents.list(SNAPSHOT) == ()
         assert await documents.list(REQUEST) == ()
+
+
+async def test_whoever_looks_waits_for_every_engine_that_is_there_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, real = MemoryStore(), Life._shown
+    first, late = virtual(store), virtual(store, seed=5)
+    seconds = [1.0]
+
+    async def shown(life: Life) -> Any:
+        if life is late._life:
+            await asyncio.sleep(seconds[0])
+        return await real(life)
+
+    monkeypatch.setattr(Life, "_shown", shown)
+    async with first, late, client_of(store) as client:
+        assert len(await client.snapshots()) == 2
+        async for picture in pictures(client):
+            assert len(picture["engines"]) == 2
+            break
+        await asyncio.sleep(20)
+        seconds[0] = 1000.0
+        began = client._clock.monotonic()
+        assert len(await client.snapshots()) == 1
+        assert client._clock.monotonic() - began == FIRST_SNAPSHOT_SECONDS
 
 
 async def test_a_client_that_is_not_open_says_how_to_open_it() -> None:
