@@ -58,7 +58,7 @@ class RequestReader(ABC):
 
     @abstractmethod
     async def look(self, requests: Sequence[Request]) -> Sequence[Read | None]:
-        """What there is; None for one that is to be asked for again."""
+        """What there is; None for one that is to be asked for again. Only who asked in vain for all is told of more."""
 
     @abstractmethod
     async def listen(self) -> None:
@@ -136,7 +136,9 @@ class RequestReader(ABC):
     async def _ask(self) -> Sequence[Read]:
         looks, asked = self._looks, [self._wanted[shard] for shard in self._asking]
         answered: list[Read] = []
-        for request, read in zip(asked, await self.look(asked), strict=True):
+        reads = await self.look(asked)
+        in_vain = not any(read is not None and read.records for read in reads)
+        for request, read in zip(asked, reads, strict=True):
             shard = request.shard
             if read is None or self._wanted.get(shard) is not request:
                 continue  # dropped, or asked anew
@@ -144,6 +146,6 @@ class RequestReader(ABC):
                 del self._wanted[shard], self._asking[shard]
                 (self._said.add if read.caught_up else self._said.discard)(shard)
                 answered.append(read)
-            elif self._looks == looks:
+            elif in_vain and self._looks == looks:
                 del self._asking[shard]
         return answered

@@ -33,6 +33,13 @@ class StreamSuite(Suite):
     async def put(self, stream: SourceAndTarget, *names: str) -> Sequence[str]:
         return await stream.put_many([Put(name.encode(), name) for name in names])
 
+    async def shard_of(self, stream: SourceAndTarget, key: str) -> str:
+        """Where this key goes: a record is put there."""
+        [position] = await stream.put_many([Put(b"", key)])
+        found = await stream.find(position)
+        assert found is not None
+        return found[0]
+
     async def start(self, stream: SourceAndTarget, shard: str | None = None) -> tuple[str, str]:
         shard = shard or (await stream.shards())[0].id
         return shard, await stream.position(shard, "TRIM_HORIZON", None)
@@ -226,6 +233,28 @@ class StreamSuite(Suite):
                 if not answered:
                     break
             await stream.put_many([Put(b"x", f"k{number}") for number in range(200)])
+        await reader.close()
+
+    @needs("shards")
+    async def test_what_comes_to_an_idle_shard_while_others_are_read_is_not_waited_for(self) -> None:
+        stream = await self.stream(shards=2)
+        busy, idle = [shard.id for shard in await stream.shards()]
+        key_of = {await self.shard_of(stream, key): key for key in map(str, range(20))}
+        reader, behind = stream.reader(), {}
+        for shard in (busy, idle):
+            behind[shard] = await stream.position(shard, "LATEST", None)
+            reader.want(shard, behind[shard], 100, LARGE)
+        told: set[str] = set()
+        async with asyncio.timeout(10):
+            while told != {busy, idle}:  # each is told once that there is nothing
+                told |= {read.shard for read in await reader.ready()}
+        for shard in (busy, idle):
+            reader.want(shard, behind[shard], 100, LARGE)
+        for shard in (busy, idle):
+            await stream.put_many([Put(b"x", key_of[shard])])
+            async with asyncio.timeout(10):
+                [read] = await reader.ready()
+            assert (read.shard, len(read.records)) == (shard, 1)
         await reader.close()
 
     @needs("retention")
