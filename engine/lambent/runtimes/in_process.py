@@ -62,6 +62,7 @@ class InProcess:
         self._monotonic = world.clock.monotonic
         self._handlers: dict[str, tuple[Handler, _Line]] = {}
         self._lines: dict[float, _Line] = {}
+        self._variables = copy_context()
         self._abandoned: dict[asyncio.Task[None], str] = {}
         self._threads = DaemonThreads(threads + maximum_overruns)
         self._plain = _Plain(Slots(threads, maximum_overruns), executor or self._threads, in_threads=executor is None)
@@ -83,7 +84,7 @@ class InProcess:
             self._monotonic,
         )
         seconds = function.timeout_seconds
-        line = self._lines.setdefault(seconds, _Line(self._loop, self._monotonic))
+        line = self._lines.setdefault(seconds, _Line(self._loop, self._monotonic, self._variables))
         self._handlers[function.name] = Handler(function, handler, surroundings), line
         self._init_seconds[function.name] = self._monotonic() - began
 
@@ -140,11 +141,12 @@ class InProcess:
 class _Line:
     """The calls with one time limit, in the order of their deadlines, and the one timer for the first."""
 
-    __slots__ = ("_timer", "calls", "loop", "monotonic")
+    __slots__ = ("_timer", "_variables", "calls", "loop", "monotonic")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, monotonic: Callable[[], float]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, monotonic: Callable[[], float], variables: Variables) -> None:
         self.loop = loop
         self.monotonic = monotonic
+        self._variables = variables
         self._timer: asyncio.TimerHandle | None = None
         self.calls: dict[_Call, float] = {}
 
@@ -162,8 +164,8 @@ class _Line:
             call.give_up()
 
     def _arm(self, deadline: float) -> None:
-        # in variables of nobody: the timer serves all calls, not the one which happened to set it
-        self._timer = self.loop.call_later(deadline - self.monotonic(), self._strike, context=Variables())
+        # in the runtime's variables: the timer serves all calls, not the one which happened to set it
+        self._timer = self.loop.call_later(deadline - self.monotonic(), self._strike, context=self._variables)
 
     def _strike(self) -> None:
         self._timer = None
