@@ -35,6 +35,8 @@ ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT: Final = "OnFailureDestinationDeliv
 # ours: what became of a stream's records where AWS counts only what went wrong
 DELIVERED_EVENT_COUNT: Final = "DeliveredEventCount"
 LOST_EVENT_COUNT: Final = "LostEventCount"
+# ours: their lease, visibility time-out or claim was over before their invocation was: its outcome is void
+OVERRUN_EVENT_COUNT: Final = "OverrunEventCount"
 # ours, where AWS has an environment of its own for each call
 ABANDONED_HANDLERS: Final = "AbandonedHandlers"
 OVERRUN_THREADS: Final = "OverrunThreads"
@@ -67,6 +69,7 @@ WIRE: Final[Mapping[str, tuple[str, str]]] = {
     ),
     DELIVERED_EVENT_COUNT: ("lambent_delivered_events_total", "lambent.delivered_events"),
     LOST_EVENT_COUNT: ("lambent_lost_events_total", "lambent.lost_events"),
+    OVERRUN_EVENT_COUNT: ("lambent_overrun_events_total", "lambent.overrun_events"),
     ABANDONED_HANDLERS: ("lambent_abandoned_handlers", "lambent.abandoned_handlers"),
     OVERRUN_THREADS: ("lambent_overrun_threads", "lambent.overrun_threads"),
     LOOP_BLOCKED: ("lambent_loop_blocked_seconds", "lambent.loop_blocked"),

@@ -43,6 +43,33 @@ async def test_an_event_that_succeeds_is_run_once_and_ends(bench: Bench) -> None
     assert bench.telemetry.snapshot()["AsyncEventAge"]["f"]["count"] == 1
 
 
+async def test_an_event_whose_claim_is_over_when_its_engine_hears_of_it_is_not_run(bench: Bench) -> None:
+    """The engine was stopped meanwhile; the event may be another's by now."""
+    seen = []
+
+    class Late:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(bench.connection.events, name)
+
+        async def receive(self, function: str, limit: int, claim_seconds: float, before: float | None) -> Any:
+            events = await bench.connection.events.receive(function, limit, claim_seconds, before)
+            if events and not seen:
+                seen.append("late")
+                await asyncio.sleep(claim_seconds + 1)
+            return events
+
+    async def handler(event: Any, context: Any) -> None:
+        seen.append(event["n"])
+
+    bench.add(handler)
+    await bench.put("f")
+    async with running(bench.events_loop(Late())):
+        await asyncio.sleep(1000)
+    assert seen == ["late", 1]
+    assert bench.ended() == {"succeeded": 1}
+    assert bench.count("OverrunEventCount", "events") == 1
+
+
 async def test_a_failing_event_is_retried_after_one_and_two_minutes_and_then_reported(bench: Bench) -> None:
     tries = []
 

@@ -183,11 +183,12 @@ class EventFeed:
                 return ()
             accepted_before = self._loop.world.clock.now() - function.event_invoke.maximum_event_age_seconds
         claim_seconds = function.timeout_seconds + DESTINATION_RETRY_SECONDS + CLAIM_GRACE_SECONDS
+        start_before = self._loop.world.clock.monotonic() + claim_seconds
         attempts: list[Attempt[Event]] = []
         try:
             events = await self._events.receive(name, limit, claim_seconds, accepted_before)
             for event in events:
-                attempts.append(self._attempt(event, function, permits, refusal))
+                attempts.append(self._attempt(event, function, permits, refusal, start_before))
         except BaseException:
             permits += [attempt.permit for attempt in attempts if attempt.permit is not None]
             self._turns[name] = None  # for this pull, when it asks again
@@ -223,7 +224,12 @@ class EventFeed:
         return permits, None
 
     def _attempt(
-        self, event: Event, function: Function, permits: list[Permit], refusal: Throttled | None
+        self,
+        event: Event,
+        function: Function,
+        permits: list[Permit],
+        refusal: Throttled | None,
+        start_before: float,
     ) -> Attempt[Event]:
         now = self._loop.world.clock.now()
         steps: Sequence[EventStep] = asynchronous.before(event, function.event_invoke, now)
@@ -237,7 +243,7 @@ class EventFeed:
             steps = self.after([event], refusal)
         elif not steps:
             steps = (Release(event.receipt, now, give_back=True, reason=refusal.reason if refusal else ""),)
-        return Attempt((event,), permit, steps, len(event.payload))
+        return Attempt((event,), permit, steps, len(event.payload), start_before)
 
     # --- functions that may not start ------------------------------------------------------------------------------
 

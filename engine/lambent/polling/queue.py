@@ -41,7 +41,7 @@ from lambent.model import (
 from lambent.ports import World
 from lambent.semantics import backoff
 from lambent.semantics.concurrency import Permit
-from lambent.telemetry import Level, Telemetry
+from lambent.telemetry import OVERRUN_EVENT_COUNT, Level, Telemetry
 
 MAXIMUM_IN_FLIGHT: Final = 4_000  # attempts of one loop, from their receive until they are settled
 MAXIMUM_BYTES_IN_FLIGHT: Final = 256 * 1024 * 1024
@@ -266,6 +266,8 @@ class QueueLoop(Generic[Item]):
         return None
 
     def _ran(self, attempt: Attempt[Item], outcome: Outcome) -> None:
+        if attempt.start_before <= self.world.clock.monotonic():
+            self.telemetry.count(OVERRUN_EVENT_COUNT, self._feed.subject, len(attempt.items))
         try:
             attempt.steps = self._feed.after(attempt.items, outcome)
             attempt.counts = isinstance(outcome, Succeeded | Failed)

@@ -53,6 +53,7 @@ from lambent.telemetry import (
     INVOKED_EVENT_COUNT,
     ITERATOR_AGE,
     LOST_EVENT_COUNT,
+    OVERRUN_EVENT_COUNT,
     POLLED_EVENT_COUNT,
     Telemetry,
 )
@@ -368,6 +369,8 @@ class StreamLoop:
         else:
             telemetry.count(FAILED_INVOKE_EVENT_COUNT, self._id, len(records))
             self._last_result = PROBLEM
+        if owned.consumer.void or not self._ownership.valid:
+            telemetry.count(OVERRUN_EVENT_COUNT, self._id, len(records))
         telemetry.step(owned.where, step, outcome)
         owned.consumer.invoked(step, outcome, clock.monotonic(), value, self._world.random())
         self._pump(owned)
