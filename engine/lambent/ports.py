@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
 from lambent.model import (
@@ -36,6 +36,9 @@ from lambent.model import (
     Stream,
 )
 from lambent.semantics.concurrency import Demand
+
+HEARTBEATS_PER_LEASE: Final = 3
+"""How often what is leased (shards, permits) is renewed while it is valid, and how often others look for it."""
 
 
 class Clock(Protocol):

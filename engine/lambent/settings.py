@@ -32,8 +32,9 @@ class EngineSettings(Configuration):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long `drain` lets what is in flight settle before it cancels."""
 
-    lease_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    """How long a shard, or a share of a limit, stays with an engine that has fallen silent."""
+    lease_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 7.0
+    """How long a shard, or a share of a limit, stays with an engine that has fallen silent. The others look each third
+    of it, so that within four thirds, which are less than 10 s, they have what it had."""
 
     threads: Annotated[int, Field(ge=1, le=1000)] = 32
     """Plain functions (`def`) that may run at once."""

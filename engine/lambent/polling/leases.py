@@ -16,7 +16,7 @@ from typing import Final
 
 from lambent.errors import StoreUnavailable
 from lambent.model import Lease, Progress, Shard
-from lambent.ports import Holdings, Leases, StreamSource, World
+from lambent.ports import HEARTBEATS_PER_LEASE, Holdings, Leases, StreamSource, World
 from lambent.telemetry import Telemetry
 
 SHARD_LISTING_SECONDS: Final = 10.0  # how often the source is asked for new shards when nothing else says so
@@ -121,7 +121,7 @@ class Ownership:
             except StoreUnavailable as error:
                 self._telemetry.log("warning", "lease heartbeat failed", mapping=self._group, error=error.message)
             try:
-                async with asyncio.timeout(self._valid_for / 3):
+                async with asyncio.timeout(self._valid_for / HEARTBEATS_PER_LEASE):
                     await self._look_now.wait()
             except TimeoutError:
                 pass

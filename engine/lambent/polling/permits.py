@@ -15,7 +15,7 @@ from typing import Final
 
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker
-from lambent.ports import Leases, World
+from lambent.ports import HEARTBEATS_PER_LEASE, Leases, World
 from lambent.semantics.concurrency import Concurrency, Demand
 from lambent.telemetry import Telemetry
 
@@ -54,7 +54,7 @@ class Permits:
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
-            seconds = self._lease_seconds / 3
+            seconds = self._lease_seconds / HEARTBEATS_PER_LEASE
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(seconds, ASK_SECONDS) if self._waiting else seconds):
                     await self._wanted.wait()
