@@ -20,7 +20,7 @@ from lambent.control import Control, MappingState, StoredMapping
 from lambent.desk import REQUEST, SNAPSHOT, Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
-from lambent.model import Delivery, Depth, Function, Message, QueueMapping
+from lambent.model import Backlog, Delivery, Depth, Function, Message, QueueMapping
 from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.permits import Permits, SharingInvoker
@@ -277,6 +277,11 @@ class Life:
     async def depth(self, source: str) -> Depth | None:
         depth: Callable[[], Awaitable[Depth]] | None = getattr(self._queue_source(source), "depth", None)
         return None if depth is None else await depth()
+
+    async def backlog(self, source: str, shard: str, position: str) -> int:
+        backlog: Callable[[str, str], Awaitable[Backlog]] | None
+        backlog = getattr(self._stream_source(source), "backlog", None)
+        return 0 if backlog is None else (await backlog(shard, position)).records
 
     # --- what runs -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ Decides what is looked at, and how often: every `health_seconds` the events of e
 queue of each mapping of which no attempt ended since the last look, the shards that are read here, and whether the
 store answers. When that is red is decided in `semantics/health.py`.
 
-Looking costs next to nothing while work flows: only the depth of a queue that stands still is asked of the store.
+Looking costs next to nothing while work flows: the store is asked only for the depth of queues that stand still, and
+for what lies ahead in some shards of which nothing is read, in turn.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from heapq import nsmallest
 from typing import Any, Final, Protocol
 
 from lambent.control import PROBLEM, StoredMapping
@@ -20,10 +22,12 @@ from lambent.model import Depth, Function, QueueMapping
 from lambent.ports import World
 from lambent.semantics.health import BLOCKED, Health, Seen, Sight, judge, look
 
+SHARDS_A_LOOK: Final = 20  # of those where nothing seems to wait
 ANSWER_SECONDS: Final = 5.0  # within which a store that is well answers a read
 
 RESERVED_ZERO: Final = "Its function {} is stopped by reserved_concurrency=0: raise it when it shall run again."
 NO_ANSWER: Final = f"The store has not answered for {ANSWER_SECONDS:.0f} seconds: look at its server or its disk."
+BUG: Final = "It cannot see how it is, for a bug: {!r}"
 AWAY: Final = "The store cannot be used: {}"
 
 
@@ -59,6 +63,10 @@ class Engine(Protocol):
         """Of a queue; None: it cannot be known. Raises StoreUnavailable."""
         ...
 
+    async def backlog(self, source: str, shard: str, position: str) -> int:
+        """How many records follow this position; 0 also where it cannot be known. Raises StoreUnavailable."""
+        ...
+
 
 class Vitals:
     """`blocked` tells how often the event loop was found blocked."""
@@ -70,6 +78,8 @@ class Vitals:
         self._seen: dict[str, Seen] = {}
         self._troubles: list[str] = []
         self._blocked = 0
+        self._asked: dict[str, int] = {}  # at which look for what lies ahead in a shard, by the name of its sight
+        self._looks = 0
 
     async def run(self, seconds: float) -> None:
         """Look every so many seconds, until cancelled."""
@@ -94,6 +104,8 @@ class Vitals:
             troubles.append(NO_ANSWER)
         except StoreUnavailable as error:
             troubles.append(AWAY.format(error.message))
+        except Exception as error:  # noqa: BLE001  who cannot see how it is must not say that it is well
+            troubles.append(BUG.format(error))
         else:
             self._seen = {name: seen for name, seen in self._seen.items() if name in sights}
         now = self._world.clock.monotonic()
@@ -124,7 +136,8 @@ class Vitals:
             if isinstance(mapping, QueueMapping):
                 sights[identity] = await self._queue(identity, mapping.source, shown, sight)
             else:
-                sights |= self._shards(identity, shown, sight)
+                sights |= await self._shards(identity, mapping.source, shown, sight)
+        self._asked = {name: look for name, look in self._asked.items() if name in sights}
         return sights
 
     async def _queue(self, identity: str, source: str, shown: Mapping[str, Any], sight: Sight) -> Sight:
@@ -139,14 +152,24 @@ class Vitals:
             return replace(sight, trouble=f"Its queue cannot be used: {error.message}")
         return sight if depth is None else replace(sight, waiting=depth.visible)
 
-    def _shards(self, identity: str, shown: Mapping[str, Any], sight: Sight) -> dict[str, Sight]:
+    async def _shards(self, identity: str, source: str, shown: Mapping[str, Any], sight: Sight) -> dict[str, Sight]:
         if sight.trouble:
             return {identity: sight}
         unfinished, positions = shown.get("unfinished", {}), shown.get("shards", {})
-        return {
-            f"{identity}/{shard}": replace(sight, waiting=unfinished.get(shard, 0), done=position)
-            for shard, position in positions.items()
-        }
+        sights, idle = {}, list[tuple[int, str, str]]()
+        for shard, position in positions.items():
+            name = f"{identity}/{shard}"
+            waiting, before = unfinished.get(shard, 0), self._seen.get(name)
+            if not waiting and before is not None and before.sight.done == position:
+                waiting = before.sight.waiting
+                idle.append((self._asked.get(name, 0), name, shard))
+            sights[name] = replace(sight, waiting=waiting, done=position)
+        self._looks += 1
+        for _, name, shard in nsmallest(SHARDS_A_LOOK, idle):  # perhaps its reader does not hear what came
+            self._asked[name] = self._looks
+            waiting = await self._engine.backlog(source, shard, positions[shard])
+            sights[name] = replace(sights[name], waiting=waiting)
+        return sights
 
     def _sight(self, subject: str, items: str, function: Function) -> Sight:
         held = RESERVED_ZERO.format(function.name) if function.reserved_concurrency == 0 else ""

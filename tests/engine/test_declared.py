@@ -262,6 +262,27 @@ async def test_a_mapping_that_was_deleted_is_there_again_when_code_that_declares
         assert await engine.list_mappings()
 
 
+async def test_a_deleted_mapping_that_comes_back_goes_on_where_it_was_with_balanced_books(store: Store) -> None:
+    seen: list[str] = []
+
+    async def handler(event: Any, context: Any) -> None:
+        seen.extend(record["kinesis"]["sequenceNumber"] for record in event["Records"])
+
+    async with declared(store, handler) as engine:
+        first = await engine.stream("orders").put("1", key="k")
+        await asyncio.sleep(2)
+        await engine.delete_mapping((await mapping_of(engine)).id)
+        await asyncio.sleep(120)
+        second = await engine.stream("orders").put("2", key="k")
+        await asyncio.sleep(2)
+        assert seen == [first]
+    async with declared(store, handler) as engine:
+        await asyncio.sleep(2)
+        assert seen == [first, second]
+        audit = await engine.audit((await mapping_of(engine)).id)
+        assert (audit.balanced, audit.total.came, audit.total.count("delivered")) == (True, 2, 2)
+
+
 async def test_a_pause_and_a_seek_survive_a_restart(store: Store) -> None:
     async with declared(store) as engine:
         mapping = await engine.mapping((await mapping_of(engine)).id)

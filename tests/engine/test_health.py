@@ -12,7 +12,9 @@ from lambent.errors import EngineStopped, StoreUnavailable
 from lambent.ports import Store
 from lambent.semantics.health import Finding, Health
 from lambent.stores.memory import MemoryDocuments, MemoryStore
+from lambent.stores.memory_stream import MemoryReader
 from lambent.testing.loop import VirtualClock
+from lambent.vitals import SHARDS_A_LOOK
 from tests.engine.engines import virtual
 
 pytestmark = pytest.mark.virtual_time
@@ -124,6 +126,35 @@ async def test_events_that_are_due_and_find_no_room_are_red_until_one_runs(store
         assert not engine.health().red
 
 
+async def test_a_reader_that_does_not_hear_what_came_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, gate = virtual(), Gate()
+    gate.open.set()
+    gated(engine, gate)
+    stream = engine.stream("s", shards=3 * SHARDS_A_LOOK)
+    engine.map(stream, "f")
+    real, deaf = MemoryReader.ready, asyncio.Event()
+
+    async def ready(reader: MemoryReader) -> Any:
+        reads = await real(reader)
+        if deaf.is_set():
+            await asyncio.Event().wait()
+        return reads
+
+    monkeypatch.setattr(MemoryReader, "ready", ready)
+    async with engine:
+        await asyncio.sleep(30)
+        await stream.put("1", key="k")
+        await asyncio.sleep(30)
+        deaf.set()
+        await stream.put("2", key="k")
+        await asyncio.sleep(60)
+        assert not engine.health().red
+        await asyncio.sleep(40)
+        (found,) = red(engine.health())
+        assert found.subject == "stream:s → f"
+        assert found.sentences[0].startswith("Of its records at least 1 waits in shardId-")
+
+
 async def test_an_idle_a_paused_and_a_stopped_mapping_are_green() -> None:
     engine, gate = virtual(), Gate()
     gated(engine, gate, reserved_concurrency=0)
@@ -151,9 +182,13 @@ async def test_a_store_that_cannot_be_used_is_red_until_it_answers(monkeypatch: 
     async def silent(*_: object) -> Any:
         await asyncio.Event().wait()
 
+    async def broken(*_: object) -> Any:
+        raise KeyError("x")
+
     async with engine:
         await asyncio.sleep(10)
-        for trouble, said in ((away, "the disk is gone"), (silent, "has not answered for 5 seconds")):
+        told = ((away, "the disk is gone"), (silent, "has not answered for 5 seconds"), (broken, "KeyError('x')"))
+        for trouble, said in told:
             with monkeypatch.context() as patch:
                 patch.setattr(MemoryDocuments, "get", trouble)
                 await asyncio.sleep(15)
