@@ -45,10 +45,11 @@ def test_an_event_that_could_not_start_waits_because_of_the_reason(outcome: Thro
 def test_an_event_that_ends_without_an_attempt_says_why_as_far_as_its_state_does_not() -> None:
     last = step(1, ZERO)
     assert isinstance(last, Delete)
-    assert (last.state, last.result, last.reason) == ("dropped", b"", ZERO.reason)
-    assert before(event(4), DEFAULTS, 1.0)[-1] == Delete("r", "failed")
+    assert (last.state, last.result, last.reason, last.give_back) == ("dropped", b"", ZERO.reason, True)
+    assert before(event(4), DEFAULTS, 1.0)[-1] == Delete("r", "failed", give_back=True)
     (_, cut) = recursive(event(1))
     assert isinstance(cut, Delete)
+    assert cut.give_back
     assert json.loads(cut.result)["errorType"] == "RecursiveInvocationException"
 
 
