@@ -203,7 +203,10 @@ class SqliteFile:
             jobs.append(job)
             begin, self._busy = not self._busy, True
         if begin:
-            self._loop.call_soon(self._executor, self._work)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._loop.call_soon(self._executor, self._work)
 
     def _lose_patience(self) -> None:
         self._patience = None
@@ -288,19 +291,19 @@ class SqliteFile:
             self._opened = None
 
     def _work(self) -> None:
-        """Group after group, until nothing waits."""
-        while True:
-            with self._lock:
-                writes, reads = [*self._writes], [*self._reads]
-                self._writes.clear()
-                self._reads.clear()
-                if writes:
-                    writes += self._patient
-                    self._patient.clear()
-                self._busy = go_on = bool(writes or reads)
-            if not go_on:
-                return
+        """A group of all that waits, if anything does. The next begins when the loop has had a step with the answers:
+        what those who waited ask for then comes along, and syncs are fewer."""
+        with self._lock:
+            writes, reads = [*self._writes], [*self._reads]
+            self._writes.clear()
+            self._reads.clear()
+            if writes:
+                writes += self._patient
+                self._patient.clear()
+            self._busy = go_on = bool(writes or reads)
+        if go_on:
             self._group(writes, reads)
+            self._tell(self._begin)
 
     def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
         """Reads come first: they see what was committed before they were asked for, and those who asked go on while the
