@@ -204,20 +204,27 @@ async def look(connection: Connection) -> list[Snapshot]:
 
 
 async def health(connection: Connection) -> Health:
-    """How all running engines are; one that is slow to tell has more time than for a look."""
+    """How all running engines are, by snapshots that they make from now on: an older one says nothing of an engine that
+    stands still."""
     alive = await connection.engines()
-    told = await _look(connection.documents, alive, HEALTH_SECONDS) if alive else []
+    old = {(each.name, each.revision) for each in await connection.documents.list(SNAPSHOT)}
+    told = await _look(connection.documents, alive, HEALTH_SECONDS, old) if alive else []
     return together(alive, [Health.of(each.health) for each in told if each.health])
 
 
-async def _look(documents: Documents, alive: int, within_seconds: float) -> list[Snapshot]:
+async def _look(
+    documents: Documents, alive: int, within_seconds: float, old: Collection[tuple[str, int]] = ()
+) -> list[Snapshot]:
     await documents.put(REQUEST, SNAPSHOT, "{}", expires_in_seconds=RENEW_SECONDS)
+    found: list[Document] = []
     with suppress(TimeoutError):  # a loop is blocked, or an engine has just ended
         async with asyncio.timeout(within_seconds):
             async for _ in documents.watch(SNAPSHOT):
-                if len(await documents.list(SNAPSHOT)) >= alive:
+                shown = await documents.list(SNAPSHOT)
+                found = [each for each in shown if (each.name, each.revision) not in old]
+                if len(found) >= alive:
                     break
-    return [Snapshot(**json.loads(document.body)) for document in await documents.list(SNAPSHOT)]
+    return [Snapshot(**json.loads(document.body)) for document in found]
 
 
 async def _answered(documents: Documents, name: str) -> None:

@@ -101,7 +101,7 @@ def test_progress_makes_it_green_again_at_once() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"failed": True, "running": 1}, "The last attempt failed: look into the log of f"),
+        ({"failed": True, "running": 1}, "The last attempt failed, and it is tried again and again: `lambent invoke f"),
         ({"running": 2}, "2 calls of f run: look what they wait for."),
         ({}, "No call of f runs: `lambent why ID` of one of the messages tells what holds it up"),
     ],

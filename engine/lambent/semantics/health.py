@@ -165,8 +165,9 @@ def _stands_still(parts: Sequence[tuple[str, Seen]], now: float) -> tuple[str, .
 def _advice(sight: Sight) -> str:
     if sight.failed:
         return (
-            f"The last attempt failed: look into the log of {sight.function}, mend it, or limit its attempts "
-            "(maximum_retry_attempts, maximum_record_age_seconds; of a queue max_receive_count)."
+            f"The last attempt failed, and it is tried again and again: `lambent invoke {sight.function} PAYLOAD "
+            "--tail` with such a payload shows why. Mend it, or limit its attempts (maximum_retry_attempts or "
+            "maximum_record_age_seconds, of a queue max_receive_count)."
         )
     if sight.running:
         return (
