@@ -24,6 +24,7 @@ from lambent import Engine, MappingHandle, StreamHandle
 
 WINDOW_SECONDS = 1
 BATCH_SIZE = 64
+SHARDS = 8
 REBOOKING_FAILS = 0.15  # of the tries
 REBOOK_AGAIN_SECONDS = 1
 ALERT_FAILS = 0.25  # of the tries
@@ -53,7 +54,7 @@ class Flights:
 def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights:
     """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
     engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
-    departures = engine.stream("departures", shards=8)
+    departures = engine.stream("departures", shards=SHARDS)
     rebook = engine.queue("rebook", visibility_timeout_seconds=7, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
