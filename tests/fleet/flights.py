@@ -24,6 +24,7 @@ from examples.flights.app import BATCH_SIZE, SHARDS
 from examples.flights.board import Board
 from examples.flights.data import departures, truth
 from examples.flights.engines import Engines, in_processes
+from examples.flights.picture import Sample
 from examples.flights.play import Service, audit, lines, play
 from lambent.polling.queue import MAXIMUM_IN_FLIGHT
 
@@ -31,7 +32,6 @@ ENGINES = 3
 IN_FLIGHT = {"stream": SHARDS * BATCH_SIZE, "queue": MAXIMUM_IN_FLIGHT, "async": MAXIMUM_IN_FLIGHT}
 """At an engine at most, by model."""
 MOMENTS_STOPPED = (1, 3)  # or: an engine wakes before its leases are others', or after
-LOOK_SECONDS = 0.05
 LOG_CHARACTERS = 3000
 
 Moment = Callable[[], Coroutine[None, None, bool]]
@@ -101,14 +101,20 @@ async def fleet(
     path = directory / "board.db"
     board = Board(path)
     engines = Engines(store, path, seed, directory / "engines.log")
-    said, told = truth(limit), 0.0
-    departing = said.rows - len(said.never_departed)
+    said, departed, told = truth(limit), 0, 0.0
+    departing, seen = said.rows - len(said.never_departed), asyncio.Event()
+
+    def see(sample: Sample) -> None:
+        nonlocal departed
+        departed = sample.delivered
+        if departed >= min(told, departing):
+            seen.set()
 
     async def moment() -> bool:
         nonlocal told
         told += every
-        while (departed := board.counts("fate")["departed"]) < min(told, departing):
-            await asyncio.sleep(LOOK_SECONDS)
+        seen.clear()
+        await seen.wait()
         return departed < departing
 
     unrest = Unrest(engines, random.Random(seed), moment)
@@ -122,8 +128,12 @@ async def fleet(
             finally:
                 raging.cancel()
                 await asyncio.wait([raging])
+                if not raging.cancelled():
+                    raging.result()  # a bug of ours shall be heard of
 
-    played = await play(board, serving(), departures(limit), per_second=per_second, at_most_seconds=at_most_seconds)
+    played = await play(
+        board, serving(), departures(limit), per_second=per_second, at_most_seconds=at_most_seconds, show=see
+    )
     played.resumed = True  # as after a crash, duplicates are allowed
     problems, duplicates = audit(played, said), {line.model: line.duplicates for line in lines(played)}
     board.close()
@@ -143,7 +153,7 @@ def main() -> int:
     parser.add_argument("--store", required=True)
     parser.add_argument("--limit", type=int, help="only the first departures")
     parser.add_argument("--per-second", type=float, default=8_000)
-    parser.add_argument("--every", type=float, default=20_000, help="departures between two blows")
+    parser.add_argument("--every", type=float, default=10_000, help="departures between two blows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-most-seconds", type=float, default=600)
     asked = parser.parse_args()

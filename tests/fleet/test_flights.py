@@ -25,9 +25,9 @@ def test_flights_by_three_engines_stay_exact_while_one_is_killed_and_one_is_stop
 def test_flights_by_three_engines_stay_exact_through_the_whole_year(tmp_path: Path) -> None:
     with running(tmp_path, fsync="everysec") as server:
         found = asyncio.run(
-            fleet(server.url, tmp_path, limit=None, per_second=8_000, every=20_000, seed=2, at_most_seconds=900)
+            fleet(server.url, tmp_path, limit=None, per_second=8_000, every=10_000, seed=3, at_most_seconds=900)
         )
     print(found)
     assert not found.problems, "\n".join([str(found), *found.problems])
-    assert found.kills >= 3
-    assert found.stops >= 3
+    assert found.kills >= 5
+    assert found.stops >= 5
