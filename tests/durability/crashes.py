@@ -2,358 +2,57 @@
 
     python -m tests.durability.crashes --kills 200
 
-Decides when the engine of `shop.py` is killed (after some lines of its journal, or while it starts) and what must hold.
-While it is dead: nothing is settled, and no checkpoint has passed, that was not finished. At the end: what was
-acknowledged has exactly one fate, nothing ran again once it was settled, and the first runs of each key are in their
-order. What clients were told and what handlers did is known outside of the store.
+Decides when the engine of `shop.py` is killed: after some lines of its journal, or while it starts. What must hold then
+is decided by `accounts.py`, which looks while the engine is dead.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import itertools
-import json
-import os
 import random
-import signal
 import sys
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
-from lambent.client import Client
-from lambent.errors import LambentError, StoreUnavailable
-from lambent.ports import World
-from lambent.stores.sqlite import SqliteStore
-from lambent.world import SystemClock
-from tests.durability.journal import Journal
+from tests.durability.accounts import END_SECONDS, Accounts, Found
 
-SHOP = Path(__file__).with_name("shop.py")
-CHARGE, PACK, PICK, COUNT = MODELS = ("charge", "pack", "pick", "count")
-QUEUES = ("orders", "line.fifo", "charges-failed", "orders-dead", "clicks-failed")
-CALLERS = 3  # who wait for an answer
-KEYS = 5
-MAXIMUM_OUTSTANDING = 30  # items of a model that wait or run
 MAXIMUM_LINES = 60  # of the journal, after which an engine is killed
 EARLY = 0.2  # of the kills come after a time that it takes at most to start, whatever it has begun by then
 START_SECONDS = 1.5
-CALL_SECONDS = 1.0  # that a caller waits for an answer, before asking for another
-END_SECONDS = 60.0
-POISON = 25
-ATTEMPTS = {CHARGE: 3, PACK: 9, COUNT: 4}  # that what is given up has had; being killed with the engine is one
-
-
-def is_poison(number: int) -> bool:
-    return number % POISON == POISON - 1
-
-
-@dataclass
-class Found:
-    """What came of it. `problems` are broken promises, each a sentence."""
-
-    kills: int = 0
-    acknowledged: Counter[str] = field(default_factory=Counter)
-    refused: int = 0
-    runs: int = 0
-    cut_off: int = 0  # runs that a kill ended
-    twice: int = 0  # items that were finished, not settled when the engine died, and finished again
-    problems: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.kills} kills, acknowledged {dict(self.acknowledged)}, refused {self.refused}, {self.runs} runs, "
-            f"{self.cut_off} of them cut off, {self.twice} items finished twice; {len(self.problems)} broken promises"
-        )
 
 
 def crashes(kills: int, seed: int, tell: Callable[[str], None] = lambda line: None) -> Found:
     """So many kills of one engine, at moments that depend on the seed and on the machine."""
     with tempfile.TemporaryDirectory() as directory:
-        return asyncio.run(_Crashes(kills, seed, Path(directory), tell).live())
+        return asyncio.run(_crashes(kills, random.Random(seed), Path(directory), tell))
 
 
-class _Crashes:
-    """One store, its engine that is killed, and its clients that are not."""
+async def _crashes(kills: int, chance: random.Random, directory: Path, tell: Callable[[str], None]) -> Found:
+    accounts = Accounts(chance, directory, f"sqlite:///{directory / 'shop.db'}")
 
-    def __init__(self, kills: int, seed: int, directory: Path, tell: Callable[[str], None]) -> None:
-        self._kills = kills
-        self._chance = random.Random(seed)
-        self._path = directory / "shop.db"
-        self._url = f"sqlite:///{self._path}"
-        self._log = directory / "log"
-        self._tell = tell
-        self._found = Found()
-        self._journal = Journal()
-        self._over = False
-        self._sent: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # acknowledged: numbers by id
-        self._suspects: list[tuple[str, str]] = []  # settled, and neither finished nor poison
-        self._places: dict[str, str] = {}  # the shards of records
-        self._receives: dict[str, int] = {}  # of messages, when they were last seen in their queue
-        self._quotes = itertools.count(1)
-        self._answers: list[int] = []
-        self._settled: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # ids, and in how many runs before
-
-    async def live(self) -> Found:
-        async with self._journal:
-            self._engine = await self._start()
-            try:
-                await self._until_served()
-                async with Client(self._url) as self._client:
-                    await self._suffer()
-            finally:
-                if self._engine.returncode is None:
-                    self._engine.kill()
-                    await self._engine.wait()
-        return self._found
-
-    async def _until_served(self) -> None:
-        """An engine makes the file, and stores what it declares."""
-        while True:
-            with contextlib.suppress(StoreUnavailable):
-                async with Client(self._url) as client:
-                    mappings = await client.list_mappings()
-                    if len(mappings) == 3:
-                        (self._mapping,) = [id for id, each in mappings.items() if each.mapping.function == COUNT]
-                        return
-            await self._journal.goes_on()
-
-    async def _suffer(self) -> None:
-        world = World("auditor", SystemClock(), self._chance.random, lambda: "")
-        self._store = await SqliteStore(self._path).connect(world, client=True)
-        self._clicks = self._store.stream((await self._client.stream("clicks")).configuration)
-        self._queues = [self._store.queue((await self._client.queue(name)).configuration) for name in QUEUES]
-        clients = (self._charge, self._pack, self._pick, self._count, *[self._quote] * CALLERS)
-        working = [asyncio.create_task(client()) for client in clients]
-        for number in range(1, self._kills + 1):
-            await self._kill()
+    async def kill_again_and_again() -> None:
+        for number in range(1, kills + 1):
+            await _kill(accounts)
             if number % 10 == 0:
-                self._tell(str(self._found))
-            self._engine = await self._start()
-        self._over = True
-        await asyncio.gather(*working)
-        await self._drained()
-        self._engine.send_signal(signal.SIGTERM)
-        if (status := await self._engine.wait()) != 0:
-            self._problem(f"told to end, the engine ended with status {status}")
-        await self._audit()
-        await self._store.close()
+                tell(str(accounts.found))
+            accounts.engine = await accounts.start()
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        with self._log.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "lambent.cli", "run", str(SHOP), "--store", self._url),
-                env={**os.environ, "SHOP_JOURNAL": str(self._journal.pipe)},
-                pass_fds=[self._journal.pipe],
-                stdout=log,
-                stderr=log,
-            )
+    return await accounts.live(kill_again_and_again)
 
-    async def _kill(self) -> None:
-        """After some lines of its journal; or while it starts."""
-        journal, engine = self._journal, self._engine
-        goal = journal.lines + self._chance.randint(1, MAXIMUM_LINES)
-        seconds = self._chance.uniform(0.0, START_SECONDS) if self._chance.random() < EARLY else END_SECONDS
-        await journal.says(lambda: journal.lines >= goal, seconds)
-        if engine.returncode is not None:
-            log = self._log.read_text()[-2000:]
-            self._problem(f"the engine ended by itself, with status {engine.returncode}:\n{log}")
-            return
-        engine.kill()
-        await engine.wait()
-        self._found.kills += 1
-        self._found.runs = len(journal.runs)
-        await self._look()
 
-    # --- clients
-
-    async def _charge(self) -> None:
-        async for number in self._numbers(CHARGE):
-            await self._send(CHARGE, number, self._client.invoke_async("charge", {"n": number}))
-
-    async def _pack(self) -> None:
-        async for number in self._numbers(PACK):
-            await self._send(PACK, number, self._client.send("orders", {"n": number}))
-
-    async def _pick(self) -> None:
-        async for number in self._numbers(PICK):
-            if not is_poison(number):
-                options = {"group": f"g{number % KEYS}", "deduplication_id": str(number)}
-                await self._send(PICK, number, self._client.send("line.fifo", {"n": number}, **options))
-
-    async def _count(self) -> None:
-        stream = await self._client.stream("clicks")
-        async for number in self._numbers(COUNT):
-            await self._send(COUNT, number, stream.put({"n": number}, key=f"k{number % KEYS}"))
-
-    async def _send(self, model: str, number: int, call: Awaitable[str]) -> None:
-        try:
-            self._sent[model][await call] = number
-            self._found.acknowledged[model] += 1
-        except StoreUnavailable:  # it may be stored, and run
-            self._found.refused += 1
-
-    async def _quote(self) -> None:
-        while not (self._over and self._answers):
-            number = next(self._quotes) * POISON  # which is none
-            with contextlib.suppress(LambentError, TimeoutError):
-                async with asyncio.timeout(CALL_SECONDS):
-                    answer = await self._client.invoke("quote", {"n": number})
-                if answer != {"quoted": number}:
-                    self._problem(f"who asked for quote {number} was answered {answer}")
-                self._answers.append(number)
-                self._found.acknowledged["quote"] += 1
-            await self._journal.goes_on()
-
-    async def _numbers(self, model: str) -> AsyncIterator[int]:
-        """The next numbers, as long as not too many wait."""
-        number = 0
-        while not self._over:
-            over = self._journal.done[model] | self._settled[model].keys()
-            if sum(not is_poison(n) and id not in over for id, n in self._sent[model].items()) < MAXIMUM_OUTSTANDING:
-                number += 1
-                yield number
-            else:
-                await self._journal.goes_on()
-
-    # --- while the engine is dead
-
-    async def _look(self) -> None:
-        """What is settled now was finished, or is poison; and will never run again."""
-        await self._journal.mark()
-        for model in MODELS:
-            for id in [id for id in self._sent[model] if id not in self._settled[model]]:
-                if not await self._is_settled(model, id):
-                    continue
-                self._settled[model][id] = self._journal.times(id)
-                if id not in self._journal.done[model] and not is_poison(self._sent[model][id]):
-                    self._suspects.append((model, id))
-
-    async def _is_settled(self, model: str, id: str) -> bool:
-        facts = self._store.facts
-        if model == CHARGE:
-            fact = await facts.event(id)
-            if fact is None:
-                self._problem(f"event {id} was accepted, and is not known")
-            return fact is None or fact.state not in ("waiting", "running")
-        if model in (PACK, PICK):
-            message = await facts.message(id)
-            if message is None or message.queue.endswith("-dead"):
-                return True
-            self._receives[id] = message.message.receive_count
-            return False
-        if id not in self._places:
-            found = await self._clicks.find(id)
-            if found is None:
-                self._problem(f"record {id} was accepted, and is not known")
-                return True
-            self._places[id] = found[0]
-        for shard in await facts.shards(self._mapping):
-            if shard.lease.name == self._places[id] and shard.lease.progress is not None:
-                return int(shard.lease.progress.position) >= int(id)
-        return False
-
-    # --- at the end
-
-    async def _drained(self) -> None:
-        async def left() -> str:
-            if pending := await self._store.events.pending():
-                return f"events {dict(pending)}"
-            for queue in self._queues[:2]:
-                depth = await queue.depth()
-                if depth.visible or depth.in_flight or depth.delayed:
-                    return f"{queue} {depth}"
-            unknown = self._sent[COUNT].keys() - self._settled[COUNT].keys()
-            records = [id for id in unknown if not await self._is_settled(COUNT, id)]
-            return f"{len(records)} records" if records else ""
-
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_SECONDS):
-                while await left():
-                    await self._journal.goes_on()
-        if what := await left():
-            self._problem(f"after {END_SECONDS:g} s without a kill there is still work: {what}")
-
-    async def _audit(self) -> None:
-        await self._look()
-        journal, found = self._journal, self._found
-        failed = {model: await self._failed(model) for model in (CHARGE, PACK, COUNT)}
-        for model in MODELS:
-            for id, number in self._sent[model].items():
-                if id not in self._settled[model]:
-                    self._problem(f"{model} {id} is not settled")
-                elif journal.times(id) != self._settled[model][id]:
-                    self._problem(f"{model} {id} ran again after it was settled")
-                gave_up = id in failed.get(model, ())
-                if is_poison(number) != gave_up and not (gave_up and failed[model][id] >= ATTEMPTS[model]):
-                    self._problem(f"{model} {id} ({number}) has another fate: failed {gave_up}")
-                if not gave_up and id not in journal.done[model]:
-                    self._problem(f"{model} {id} ({number}) is settled, and was never finished")
-        for model, id in self._suspects:
-            if id not in failed.get(model, ()):
-                self._problem(f"{model} {id} was settled before it was finished")
-        unknown = {id for run in journal.runs if run.function in MODELS for id in run.items} - {
-            id for model in MODELS for id in self._sent[model]
-        }
-        if len(unknown) > found.refused:
-            self._problem(f"{len(unknown)} items ran that nobody sent: {sorted(unknown)[:3]}")
-        quoted = {int(id) for id in journal.done["quote"]}
-        if not {*self._answers} <= quoted:
-            self._problem(f"quotes {({*self._answers}) - quoted} were answered and never run")
-        for shard in await self._store.facts.shards(self._mapping):
-            here = [id for id, place in self._places.items() if place == shard.lease.name]
-            if not len(here) <= sum(shard.counts.values()) <= len(here) + found.refused:
-                self._problem(f"{shard.lease.name} has the fates {dict(shard.counts)}, and {len(here)} records")
-        self._problems_of_order(PICK)
-        self._problems_of_order(COUNT)
-        found.runs = len(journal.runs)
-        found.cut_off = sum(run.done is None for run in journal.runs)
-        found.twice = self._twice()
-
-    async def _failed(self, model: str) -> dict[str, int]:
-        """Ids in the model's dead-letter queue or destination, with the tries that they had."""
-        queue, failed, after = self._queues[2 + (CHARGE, PACK, COUNT).index(model)], dict[str, int](), ""
-        while facts := await queue.peek(1000, after):
-            after = facts[-1].message.id
-            for fact in facts:
-                if model == PACK:
-                    failed[fact.message.id] = self._receives.get(fact.message.id, 0)
-                    continue
-                record = json.loads(fact.message.body)
-                tries = record["requestContext"]["approximateInvokeCount"]
-                ids = [record["requestContext"]["requestId"]]
-                if model == COUNT:
-                    records = json.loads(record["payload"])["Records"]
-                    ids = [each["kinesis"]["sequenceNumber"] for each in records]
-                failed |= dict.fromkeys(ids, tries)
-        return failed
-
-    def _problems_of_order(self, model: str) -> None:
-        latest: dict[int, int] = {}
-        seen: set[str] = set()
-        for run in self._journal.runs:
-            for id, number in run.items.items() if run.function == model else ():
-                if id not in seen and number < latest.get(number % KEYS, 0):
-                    self._problem(f"{model} {number} began after {latest[number % KEYS]} of the same key")
-                seen.add(id)
-                latest[number % KEYS] = max(number, latest.get(number % KEYS, 0))
-
-    def _twice(self) -> int:
-        """How many were finished more than once, in different lives; in one life none may be."""
-        lives: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-        for run in self._journal.runs:
-            for id in run.done or ():
-                lives[run.function, id].append(run.life)
-        for (function, id), them in lives.items():
-            if len({*them}) < len(them):
-                self._problem(f"{function} {id} was finished twice in one life of the engine: {them}")
-        return sum(len(them) > 1 for them in lives.values())
-
-    def _problem(self, text: str) -> None:
-        self._found.problems.append(text)
+async def _kill(accounts: Accounts) -> None:
+    """After some lines of its journal; or while it starts."""
+    journal, chance = accounts.journal, accounts.chance
+    goal = journal.lines + chance.randint(1, MAXIMUM_LINES)
+    seconds = chance.uniform(0.0, START_SECONDS) if chance.random() < EARLY else END_SECONDS
+    await journal.says(lambda: journal.lines >= goal, seconds)
+    if accounts.runs():
+        accounts.engine.kill()
+        await accounts.engine.wait()
+        accounts.found.struck["kill"] += 1
+        await accounts.look()
 
 
 def main() -> int:

@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.durability.crashes import MODELS, crashes
+from tests.durability.accounts import MODELS
+from tests.durability.crashes import crashes
 
 
 def test_everything_acknowledged_has_one_fate_though_the_engine_is_killed_ten_times():
     found = crashes(kills=10, seed=1)
     assert not found.problems, "\n".join([str(found), *found.problems[:20]])
-    assert found.kills == 10
+    assert found.struck["kill"] == 10
     assert all(found.acknowledged[model] for model in (*MODELS, "quote"))
     assert found.cut_off
 
@@ -18,4 +19,4 @@ def test_everything_acknowledged_has_one_fate_though_the_engine_is_killed_two_hu
     found = crashes(kills=200, seed=2, tell=print)
     print(found)
     assert not found.problems, "\n".join([str(found), *found.problems[:20]])
-    assert found.kills == 200
+    assert found.struck["kill"] == 200
