@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from lambent import errors
 from lambent.calls import InvokeResponse
-from lambent.errors import EngineStopped, LambentError, TooManyRequests
+from lambent.errors import EngineStopped, LambentError, StoreUnavailable, TooManyRequests
 from lambent.polling.supervisor import end
 from lambent.ports import Clock, Connection, Document, Documents, World
 from lambent.semantics.health import NOBODY, Health, together
@@ -170,8 +170,8 @@ async def ask(
     """Have an engine that hosts the function invoke it; `name` is the request's, made anew for each. `timeout_seconds`
     is the function's time limit.
 
-    Raises what the engine's `invoke_response` raised, and EngineStopped if no engine is alive, none hosts the function,
-    or the one that took the request did not answer."""
+    Raises what the engine's `invoke_response` raised, StoreUnavailable, and EngineStopped if no engine is alive, none
+    hosts the function, or the one that took the request did not answer."""
     documents = connection.documents
     if not await connection.engines():
         raise EngineStopped(NO_ENGINE)
@@ -189,12 +189,17 @@ async def ask(
                 break
         answer = await documents.get(ANSWER, name)
         if answer is None:
+            if answering.done():
+                answering.result()  # raises StoreUnavailable: it could not be heard
             raise EngineStopped(f"The engine has gone without an answer: whether {function} ran is not known.")
         return _response(json.loads(answer.body))
     finally:
         await end({answering})
-        await documents.delete(REQUEST, name)
-        await documents.delete(ANSWER, name)
+        if not answering.cancelled():
+            answering.exception()  # asked for, though another call may have met it first
+        with suppress(StoreUnavailable):  # they expire by themselves, and the answer may have come
+            await documents.delete(REQUEST, name)
+            await documents.delete(ANSWER, name)
 
 
 async def look(connection: Connection) -> list[Snapshot]:
