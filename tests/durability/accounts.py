@@ -33,7 +33,6 @@ CHARGE, PACK, PICK, COUNT = MODELS = ("charge", "pack", "pick", "count")
 QUEUES = ("orders", "line.fifo", "charges-failed", "orders-dead", "clicks-failed")
 CALLERS = 3  # who wait for an answer
 KEYS = 5
-MAXIMUM_OUTSTANDING = 30  # items of a model that wait or run
 CALL_SECONDS = 1.0  # that a caller waits for an answer, before asking for another
 END_SECONDS = 60.0
 POISON = 25
@@ -67,16 +66,21 @@ class Accounts:
     """One store, its engine, its clients, and what they were told.
 
     url: the store, as the engine and the clients reach it; as the auditor does, if that is another.
-    trouble: lets go wrong what shall, one after the other, while the clients are at work."""
+    outstanding: how many items of a model may wait or run."""
 
-    def __init__(self, chance: random.Random, directory: Path, url: str, auditors_url: str = "") -> None:
+    def __init__(
+        self, chance: random.Random, directory: Path, url: str, auditors_url: str = "", outstanding: int = 30
+    ) -> None:
         self.found = Found()
         self.chance = chance
         self.journal = Journal()
         self.shut = 0
         """Above 0: the store takes nothing, since the change with this number."""
+        self.refused = asyncio.Event()
+        """Set when a client's call is."""
         self._url = url
         self._auditors_url = auditors_url or url
+        self._outstanding = outstanding
         self._log = directory / "log"
         self._over = False
         self._sent: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # acknowledged: numbers by id
@@ -88,7 +92,7 @@ class Accounts:
         self._settled: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # ids, and in how many runs before
 
     async def live(self, trouble: Callable[[], Awaitable[None]]) -> Found:
-        """Open the shop, let things go wrong, let all work end, and count."""
+        """Open the shop, let go wrong what shall while the clients are at work, let all work end, and count."""
         async with self.journal:
             self.engine = await self.start()
             try:
@@ -172,22 +176,32 @@ class Accounts:
             await self._send(COUNT, number, stream.put({"n": number}, key=f"k{number % KEYS}"))
 
     async def _send(self, model: str, number: int, call: Awaitable[str]) -> None:
+        shut = self.shut
         try:
             self._sent[model][await call] = number
             self.found.acknowledged[model] += 1
+            if shut and shut == self.shut:
+                self.problem(f"{model} {number} was acknowledged while the store took nothing")
         except StoreUnavailable:  # it may be stored, and run
             self.found.refused += 1
+            self.refused.set()
 
     async def _quote(self) -> None:
         while not (self._over and self._answers):
             number = next(self._quotes) * POISON  # which is none
-            with contextlib.suppress(LambentError, TimeoutError):
+            try:
                 async with asyncio.timeout(CALL_SECONDS):
                     answer = await self._client.invoke("quote", {"n": number})
                 if answer != {"quoted": number}:
                     self.problem(f"who asked for quote {number} was answered {answer}")
                 self._answers.append(number)
                 self.found.acknowledged["quote"] += 1
+            except TimeoutError:
+                pass
+            except LambentError as error:
+                self.refused.set()
+                if error.status < 500:
+                    self.problem(f"who asked for quote {number} was refused as if it were wrong: {error!r}")
             await self.journal.goes_on()
 
     async def _numbers(self, model: str) -> AsyncIterator[int]:
@@ -195,7 +209,7 @@ class Accounts:
         number = 0
         while not self._over:
             over = self.journal.done[model] | self._settled[model].keys()
-            if sum(not is_poison(n) and id not in over for id, n in self._sent[model].items()) < MAXIMUM_OUTSTANDING:
+            if sum(not is_poison(n) and id not in over for id, n in self._sent[model].items()) < self._outstanding:
                 number += 1
                 yield number
             else:
@@ -206,7 +220,8 @@ class Accounts:
     async def look(self) -> None:
         """What is settled now was finished, or is poison; and will never run again."""
         unsettled = [(model, id) for model in MODELS for id in self._sent[model] if id not in self._settled[model]]
-        settled = [(model, id) for model, id in unsettled if await self._is_settled(model, id)]
+        answers = await asyncio.gather(*(self._is_settled(model, id) for model, id in unsettled))
+        settled = [each for each, is_settled in zip(unsettled, answers, strict=True) if is_settled]
         await self.journal.mark()
         for model, id in settled:
             self._settled[model][id] = self.journal.times(id)
@@ -248,8 +263,8 @@ class Accounts:
                 if depth.visible or depth.in_flight or depth.delayed:
                     return f"{queue} {depth}"
             unknown = self._sent[COUNT].keys() - self._settled[COUNT].keys()
-            records = [id for id in unknown if not await self._is_settled(COUNT, id)]
-            return f"{len(records)} records" if records else ""
+            settled = await asyncio.gather(*(self._is_settled(COUNT, id) for id in unknown))
+            return "" if all(settled) else f"{settled.count(False)} records"
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
@@ -313,22 +328,26 @@ class Accounts:
         return failed
 
     def _problems_of_order(self, model: str) -> None:
+        """What was refused may be there all the same, and later: it has no place in the order."""
         latest: dict[int, int] = {}
         seen: set[str] = set()
         for run in self.journal.runs:
-            for id, number in run.items.items() if run.function == model else ():
-                if id not in seen and number < latest.get(number % KEYS, 0):
+            for id in run.items if run.function == model else ():
+                if id in seen or id not in self._sent[model]:
+                    continue
+                number = self._sent[model][id]
+                if number < latest.get(number % KEYS, 0):
                     self.problem(f"{model} {number} began after {latest[number % KEYS]} of the same key")
                 seen.add(id)
                 latest[number % KEYS] = max(number, latest.get(number % KEYS, 0))
 
     def _twice(self) -> int:
-        """How many were finished more than once, in different lives; in one life none may be."""
+        """How many were finished more than once; in one quiet time none may be."""
         lives: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for run in self.journal.runs:
             for id in run.done or ():
                 lives[run.function, id].append(run.life)
         for (function, id), them in lives.items():
-            if len({*them}) < len(them):
-                self.problem(f"{function} {id} was finished twice in one life of the engine: {them}")
+            if any(count > 1 for life, count in Counter(them).items() if life):
+                self.problem(f"{function} {id} was finished twice though nothing went wrong meanwhile: {them}")
         return sum(len(them) > 1 for them in lives.values())

@@ -1,6 +1,6 @@
-"""What the handlers of `shop.py` write down, as the process that kills their engine reads it: from a pipe, in lines.
+"""What the handlers of `shop.py` write down, as the process that counts reads it: from a pipe, in lines.
 
-Decides which runs there were, in which life of the engine, and what they finished. Knows nothing of stores.
+Decides which runs there were, in which quiet time of which engine, and what they finished. Knows nothing of stores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 @dataclass
 class Run:
-    """A handler's run of one function in one life of the engine (from 1): its items' numbers by id, and those that it
-    finished, in its order; None: it was cut off."""
+    """A handler's run of one function: its items' numbers by id, and those that it finished, in its order; None: it was
+    cut off.
+
+    life: the quiet time of its engine (from 1) in which it began; 0: something was going wrong."""
 
     life: int
     function: str
@@ -33,8 +35,11 @@ class Journal:
         self.lines = 0
         self.done: defaultdict[str, set[str]] = defaultdict(set)
         """Ids that were finished, by function."""
+        self.quiet = True
+        """Nothing goes wrong, but that an engine may die."""
         self._open: dict[tuple[int, int], Run] = {}
-        self._lives: dict[int, int] = {}
+        self._lives: dict[tuple[int, int], int] = {}
+        self._unquiet = 0
         self._times: Counter[str] = Counter()
         self._marks = 0
         self._news = asyncio.Event()
@@ -77,6 +82,16 @@ class Journal:
             self._news.clear()
             await self._news.wait()
 
+    async def strike(self) -> None:
+        """From now on something goes wrong, until `calm`."""
+        await self.mark()
+        self.quiet = False
+        self._unquiet += 1
+
+    async def calm(self) -> None:
+        await self.mark()
+        self.quiet = True
+
     def times(self, id: str) -> int:
         """In how many runs it was."""
         return self._times[id]
@@ -88,13 +103,14 @@ class Journal:
                 self._marks += 1
                 self._news.set()
                 continue
-            life = self._lives.setdefault(entry["process"], len(self._lives) + 1)
+            process = entry["process"]
             if "began" in entry:
-                run = self._open[life, entry["run"]] = Run(life, entry["began"], entry["items"])
+                life = self._lives.setdefault((process, self._unquiet), len(self._lives) + 1) if self.quiet else 0
+                run = self._open[process, entry["run"]] = Run(life, entry["began"], entry["items"])
                 self.runs.append(run)
                 self._times.update(run.items.keys())
             else:
-                run = self._open.pop((life, entry["run"]))
+                run = self._open.pop((process, entry["run"]))
                 run.done = entry["done"]
                 self.done[run.function].update(run.done)
             self.lines += 1

@@ -73,6 +73,11 @@ class RedisProcess:
                 log = self.directory / "server.log"
                 pytest.fail(f"the server does not start: {log.read_text() if log.exists() else 'it wrote no log'}")
 
+    def hurry(self) -> None:
+        """Read back what there is without `key-load-delay`; returns when it answers."""
+        self.await_that("CONFIG", "SET", "key-load-delay", "0", says=[b"OK"])
+        self.await_answer()
+
     def kill(self) -> None:
         """As a crash (SIGKILL)."""
         self._end(signal.SIGKILL)
