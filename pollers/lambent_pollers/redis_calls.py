@@ -44,12 +44,15 @@ class Calls:
         """Higher than all before."""
         return next(self._numbers)
 
-    async def run(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False) -> Any:
-        """A call, until it is done. Raises StoreUnavailable."""
-        return await self.start(what, keys, *words, adds=adds)
+    def name(self) -> str:
+        """The key of a new call."""
+        return self.key("call", self.server.name_call())
 
-    def start(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False) -> Any:
+    async def run(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False, call: str = "") -> Any:
+        """A call, until it is done; `call`: about the one of this name. Raises StoreUnavailable."""
+        return await self.start(what, keys, *words, adds=adds, call=call)
+
+    def start(self, what: str, keys: tuple[str, ...], *words: Word, adds: bool = False, call: str = "") -> Any:
         """As `run`: it is on its way, and its future is given."""
         script = self._scripts.adds if adds else self._scripts.goes_on
-        call = self.key("call", self.server.name_call())
-        return self.server.run(script, (*keys, call), what, self.server.remember_ms, *words)
+        return self.server.run(script, (*keys, call or self.name()), what, self.server.remember_ms, *words)

@@ -92,6 +92,19 @@ local function count(of, number)
     end
 end
 
+-- What the claim of this name got, and still has; nothing: it was not made.
+local function claimed()
+    local ids, known, told = {}, {}, redis.call('GET', call)
+    for id, number in string.gmatch(told or '', '(%S+) (%d+)\n') do
+        local text = redis.call('HGET', states, id)
+        local state = text and parsed(text)
+        if state and state.number == tonumber(number) and redis.call('ZSCORE', timers, id) then
+            ids[#ids + 1], known[#known + 1] = id, state
+        end
+    end
+    return told and ids, known
+end
+
 local calls = {}
 
 -- ARGV[4..]: id, when it was accepted (microseconds), function, body; and again.
@@ -151,16 +164,9 @@ end
 function calls.claim()
     local of, limit, till, before = ARGV[4], tonumber(ARGV[5]), math.max(now + ARGV[6], now + 1), tonumber(ARGV[7])
     surface()
-    local ids, known, told = {}, {}, redis.call('GET', call)
-    if told then
-        for id, number in string.gmatch(told, '(%S+) (%d+)\n') do
-            local text = redis.call('HGET', states, id)
-            local state = text and parsed(text)
-            if state and state.number == tonumber(number) and redis.call('ZSCORE', timers, id) then
-                ids[#ids + 1], known[#known + 1] = id, state
-            end
-        end
-    else
+    local ids, known = claimed()
+    if not ids then
+        ids = {}
         local found = redis.call('ZRANGEBYLEX', lines, '[' .. of .. '\0', '(' .. of .. '\1', 'LIMIT', 0, limit)
         local gone, timed, texts, names = {}, {}, {}, {}
         for i, line in ipairs(found) do
@@ -276,6 +282,20 @@ function calls.settle()
     local answer = table.concat(answers)
     redis.call('SET', call, answer, 'PX', ARGV[3])
     return answer
+end
+
+-- Nobody heard the answer of the claim of this name: what it got is given back, and if it comes yet it gets nothing.
+function calls.unclaim()
+    local ids, known = claimed()
+    local texts = {}
+    for i, id in ipairs(ids or {}) do
+        known[i].number, known[i].attempts = 0, known[i].attempts - 1
+        texts[#texts + 1], texts[#texts + 2] = id, text_of(known[i])
+    end
+    each_part('ZREM', timers, ids or {})
+    each_part('HSET', states, texts)
+    show(ids or {}, known)
+    redis.call('SET', call, '', 'PX', ARGV[3])
 end
 
 -- As if the time of these claims were over. ARGV[4..]: id, number of the receipt; and again.

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Any, Final
 from zlib import crc32
 
+from lambent.errors import StoreUnavailable
 from lambent.model import Delete, Event, EventFact, Settlement
 from lambent.ports import World
 from lambent_pollers.redis_calls import Calls, Scripts
@@ -47,6 +49,7 @@ class RedisEvents:
         self._fresh: dict[str, float] = {}  # functions with something to claim, of which nobody was told
         self._told: set[str] = set()
         self._claimed: set[str] = set()
+        self._unheard: dict[str, None] = {}  # claims that may have got something, and were not answered
         self._putting = Gathering(self._put)
         self._settling = Gathering(self._settle)
 
@@ -88,11 +91,15 @@ class RedisEvents:
     ) -> Sequence[Event]:
         self._told.discard(function)
         before = "" if accepted_before is None else round(accepted_before * 1e6)
-        future = self._calls.start("claim", self._keys, function, limit, round(claim_seconds * 1e6), before)
+        call = self._calls.name()
+        future = self._calls.start("claim", self._keys, function, limit, round(claim_seconds * 1e6), before, call=call)
         try:
             left, *rows = await asyncio.shield(future)
         except asyncio.CancelledError:
-            future.add_done_callback(self._unwanted)
+            future.add_done_callback(partial(self._unwanted, call))
+            raise
+        except StoreUnavailable:
+            self._give_back(call)
             raise
         if left:
             self._announce(function, int(left) / 1e6)
@@ -132,6 +139,7 @@ class RedisEvents:
         self._bell.on_ring.pop(self, None)
         self._wake.set()
         claimed, self._claimed = sorted(self._claimed), set()
+        await self._unclaim()
         if claimed:
             await self._calls.run("expire", self._keys, *(word for each in claimed for word in each.rsplit("#", 1)))
 
@@ -173,6 +181,7 @@ class RedisEvents:
         """Learn who has something to claim, and when that may change by itself."""
         before, self._look_at = self._look_at, loop.time() + LOOK_SECONDS
         try:
+            await self._unclaim()
             next_in, *ready = await self._calls.run("due", self._keys)
         except BaseException:
             self._look_at = before
@@ -181,6 +190,11 @@ class RedisEvents:
             self._announce(function.decode(), int(accepted_at) / 1e6)
         if next_in >= 0:
             self._look_at = min(self._look_at, loop.time() + next_in / 1e6)
+
+    async def _unclaim(self) -> None:
+        for call in list(self._unheard):
+            await self._calls.run("unclaim", self._keys, call=call)
+            self._unheard.pop(call, None)
 
     def _announce(self, function: str, accepted_at: float) -> None:
         if function not in self._told:
@@ -191,14 +205,20 @@ class RedisEvents:
         self._look_at = -inf
         self._wake.set()
 
-    def _unwanted(self, future: asyncio.Future[Any]) -> None:
+    def _unwanted(self, call: str, future: asyncio.Future[Any]) -> None:
         """A caller was cancelled: what it would have got is given back."""
         if future.cancelled() or future.exception() is not None:
+            self._give_back(call)
             return
         _, *rows = future.result()
         if rows:
             words = [word for row in _grouped(rows) for word in (row[0], row[1], 0, 1, "", "", b"")]
             self._calls.start("settle", self._keys, *words).add_done_callback(_heard)
+
+    def _give_back(self, call: str) -> None:
+        """What this claim got, if anything, as soon as the server is there: it would be out of reach until its end."""
+        self._unheard[call] = None
+        self._ring()
 
     async def _set_aside(self, ids: Sequence[bytes]) -> None:
         quarantine = self._calls.key("quarantine")

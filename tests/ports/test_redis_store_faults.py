@@ -38,13 +38,13 @@ class Way:
 
 
 @asynccontextmanager
-async def proxied(process: RedisProcess) -> AsyncIterator[Way]:
+async def proxied(process: RedisProcess, timeout: float = 5) -> AsyncIterator[Way]:
     prefix = f"storefaults{next(_PREFIXES)}"
     async with Proxy(process.port).running() as proxy:
         connections = []
         for owner, port in (("engine-1", proxy.port), ("engine-2", process.port)):
             world = World(owner, CLOCK, random.Random(1).random, lambda: str(uuid.uuid4()))
-            connections.append(await RedisStore(f"redis://127.0.0.1:{port}?prefix={prefix}").connect(world))
+            connections.append(await RedisStore(f"redis://127.0.0.1:{port}?prefix={prefix}&timeout={timeout}").connect(world))
         for module in (redis_documents, redis_events, redis_leases):  # or the answer that is cut says: unknown script
             for script in (module._SCRIPTS.adds, module._SCRIPTS.goes_on):
                 await connections[0].server.call("SCRIPT LOAD", script.text)
@@ -125,6 +125,22 @@ async def test_a_claim_whose_answer_was_lost_gets_the_same_events_and_counts_one
     assert way.proxy.cuts == 1
     assert [(each.request_id, each.attempts) for each in claimed] == [("e1", 1), ("e2", 1)]
     assert [each.request_id for each in await way.direct.events.receive("f", 10, 60)] == ["e3"]
+
+
+async def test_what_a_claim_got_that_was_never_answered_is_given_back_when_the_server_is_there(
+    redis_process: RedisProcess,
+) -> None:
+    async with proxied(redis_process, timeout=0.1) as way, asyncio.timeout(30):
+        await way.direct.events.put_many([event()])
+        way.proxy.cut_next("answer", 0)
+        way.proxy.refuses = True
+        with pytest.raises(StoreUnavailable):
+            await way.through.events.receive("f", 1, 60)
+        assert not await way.direct.events.receive("f", 1, 60)
+        way.proxy.heal()
+        assert await way.through.events.due({"f"}, 10)
+        [claimed] = await way.through.events.receive("f", 1, 60)
+        assert claimed.attempts == 1
 
 
 async def test_a_settlement_whose_answer_was_lost_counts_once_and_is_answered_as_it_was(way: Way) -> None:
