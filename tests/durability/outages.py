@@ -36,7 +36,7 @@ REFUSALS = (*STATES, "loading")
 TROUBLES = (*RESTARTS, *CONNECTIONS, *REFUSALS)
 
 ANSWER_SECONDS = 0.5  # that a command is waited for
-MAXIMUM_LINES = 30  # of the journal, between two troubles
+MAXIMUM_LINES = 20  # of the journal, between two troubles
 OUTSTANDING = 6  # items of each model
 SLOW_LINES = 20  # of the journal, that a slow connection must bring about
 RECOVERED_LINES = 10  # of the journal, within END_SECONDS after each trouble

@@ -16,7 +16,8 @@ def shown(troubles, seed, tell=lambda line: None):
 
 
 def test_whatever_goes_wrong_between_an_engine_and_its_redis_server_costs_nothing_that_was_acknowledged():
-    shown(shuffled(TROUBLES, times=1, seed=1), seed=1)
+    quick = [name for name in TROUBLES if name != "refused"]  # which is much like "swallowed"
+    shown(shuffled(quick, times=1, seed=1), seed=1)
 
 
 @pytest.mark.night

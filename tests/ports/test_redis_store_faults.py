@@ -235,31 +235,32 @@ async def test_a_server_that_evicts_is_refused(redis_process: RedisProcess) -> N
 async def test_a_caller_who_cannot_hear_the_answer_is_told_that_the_store_is_away(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = asyncio.Event()
     with running(tmp_path) as server:
-        await _asked_in_vain(server, runs)
+        await _asked_in_vain(server)
     gc.collect()
     assert "never retrieved" not in caplog.text
 
 
-async def _asked_in_vain(server: RedisProcess, runs: asyncio.Event) -> None:
+async def _asked_in_vain(server: RedisProcess) -> None:
+    runs, ends = asyncio.Event(), asyncio.Event()
     async with Proxy(server.port).running() as proxy, asyncio.timeout(30):
         engine = Engine(store=server.url)
 
         @engine.function()
-        async def slow(event: float, context: object) -> None:
+        async def slow(event: object, context: object) -> None:
             runs.set()
-            await asyncio.sleep(event)
+            await ends.wait()
 
         async with engine, Client(f"redis://127.0.0.1:{proxy.port}") as client:
-            asking = asyncio.ensure_future(client.invoke("slow", 1.0))
+            asking = asyncio.ensure_future(client.invoke("slow", {}))
             await runs.wait()
             server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
             proxy.cut()  # who listens looks, when it hears again, and is refused
             with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
                 await asking
             server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
-            await client.invoke("slow", 0)
+            ends.set()
+            await client.invoke("slow", {})
 
 
 async def test_a_damaged_event_is_set_aside_and_the_others_come(way: Way) -> None:
