@@ -14,9 +14,8 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from lambent import inspection
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes
 from lambent.context import CURRENT
 from lambent.control import NOT_STARTED, Control, MappingState, StoredMapping
@@ -48,9 +47,6 @@ from lambent.payload import check_payload, encode_payload, encode_result
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
 from lambent.runtimes.error_documents import not_json
-from lambent.semantics.advising import Advice, Sweep
-from lambent.semantics.auditing import Audit
-from lambent.semantics.explaining import Explanation
 from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
 from lambent.settings import EngineSettings
@@ -58,6 +54,11 @@ from lambent.sources import load_store
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
 from lambent.validation import validated
 from lambent.world import SystemClock, ids_of
+
+if TYPE_CHECKING:
+    from lambent.semantics.advising import Advice, Sweep
+    from lambent.semantics.auditing import Audit
+    from lambent.semantics.explaining import Explanation
 
 NO_PAYLOAD: Final = b""
 NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
@@ -208,20 +209,28 @@ class Engine(Declarations):
     async def event(self, request_id: str) -> EventFact:
         """Where an asynchronous event is: when it is due and because of what it waits, or how it ended, with the answer
         or the error document. Raises ResourceNotFound, StoreUnavailable."""
+        from lambent import inspection  # loads what only those need who ask
+
         return await inspection.event(self._living().connection, request_id)
 
     async def why(self, id: str) -> Sequence[Explanation]:
         """Where an item is, and because of what: an asynchronous event by its request id, a message by its id, a record
         by its sequence number (or `shardId:sequenceNumber`). One explanation for each mapping that reads it."""
+        from lambent import inspection
+
         return await inspection.why(self.control, self._living().connection, id, self._clock.now())
 
     async def audit(self, mapping: str) -> Audit:
         """The books of a stream mapping, by its id: what came, and what became of it. Raises ResourceNotFound,
         InvalidParameterValue for the mapping of a queue."""
+        from lambent import inspection
+
         return await inspection.audit(self.control, self._living().connection, mapping)
 
     async def advise(self) -> tuple[list[Advice], list[Sweep]]:
         """Settings that lose time or events, as far as the traffic that was observed shows, and what that rests on."""
+        from lambent import inspection
+
         return await inspection.advise(self.control, self._living().connection)
 
     async def _once_more(self, invocation: Invocation, throttled: Throttled) -> Outcome:
