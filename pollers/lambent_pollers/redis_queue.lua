@@ -313,6 +313,8 @@ function calls.declare()
     redis.call('HSETNX', KEYS[1], 'last', '0')
     if queue then
         wake(queue)
+    else
+        redis.call('PUBLISH', KEYS[1], '') -- somebody may wait for what was here before its keys were deleted
     end
     return {DONE, ARGV[10]}
 end

@@ -139,6 +139,7 @@ function calls.declare()
     local config = redis.call('HGET', KEYS[1], 'config')
     if not config then
         redis.call('HSET', KEYS[1], 'layout', ARGV[8], 'bytes', '0')
+        redis.call('PUBLISH', KEYS[1], '') -- somebody may wait for what was here before its keys were deleted
     end
     if not config or config ~= ARGV[4] and ARGV[9] ~= '1' then
         redis.call('HSET', KEYS[1], 'config', ARGV[4], 'retention', ARGV[5], 'most', ARGV[6], 'keep', ARGV[7])

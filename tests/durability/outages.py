@@ -154,8 +154,10 @@ class _Trouble:
     async def _state(self, name: str) -> None:
         """The server takes nothing."""
         begin, end = STATES[name]
-        broken = self._server.directory / "dump.rdb"  # where no snapshot can be written
-        broken.mkdir()
+        snapshot = self._server.directory / "dump.rdb"
+        if name == "without a disk":
+            snapshot.unlink(missing_ok=True)
+            snapshot.mkdir()  # so that none can be written
         for words in begin:
             self._server.ask(*words)
         if name == "without a disk":
@@ -164,9 +166,10 @@ class _Trouble:
         self._accounts.shut = self._changes
         await self._until_refused()
         self._accounts.shut = 0
-        broken.rmdir()
         for words in end:
             self._server.ask(*words)
+        if name == "without a disk":
+            snapshot.rmdir()
 
     async def _until_refused(self) -> None:
         self._accounts.refused.clear()

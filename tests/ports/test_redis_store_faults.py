@@ -7,9 +7,11 @@ import gc
 import itertools
 import random
 import uuid
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -230,6 +232,51 @@ async def test_a_server_that_evicts_is_refused(redis_process: RedisProcess) -> N
             await RedisStore(f"{redis_process.url}?prefix=evicts").connect(world)
     finally:
         redis_process.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+async def test_an_engine_whose_server_lost_everything_says_so_and_serves_what_comes_then(tmp_path: Path) -> None:
+    with running(tmp_path) as server, capture_logs() as logs:
+        await _flushed(server)
+    told = [log["trouble"] for log in logs if log["event"] == "trouble in the store"]
+    assert len(told) == 2
+    assert all("Did somebody delete keys?" in trouble for trouble in told)
+
+
+async def _flushed(server: RedisProcess) -> None:
+    engine = Engine(store=server.url, lease_seconds=1.0)
+    orders, clicks = engine.queue("orders"), engine.stream("clicks")
+    seen, news = set[str](), asyncio.Event()
+
+    @engine.on(orders)
+    async def pack(event: dict[str, Any], context: object) -> None:
+        seen.update(record["body"] for record in event["Records"])
+        news.set()
+
+    @engine.on(clicks)
+    async def count(event: dict[str, Any], context: object) -> None:
+        seen.update(b64decode(record["kinesis"]["data"]).decode() for record in event["Records"])
+        news.set()
+
+    @engine.function()
+    async def charge(event: str, context: object) -> None:
+        seen.add(event)
+        news.set()
+
+    async def serves(which: str) -> None:
+        names = {f"{kind} {which}" for kind in ("order", "click", "charge")}
+        await orders.send(f"order {which}")
+        await clicks.put(f"click {which}", key="k")
+        await engine.invoke_async("charge", f"charge {which}")
+        async with asyncio.timeout(10):  # half as long as a receiver waits that nobody wakes
+            while not names <= seen:
+                news.clear()
+                await news.wait()
+
+    async with engine:
+        await serves("before")
+        server.ask("FLUSHALL")
+        await serves("at once")
+        await serves("later")
 
 
 async def test_a_caller_who_cannot_hear_the_answer_is_told_that_the_store_is_away(

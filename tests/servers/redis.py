@@ -65,9 +65,10 @@ class RedisProcess:
         words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen([server_binary(), *self.arguments, "--port", str(self.port), *words])
 
-    def await_answer(self) -> None:
+    def await_answer(self, *words: str, says: bytes = b"+PONG") -> None:
+        """By default, to PING."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self._answers():
+        while not self._answers(*(words or ("PING",)), says=says):
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
                 log = self.directory / "server.log"
@@ -75,7 +76,7 @@ class RedisProcess:
 
     def hurry(self) -> None:
         """Read back what there is without `key-load-delay`; returns when it answers."""
-        self.await_that("CONFIG", "SET", "key-load-delay", "0", says=[b"OK"])
+        self.await_answer("CONFIG", "SET", "key-load-delay", "0", says=b"+OK")
         self.await_answer()
 
     def kill(self) -> None:
@@ -112,12 +113,12 @@ class RedisProcess:
             if time.monotonic() > deadline:
                 pytest.fail(f"{words} does not come to say {says}: {answer!r}")
 
-    def _answers(self) -> bool:
+    def _answers(self, *words: str, says: bytes) -> bool:
         """Each attempt takes the time of a failed connection, or waits for the answer."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=0.05) as connection:
-                connection.sendall(command("PING"))
-                return connection.recv(16).startswith(b"+PONG")
+                connection.sendall(command(*words))
+                return connection.recv(16).startswith(says)
         except OSError:
             assert self._process is not None
             with contextlib.suppress(subprocess.TimeoutExpired):
