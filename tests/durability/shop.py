@@ -1,4 +1,4 @@
-"""The application that `crashes.py` kills: a function for each model, each of which writes down what it runs.
+"""The application whose engine or store is in trouble: a function for each model; each writes down what it runs.
 
 Decides what fails, by the number of an item; each item names its number. What is written down goes into a pipe, one
 line for each begin and end, in one write, so that a kill leaves it whole.
