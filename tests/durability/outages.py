@@ -182,11 +182,11 @@ class _Trouble:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("troubles", nargs="*", choices=[[], *TROUBLES], default=[*TROUBLES], help="by default all")
+    parser.add_argument("troubles", nargs="*", help=f"by default all: {', '.join(TROUBLES)}")
     parser.add_argument("--times", type=int, default=1, help="so often, in a new order each time")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    found = outages(shuffled(asked.troubles, asked.times, asked.seed), asked.seed, print)
+    found = outages(shuffled(asked.troubles or TROUBLES, asked.times, asked.seed), asked.seed, print)
     print(found, *found.problems[:20], sep="\n  ")
     return bool(found.problems)
 
