@@ -67,7 +67,7 @@ class Invoker:
             self.release(permit)
             return _LAPSED
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        call = self._runtime.start(invocation, partial(_tell, future), _nothing, _ignore)
+        call = self._runtime.start(invocation, partial(tell, future), _nothing, _ignore)
         try:
             outcome = await future
         except asyncio.CancelledError:
@@ -167,7 +167,7 @@ class Invoker:
 class Running(Generic[Whom]):
     """An invocation that runs with a permit, for somebody who is told."""
 
-    __slots__ = ("_ended", "_invocation", "_invoker", "_permit", "_whom", "call")
+    __slots__ = ("_ended", "_invocation", "_invoker", "_permit", "_whom", "call", "outcome")
 
     def __init__(
         self,
@@ -183,6 +183,8 @@ class Running(Generic[Whom]):
         self._ended = ended
         self._whom = whom
         self.call: Call | None = None
+        self.outcome: Outcome | None = None
+        """Once it has ended, unless it was abandoned before."""
 
     def __call__(self, outcome: Outcome) -> None:
         """It ended, in the handler's variables; what follows happens in the engine's."""
@@ -200,11 +202,13 @@ class Running(Generic[Whom]):
         if self._permit is not None:
             self._invoker.release(self._permit)
             self._permit = None
+            self.outcome = outcome
             self._invoker.count(self._invocation, outcome)
             self._ended(self._whom, outcome)
 
 
-def _tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Whoever waits for it."""
     if not future.done():  # else it was cancelled just now
         future.set_result(outcome)
 

@@ -115,6 +115,25 @@ async def test_a_stop_gives_the_attempt_under_way_back(bench: Bench) -> None:
     assert seen.keys == ["a", "a"]
 
 
+@pytest.mark.parametrize("first", ["ended", "stopped"])
+async def test_a_stop_does_not_give_an_attempt_back_that_ends_in_the_same_step(bench: Bench, first: str) -> None:
+    """What it did counts. Seed 10570."""
+    seen = Seen()
+    bench.add(seen)
+    source = bench.connection.stream(Stream(name="s"))
+    for key in ("a", "b"):
+        seen.got.clear()
+        seen.may_end.clear()
+        await put(source, key)
+        running = asyncio.create_task(stream_loop(bench, source).run(asyncio.Event()))
+        await seen.got.wait()
+        for act in (seen.may_end.set, running.cancel)[:: 1 if first == "ended" else -1]:
+            act()
+        await asyncio.wait([running])
+    assert seen.keys == ["a", "b"]
+    assert not any(bench.concurrency.running().values())
+
+
 class Unreliable:
     """Real leases or a real source whose named calls fail for a while."""
 

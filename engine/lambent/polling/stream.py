@@ -18,7 +18,7 @@ from typing import Final, assert_never
 from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED, Seek, first_seek
 from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
-from lambent.invoker import Invoker, value_of
+from lambent.invoker import Invoker, tell, value_of
 from lambent.model import (
     DRAINED,
     Checkpoint,
@@ -29,6 +29,7 @@ from lambent.model import (
     Invocation,
     Invoke,
     Lease,
+    Outcome,
     Progress,
     ReportBatch,
     Shard,
@@ -351,11 +352,16 @@ class StreamLoop:
             items=records,
             partial=mapping.report_batch_item_failures,
         )
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        running = self._invoker.start(invocation, permit, tell, ended)
         try:
-            outcome = await self._invoker.run(invocation, permit)
+            outcome = await ended
         except asyncio.CancelledError:
-            self._not_run(owned, step)
-            raise
+            if running.outcome is None:
+                running.abandon()
+                self._not_run(owned, step)
+                raise
+            outcome = running.outcome  # it ended just before it would have been given back: what it did counts
         value: object = None
         telemetry.count(INVOKED_EVENT_COUNT, self._id, len(records))
         if self._watched is not None and records and isinstance(outcome, Succeeded | Failed):
