@@ -14,7 +14,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks.table import Row, rows_of, show
 
-NAMES = ("start", "invoke", "streams", "idle", "scale", "peers", "durable", "durable_million", "durable_peers")
+NAMES = (
+    "start", "invoke", "streams", "idle", "scale", "peers", "durable", "durable_million", "durable_peers",
+    "redis_streams", "redis_peers", "redis_engines",
+)  # fmt: skip
 
 
 def main(words: list[str]) -> int:

@@ -18,14 +18,17 @@ from tempfile import TemporaryDirectory
 from lambent import Engine
 
 CALLERS = 256
-EVENT = {
-    "order": "2a7c5f0e-3d43-4c3a-9a39-6f0f8a5a4b1e",
-    "customer": 7,
-    "items": ["book", "vase"],
-    "note": "x" * 97,
-}
-PAYLOAD = json.dumps(EVENT).encode()
-assert len(PAYLOAD) == 200
+SIZE = 200
+
+
+def event_of(size: int) -> dict[str, object]:
+    """Of so many bytes, as JSON."""
+    head = {"order": "2a7c5f0e-3d43-4c3a-9a39-6f0f8a5a4b1e", "customer": 7, "items": ["book", "vase"]}
+    return {**head, "note": "x" * (size - len(json.dumps({**head, "note": ""})))}
+
+
+PAYLOAD = json.dumps(event_of(SIZE)).encode()
+assert len(PAYLOAD) == SIZE
 RESULTS = Path(__file__).parent / "results"
 POLL_SECONDS = 0.001
 CALLS_A_SECOND = 1_000
@@ -82,7 +85,7 @@ class Cycle:
         return watch.read()
 
 
-def cycle_of(engine: Engine) -> Cycle:
+def cycle_of(engine: Engine, payload: bytes = PAYLOAD) -> Cycle:
     """Of asynchronous events; to be run when the engine is."""
 
     @engine.function
@@ -92,7 +95,7 @@ def cycle_of(engine: Engine) -> Cycle:
     async def left() -> int:
         return sum((await engine._living().events.pending()).values())
 
-    cycle = Cycle(lambda: engine.invoke_async(nothing, PAYLOAD), left)
+    cycle = Cycle(lambda: engine.invoke_async(nothing, payload), left)
     return cycle
 
 
