@@ -117,7 +117,7 @@ async def faststream(url: str, records: int) -> float:
     async def handler(events: list[object]) -> None:
         count.saw(len(events))
 
-    await broker.connect()
+    _ = await broker.connect()
     for _ in range(0, records, PUT):
         async with redis.pipeline() as pipeline:
             for _ in range(PUT):

@@ -352,6 +352,88 @@ async def test_a_fifo_group_is_handled_strictly_in_order_and_one_batch_at_a_time
     assert max(batches.at) == pytest.approx(4)
 
 
+class Asked:
+    """A queue that keeps how many messages it was asked for, and does what it is told to after a receive."""
+
+    def __init__(self, real: Any, then: Callable[[list[Any]], None] = lambda messages: None) -> None:
+        self._real, self._then = real, then
+        self.limits: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def receive(self, limit: int, wait_seconds: float) -> Any:
+        self.limits.append(limit)
+        messages = await self._real.receive(limit, wait_seconds)
+        self._then(messages)
+        return messages
+
+
+async def test_several_batches_are_received_at_once_as_long_as_that_many_come(bench: Bench) -> None:
+    batches, queue = Batches(), Asked(bench.queue("q"))
+    bench.add(batches)
+    await queue.send_many(sends(*range(255)))
+    async with running(bench.mapping_loop(queue, batch_size=10)):
+        await asyncio.sleep(1)
+        assert queue.limits == [10, 20, 40, 80, 100, 100, 10]
+        await queue.send_many(sends("last"))
+        await asyncio.sleep(1)
+    assert [len(batch) for batch in batches.got] == [10] * 25 + [5, 1]
+    assert [body for batch in batches.got for body in batch] == [*map(str, range(255)), "last"]
+    assert bench.count("PolledEventCount") == bench.count("DeletedEventCount") == 256
+
+
+async def test_no_more_batches_are_received_than_may_run(bench: Bench) -> None:
+    batches, queue = Batches(seconds=1), Asked(bench.queue("q"))
+    bench.add(batches)
+    await queue.send_many(sends(*range(20)))
+    async with running(bench.mapping_loop(queue, batch_size=1, maximum_concurrency=3)):
+        await asyncio.sleep(10)
+    assert max(queue.limits) <= 3
+    assert (len(batches.got), batches.most) == (20, 3)
+
+
+@pytest.mark.parametrize("settings", [{"maximum_batching_window_seconds": 1}, {"fifo": True}])
+async def test_one_batch_at_a_time_is_received_where_it_is_waited_for_or_order_counts(
+    bench: Bench, settings: dict[str, Any]
+) -> None:
+    fifo = settings.pop("fifo", False)
+    queue = Asked(bench.queue("q.fifo" if fifo else "q", fifo=fifo, content_based_deduplication=fifo))
+    batches = Batches()
+    bench.add(batches)
+    await queue.send_many([Send(str(number), group="a" if fifo else None) for number in range(100)])
+    async with running(bench.mapping_loop(queue, batch_size=10, **settings)):
+        await asyncio.sleep(10)
+    assert max(queue.limits) == 10
+    assert [body for batch in batches.got for body in batch] == [*map(str, range(100))]
+
+
+async def test_of_several_batches_those_that_may_no_longer_start_go_back_uncounted(bench: Bench) -> None:
+    batches, counts = Batches(), list[str]()
+
+    async def handler(event: Any, context: Any) -> object:
+        counts.extend(record["attributes"]["ApproximateReceiveCount"] for record in event["Records"])
+        return await batches(event, context)
+
+    bench.add(handler, reserved_concurrency=3)
+    taken: list[Any] = []
+
+    def rob(messages: list[Any]) -> None:
+        """Others take what room there is for all but one."""
+        if len(messages) == 3:
+            taken.extend(bench.invoker.admit("f") for _ in range(2))
+
+    queue = Asked(bench.queue("q"), rob)
+    await queue.send_many(sends(*range(6)))
+    async with running(bench.mapping_loop(queue, batch_size=1)):
+        await asyncio.sleep(1)
+        while taken:
+            bench.invoker.release(taken.pop())
+        await asyncio.sleep(100)
+    assert sorted(body for batch in batches.got for body in batch) == [*map(str, range(6))]
+    assert counts == ["1"] * 6
+
+
 async def test_the_hops_of_a_batch_are_those_of_its_farthest_message_and_one_more(bench: Bench) -> None:
     batches = Batches()
     bench.add(batches)

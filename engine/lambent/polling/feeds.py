@@ -54,6 +54,7 @@ from lambent.telemetry import (
 MAXIMUM_IN_FLIGHT_PER_FUNCTION: Final = 1_000  # so that one whose destination is away leaves room for the others
 EVENTS_PER_TURN: Final = 100  # of one function, before the next function has its turn
 PULLS: Final = 8  # turns under way at once
+BATCHES_PER_PULL: Final = 10  # of a queue mapping, received at once while more than that waits
 FIRST_TURN: Final = 4  # events; each needs a permit before it is known to be there. A full turn makes the next larger
 WAIT_SECONDS: Final = 20.0  # the longest that a store or queue is asked to wait for something (SQS: long polling)
 PERMIT_SECONDS: Final = 5.0  # of the time for which a batch is ours, kept for waiting for a permit
@@ -293,6 +294,8 @@ class MappingFeed:
     into the visibility time-out of its first message; once that is over, it is not started any more. One that waits for
     a permit is claimed for longer: given back at once it would go round between engines, each of which has the permit
     only while it has no batch.
+
+    Where batches are not waited for, and may run in any order, several are received at once as long as that many come.
     """
 
     pulls = 1
@@ -322,6 +325,8 @@ class MappingFeed:
         self._called = asyncio.Event()  # there may be room
         self._leave: Callable[[], None] | None = None  # we are in the line of those who wait for room; how to leave it
         self._troubles = 0  # batches in a row that nothing could run
+        self._appetite = 1  # batches to be received at once, after full answers
+        self._several = mapping.maximum_batching_window_seconds == 0 and not source.fifo
 
     def bind(self, loop: QueueLoop[Message]) -> None:
         self._loop = loop
@@ -344,13 +349,19 @@ class MappingFeed:
             return await self._close()
         if not self._batch and not await self._may_start():
             return ()
-        limit = self._mapping.batch_size - len(self._batch)
-        left, patience = WAIT_SECONDS, None
+        size = self._mapping.batch_size - len(self._batch)
+        batches, left, patience = 1, WAIT_SECONDS, None
         if self._batch:
             now = self._now()
             left, patience = self._opened_at + self._window_seconds() - now, self._begin_by() - now
-        received = await self._loop.wait(self._source.receive(limit, min(left, WAIT_SECONDS)), patience)
-        return self._sort(received) if received else ()
+        elif self._several and not self._troubles:
+            room = self._loop.invoker.room(self._mapping.function, self.subject)
+            batches = max(1, min(self._appetite, slots, room))
+        received = await self._loop.wait(self._source.receive(batches * size, min(left, WAIT_SECONDS)), patience)
+        if self._several:
+            full = received is not None and len(received) == batches * size
+            self._appetite = min(2 * batches, BATCHES_PER_PULL) if full else 1
+        return self._split(received, size) if received else ()
 
     def invocation(self, items: Sequence[Message]) -> Invocation:
         mapping = self._mapping
@@ -408,6 +419,18 @@ class MappingFeed:
         if await self._loop.wait(self._called.wait(), seconds):
             self._leave = None
 
+    def _split(self, received: Sequence[Message], size: int) -> list[Attempt[Message]]:
+        """Each `size` of them are for one batch; the last one stays open. Without a permit the rest goes back."""
+        attempts = self._sort(received[:size])
+        for first in range(size, len(received), size):
+            if self._batch:
+                begun = self._begun()
+                if isinstance(begun, Throttled):
+                    return [*attempts, self._given_back(received[first:])]
+                attempts.append(begun)
+            attempts += self._sort(received[first : first + size])
+        return attempts
+
     def _sort(self, received: Sequence[Message]) -> list[Attempt[Message]]:
         """Into the batch, or out: what a filter misses is deleted, what no longer fits is given back."""
         kept: list[Message] = []
@@ -464,15 +487,22 @@ class MappingFeed:
         if self._now() >= self._begin_by():
             await self._hold()
             return ()
-        permit = self._loop.invoker.admit(self._mapping.function, self.subject)
-        if not isinstance(permit, Throttled):
-            size_bytes, batch = self._bytes, self._take()
-            return [Attempt(batch, permit, (), size_bytes, self._visible_at)]
+        begun = self._begun()
+        if not isinstance(begun, Throttled):
+            return [begun]
         left = self._opened_at + self._window_seconds() + HOLD_SECONDS - self._now()
-        if permit.reserved_zero or left <= 0:
+        if begun.reserved_zero or left <= 0:
             return [self._given_back(self._take())]
         await self._room(min(left, self._begin_by() - self._now()))
         return ()
+
+    def _begun(self) -> Attempt[Message] | Throttled:
+        """The batch as an attempt, if it is admitted; then the next one is empty."""
+        permit = self._loop.invoker.admit(self._mapping.function, self.subject)
+        if isinstance(permit, Throttled):
+            return permit
+        size_bytes, batch = self._bytes, self._take()
+        return Attempt(batch, permit, (), size_bytes, self._visible_at)
 
     async def _hold(self) -> None:
         """Claim the batch for longer. What is no longer ours, perhaps since we or the queue slept, is left alone."""
