@@ -29,9 +29,9 @@ from lambent_pollers.redis_store import RedisStore
 COMPUTES_SECONDS = 0.002
 LEAST = 1.7
 PAYLOAD = json.dumps(event_of(1_000))
-NUMBER = 800
+NUMBER = 1_500
 KINDS = {"events": "asynchronous events that compute 2 ms", "queue": "messages that compute 2 ms"}
-CONCURRENCY = 8  # of all engines together: more of them would only wait for a core
+CONCURRENCY = 32  # of all engines together, so that each has work while it waits for the server
 LOOK_SECONDS = 0.02
 DIVIDED_SECONDS = 5.0  # both have said twice what they want of what they share
 
