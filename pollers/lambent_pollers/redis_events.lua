@@ -4,13 +4,13 @@
 -- remembered, and its own.
 --
 -- An event is in `lines`, where it can be claimed, or in `timers` until the time (microseconds) at which its claim ends
--- or its release falls due. `lines` is one sorted set for all functions: a member is the function, a zero byte, when the
--- event was accepted, in which place it was put, and its id; so each function's events stand together, oldest first.
--- The bell rings when a function has something after it had nothing. A receipt counts until its event is claimed again,
--- released or deleted.
+-- or its release falls due; while it is claimed, `claims` has the engine that claimed it. `lines` is one sorted set for
+-- all functions: a member is the function, a zero byte, when the event was accepted, in which place it was put, and its
+-- id; so each function's events stand together, oldest first. The bell rings when a function has something after it had
+-- nothing. A receipt counts until its event is claimed again, released or deleted.
 
 local lines, timers, states, bodies, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local last, ended, endings, totals, call = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local last, ended, endings, totals, claims, call = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local ENDED = 10000 -- how many ended events can still be asked for
 
 -- number: of the receipt, 0: none; place: in which it was put.
@@ -71,19 +71,27 @@ local function states_of(ids)
     return found
 end
 
+-- They wait for nothing, and nobody has them.
+local function free(ids)
+    each_part('ZREM', timers, ids)
+    each_part('HDEL', claims, ids)
+end
+
+-- What these wait for is over: they can be claimed.
+local function bring_back(due)
+    local ids, known = {}, {}
+    for i, state in ipairs(states_of(due)) do
+        if state then
+            ids[#ids + 1], known[#known + 1] = due[i], state
+        end
+    end
+    show(ids, known)
+    free(due)
+end
+
 -- What fell due can be claimed again: as much as one call may do by the way.
 local function surface()
-    local due = redis.call('ZRANGEBYSCORE', timers, '-inf', whole(now), 'LIMIT', 0, STEP)
-    if #due > 0 then
-        local ids, known = {}, {}
-        for i, state in ipairs(states_of(due)) do
-            if state then
-                ids[#ids + 1], known[#known + 1] = due[i], state
-            end
-        end
-        show(ids, known)
-        each_part('ZREM', timers, due)
-    end
+    bring_back(redis.call('ZRANGEBYSCORE', timers, '-inf', whole(now), 'LIMIT', 0, STEP))
 end
 
 local function count(of, number)
@@ -159,16 +167,18 @@ function calls.due()
     end
 end
 
--- ARGV[4..]: function, how many at most, for how many microseconds, and accepted before when (or nothing). The answer
--- is when the oldest that is left was accepted (or nothing), and of each its id, receipt, attempts, deferrals and body.
+-- ARGV[4..]: who claims, function, how many at most, for how many microseconds, and accepted before when (or nothing).
+-- The answer is when the oldest that is left was accepted (or nothing), and of each its id, receipt, attempts, deferrals
+-- and body.
 function calls.claim()
-    local of, limit, till, before = ARGV[4], tonumber(ARGV[5]), math.max(now + ARGV[6], now + 1), tonumber(ARGV[7])
+    local owner, of, limit = ARGV[4], ARGV[5], tonumber(ARGV[6])
+    local till, before = math.max(now + ARGV[7], now + 1), tonumber(ARGV[8])
     surface()
     local ids, known = claimed()
     if not ids then
         ids = {}
         local found = redis.call('ZRANGEBYLEX', lines, '[' .. of .. '\0', '(' .. of .. '\1', 'LIMIT', 0, limit)
-        local gone, timed, texts, names = {}, {}, {}, {}
+        local gone, timed, texts, names, owned = {}, {}, {}, {}, {}
         for i, line in ipairs(found) do
             if before and tonumber(string.sub(line, #of + 2, #of + 17)) >= before then
                 break
@@ -184,9 +194,11 @@ function calls.claim()
                 timed[#timed + 1], timed[#timed + 2] = whole(till), id
                 texts[#texts + 1], texts[#texts + 2] = id, text_of(state)
                 names[i] = id .. ' ' .. whole(state.number) .. '\n'
+                owned[#owned + 1], owned[#owned + 2] = id, owner
             end
             each_part('ZREM', lines, gone)
             each_part('ZADD', timers, timed)
+            each_part('HSET', claims, owned)
             each_part('HSET', states, texts)
         end
         if #ids > 0 then
@@ -217,7 +229,7 @@ function calls.settle()
     for i, state in ipairs(states_of(ids)) do
         at[ids[i]] = state or nil
     end
-    local texts, timed, untimed, records, order, shown, shown_states = {}, {}, {}, {}, {}, {}, {}
+    local texts, timed, freed, records, order, shown, shown_states = {}, {}, {}, {}, {}, {}, {}
     local fewer, more, gone = {}, {}, {}
     for i = 4, #ARGV, 7 do
         local id, delay, reason = ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 4]
@@ -229,7 +241,7 @@ function calls.settle()
             if not out then
                 gone[#gone + 1] = member(state, id)
             end
-            untimed[#untimed + 1] = id
+            freed[#freed + 1] = id
             local body = redis.call('HGET', bodies, id) or ''
             local head = string.sub(body, 9, (string.find(body, '\n', 1, true) or 0) - 1)
             local ending = ARGV[i + 5]
@@ -246,10 +258,10 @@ function calls.settle()
             state.deferrals = no_attempt == 1 and state.deferrals + 1 or 0
             state.number, state.reason = 0, reason
             texts[#texts + 1], texts[#texts + 2] = id, text_of(state)
+            freed[#freed + 1] = id
             if delay > 0 then
                 timed[#timed + 1], timed[#timed + 2] = whole(now + delay), id
             else
-                untimed[#untimed + 1] = id
                 shown[#shown + 1], shown_states[#shown_states + 1] = id, state
             end
         else
@@ -262,7 +274,7 @@ function calls.settle()
     each_part('ZADD', endings, order)
     each_part('HDEL', states, over)
     each_part('HDEL', bodies, over)
-    each_part('ZREM', timers, untimed)
+    free(freed)
     each_part('ZREM', lines, gone)
     each_part('HSET', states, texts)
     each_part('ZADD', timers, timed)
@@ -292,7 +304,7 @@ function calls.unclaim()
         known[i].number, known[i].attempts = 0, known[i].attempts - 1
         texts[#texts + 1], texts[#texts + 2] = id, text_of(known[i])
     end
-    each_part('ZREM', timers, ids or {})
+    free(ids or {})
     each_part('HSET', states, texts)
     show(ids or {}, known)
     redis.call('SET', call, '', 'PX', ARGV[3])
@@ -300,17 +312,44 @@ end
 
 -- As if the time of these claims were over. ARGV[4..]: id, number of the receipt; and again.
 function calls.expire()
-    local ids, found, known = {}, {}, {}
+    local ids, found = {}, {}
     for i = 4, #ARGV, 2 do
         ids[#ids + 1] = ARGV[i]
     end
     for i, state in ipairs(states_of(ids)) do
         if state and state.number == tonumber(ARGV[2 * i + 3]) and redis.call('ZSCORE', timers, ids[i]) then
-            found[#found + 1], known[#known + 1] = ids[i], state
+            found[#found + 1] = ids[i]
         end
     end
-    each_part('ZREM', timers, found)
-    show(found, known)
+    bring_back(found)
+end
+
+-- ARGV[4..]: engines. The answer is who else has something claimed.
+function calls.others()
+    local known, told = {}, {}
+    for _, owner in ipairs(words_from(4)) do
+        known[owner] = true
+    end
+    for _, owner in ipairs(redis.call('HVALS', claims)) do
+        if not known[owner] then
+            known[owner], told[#told + 1] = true, owner
+        end
+    end
+    return told
+end
+
+-- As if the time of all that these engines claimed were over. ARGV[4..]: their names.
+function calls.bury()
+    local dead, found, all = {}, {}, redis.call('HGETALL', claims)
+    for _, owner in ipairs(words_from(4)) do
+        dead[owner] = true
+    end
+    for i = 1, #all, 2 do
+        if dead[all[i + 1]] then
+            found[#found + 1] = all[i]
+        end
+    end
+    bring_back(found)
 end
 
 -- ARGV[4]: id. The time; and of an event that is not over its state, body and when its time is over; or how it ended.
@@ -322,17 +361,17 @@ function calls.look()
     }
 end
 
--- ARGV[4..]: ids of events that cannot be read; KEYS[11] keeps what is left of them for people.
+-- ARGV[4..]: ids of events that cannot be read; KEYS[12] keeps what is left of them for people.
 function calls.set_aside()
     for i = 4, #ARGV do
         local id = ARGV[i]
         local text, body = redis.call('HGET', states, id), redis.call('HGET', bodies, id)
         if text then
             local state = parsed(text)
-            redis.call('HSET', KEYS[11], id, body or '')
+            redis.call('HSET', KEYS[12], id, body or '')
             redis.call('HDEL', states, id)
             redis.call('HDEL', bodies, id)
-            redis.call('ZREM', timers, id)
+            free({id})
             redis.call('ZREM', lines, member(state, id))
             count(state.of, -1)
         end

@@ -28,7 +28,7 @@ from lambent_pollers.redis_gathering import Gathering
 LOOK_SECONDS: Final = 5.0  # at most, between two looks for what a dead engine had claimed
 
 _SCRIPTS: Final = Scripts("redis_events.lua")
-_PARTS: Final = ("lines", "timers", "states", "bodies", "counts", "last", "ended", "endings", "totals")
+_PARTS: Final = ("lines", "timers", "states", "bodies", "counts", "last", "ended", "endings", "totals", "claims")
 _SETTLE_BYTES: Final = 150  # about what one settlement takes in a call, beside its result and reason
 _FIELDS: Final = 5  # of an event in an answer
 
@@ -91,8 +91,9 @@ class RedisEvents:
     ) -> Sequence[Event]:
         self._told.discard(function)
         before = "" if accepted_before is None else round(accepted_before * 1e6)
+        words = (self._world.owner, function, limit, round(claim_seconds * 1e6), before)
         call = self._calls.name()
-        future = self._calls.start("claim", self._keys, function, limit, round(claim_seconds * 1e6), before, call=call)
+        future = self._calls.start("claim", self._keys, *words, call=call)
         try:
             left, *rows = await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -142,6 +143,15 @@ class RedisEvents:
         await self._unclaim()
         if claimed:
             await self._calls.run("expire", self._keys, *(word for each in claimed for word in each.rsplit("#", 1)))
+
+    async def others(self, engines: Collection[str]) -> Sequence[str]:
+        """Who has something claimed and is none of these."""
+        return [name.decode() for name in await self._calls.run("others", self._keys, *engines)]
+
+    async def bury(self, engines: Collection[str]) -> None:
+        """What these had claimed is due again, the attempt counted. One that lives after all keeps what nobody else
+        claims before it settles."""
+        await self._calls.run("bury", self._keys, *engines)
 
     # --- for `Facts` -------------------------------------------------------------------------------------------------
 

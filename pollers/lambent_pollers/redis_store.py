@@ -28,6 +28,7 @@ from lambent_pollers.redis_url import parse_redis_url
 BEAT_SECONDS: Final = 3.0  # between two signs of life of an engine
 SWEEP_BEATS: Final = 5  # between two looks for what need not be kept
 BELIEVED_SECONDS: Final = 10.0  # for which an engine counts as there after the last one
+BURIAL_BEATS: Final = 5  # of one engine, in which another is not there, until what that one had claimed is due again
 
 _PRESENCE: Final = Scripts("redis_presence.lua")
 
@@ -122,23 +123,39 @@ class Connection:
         for number in itertools.count(1):
             await asyncio.sleep(BEAT_SECONDS)
             with suppress(StoreUnavailable):  # the loops say so
-                if await presence.beat() and number % SWEEP_BEATS == 0:
+                first = await presence.beat()
+                if dead := presence.dead(await self.events.others(presence.there) if first else ()):
+                    await self.events.bury(dead)
+                if first and number % SWEEP_BEATS == 0:
                     await self._queues.sweep(self._world)
                     mappings = [document.name for document in await self.documents.list("mapping")]
                     await self._streams.sweep(self._world, mappings)
 
 
 class _Presence:
-    """An engine's sign of life."""
+    """An engine's sign of life, and what it knows of those of others."""
 
     def __init__(self, server: RedisServer, world: World) -> None:
         self._calls = Calls(server, _PRESENCE, "engines")
         self._keys = (self._calls.key("alive"),)
         self._owner = world.owner
+        self._missed: dict[str, int] = {}  # in how many beats, one after the other, somebody was not there
+        self.there: Sequence[str] = ()  # at the last beat
 
     async def beat(self) -> bool:
         """It is here; is it the one that does what one should do for all?"""
-        return bool(await self._calls.run("beat", self._keys, self._owner, round(BELIEVED_SECONDS * 1e6), adds=True))
+        believed = round(BELIEVED_SECONDS * 1e6)
+        new, *names = await self._calls.run("beat", self._keys, self._owner, believed, adds=True)
+        self.there = [name.decode() for name in names]
+        if new:
+            self._missed = {}
+        return min(self.there) == self._owner
+
+    def dead(self, missing: Sequence[str]) -> Sequence[str]:
+        """Who of those that are missing at this beat is dead: not there for as long again as an engine is believed. All
+        are missing after an outage of the server; so is this engine then, and counts anew."""
+        self._missed = {name: self._missed.get(name, 0) + 1 for name in missing}
+        return [name for name, beats in self._missed.items() if beats >= BURIAL_BEATS]
 
     async def count(self) -> int:
         return int(await self._calls.run("count", self._keys, self._owner))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 
 from lambent import Client
@@ -38,6 +39,21 @@ engine.map(clicks, note)
 @engine.function()
 async def who(event):
     return os.getpid()
+"""
+EVENTS = """
+import asyncio, os
+from lambent import Engine
+from redis.asyncio import Redis
+
+log = Redis.from_url("SERVER")
+engine = Engine()
+
+@engine.function(timeout_seconds=60)
+async def pay(event):
+    runs = await log.incr("runs")
+    await log.xadd("log", {"pid": os.getpid(), "data": f"o{event}"})
+    if runs <= 3:
+        await asyncio.Event().wait()
 """
 PATIENCE_SECONDS = 40.0
 MAXIMUM_UNREAD = 500  # that are put while nobody takes them
@@ -115,3 +131,28 @@ async def test_what_a_dead_and_a_stopped_engine_had_goes_to_the_third(tmp_path: 
             books = await client.audit(mapping)
             assert (books.total.passed, books.total.waiting, books.balanced) == (records, 0, True)
             await log.close()
+
+
+@pytest.mark.night  # it waits for 25 s
+async def test_asynchronous_events_that_a_dead_engine_had_run_again_long_before_their_claims_end(
+    tmp_path: Path, redis_url: str
+) -> None:
+    server = redis_url.partition("?")[0]
+    (tmp_path / "app.py").write_text(EVENTS.replace("SERVER", server))
+    store, log = ("--store", redis_url), Log(server)
+    with running(tmp_path, "app.py", *store) as dies:
+        line_with(dies.stderr, "serving")
+        async with Client(redis_url) as client:
+            ids = [await client.invoke_async("pay", number) for number in range(3)]
+            async for _ in log.read_until(lambda: log.by[dies.pid] == 3):
+                pass
+            with running(tmp_path, "app.py", *store) as lives:
+                line_with(lives.stderr, "serving")
+                dies.kill()
+                async for _ in log.read_until(lambda: log.by[lives.pid] == 3):
+                    pass
+                lives.send_signal(signal.SIGTERM)
+                lives.communicate(timeout=PATIENCE_SECONDS)
+            ended = [await client.event(each) for each in ids]
+            assert [(each.state, each.event.attempts) for each in ended] == 3 * [("succeeded", 2)]
+    await log.close()

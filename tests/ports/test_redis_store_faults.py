@@ -127,6 +127,8 @@ async def test_a_claim_whose_answer_was_lost_gets_the_same_events_and_counts_one
     assert way.proxy.cuts == 1
     assert [(each.request_id, each.attempts) for each in claimed] == [("e1", 1), ("e2", 1)]
     assert [each.request_id for each in await way.direct.events.receive("f", 10, 60)] == ["e3"]
+    held = await way.direct.server.call("HGETALL", way.direct.server.keys("events", "claims"))
+    assert held == {b"e1": b"engine-1", b"e2": b"engine-1", b"e3": b"engine-2"}
 
 
 async def test_what_a_claim_got_that_was_never_answered_is_given_back_when_the_server_is_there(
@@ -141,6 +143,7 @@ async def test_what_a_claim_got_that_was_never_answered_is_given_back_when_the_s
         assert not await way.direct.events.receive("f", 1, 60)
         way.proxy.heal()
         assert await way.through.events.due({"f"}, 10)
+        assert not await way.direct.server.call("EXISTS", way.direct.server.keys("events", "claims"))
         [claimed] = await way.through.events.receive("f", 1, 60)
         assert claimed.attempts == 1
 
@@ -320,6 +323,7 @@ async def test_a_damaged_event_is_set_aside_and_the_others_come(way: Way) -> Non
     assert "e1" in troubles[-1]
     assert await way.through.events.pending() == {"f": 1}
     assert await server.call("HGET", server.keys("events", "quarantine"), "e1") == b"x"
+    assert await server.call("HKEYS", server.keys("events", "claims")) == [b"e2"]
 
 
 async def test_what_the_settings_can_lose_is_a_warning_at_the_start_of_an_engine_and_no_trouble(
