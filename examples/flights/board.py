@@ -23,6 +23,7 @@ from examples.flights.data import Flight
 SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 8000;
 CREATE TABLE IF NOT EXISTS departed (place INTEGER PRIMARY KEY, flight INTEGER UNIQUE, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS fates (kind TEXT, flight INTEGER, fate TEXT, PRIMARY KEY (kind, flight)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS windows (

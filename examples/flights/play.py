@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from pydantic_core import to_json
+
 from examples.flights.app import Flights, is_long, key
 from examples.flights.board import Board
 from examples.flights.data import Flight, Truth
@@ -34,7 +36,7 @@ Show = Callable[[Sample], None]
 class Service:
     """What the application's users have of it. `account` gives the engine's own books of the stream's mapping."""
 
-    put_many: Callable[[Sequence[tuple[Flight, str]]], Awaitable[Sequence[str]]]
+    put_many: Callable[[Sequence[tuple[bytes, str]]], Awaitable[Sequence[str]]]
     invoke: Callable[[str, object], Awaitable[Any]]
     account: Callable[[], Awaitable[Account]]
 
@@ -199,7 +201,7 @@ async def _produce(service: Service, played: Played, departures: Iterable[Flight
         if played.put <= before:
             await asyncio.sleep(0)
             continue
-        await service.put_many([(flight, key(flight)) for flight in batch])
+        await service.put_many([(to_json(flight), key(flight)) for flight in batch])
         played.board.note("put", played.put)
         late = clock() - (begin + (played.put - before) / per_second)
         await asyncio.sleep(max(-late, PUT_AT_ONCE / per_second / 2))  # who catches up leaves time to the engine
