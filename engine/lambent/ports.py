@@ -127,7 +127,12 @@ class Documents(Protocol):
 
 
 class EventQueue(Protocol):
-    """The durable queue of asynchronous events, one line per function, seen by one engine (`hosted`: its functions)."""
+    """The durable queue of asynchronous events, one line per function, seen by one engine (`hosted`: its functions).
+
+    `held_seconds`: for so long from when it was asked for, a claim is the engine's even if it gives no sign of
+    life."""
+
+    held_seconds: float
 
     async def put_many(self, events: Sequence[Event]) -> None:
         """Store them all, durably, or raise StoreUnavailable and store none. One whose request id is stored already

@@ -37,7 +37,8 @@ class RedisEvents:
     """The queue as one connection sees it: whom it told what, and what it has claimed. Everything may raise
     StoreUnavailable: nothing is known to be done."""
 
-    def __init__(self, server: RedisServer, world: World) -> None:
+    def __init__(self, server: RedisServer, world: World, held_seconds: float) -> None:
+        self.held_seconds = held_seconds
         self._server = server
         self._world = world
         self._calls = Calls(server, _SCRIPTS, "events")

@@ -29,6 +29,9 @@ BEAT_SECONDS: Final = 3.0  # between two signs of life of an engine
 SWEEP_BEATS: Final = 5  # between two looks for what need not be kept
 BELIEVED_SECONDS: Final = 10.0  # for which an engine counts as there after the last one
 BURIAL_BEATS: Final = 5  # of one engine, in which another is not there, until what that one had claimed is due again
+HELD_SECONDS: Final = BELIEVED_SECONDS + (BURIAL_BEATS - 3) * BEAT_SECONDS
+"""For which a claim is nobody else's: it is asked for a beat after the last sign of life at most, and a burial comes
+four beats after that is not believed any more. One beat less, as beats take time."""
 
 _PRESENCE: Final = Scripts("redis_presence.lua")
 
@@ -68,7 +71,7 @@ class Connection:
     def __init__(self, server: RedisServer, world: World, client: bool) -> None:
         self.server = server
         self.documents = RedisDocuments(server)
-        self.events = RedisEvents(server, world)
+        self.events = RedisEvents(server, world, HELD_SECONDS)
         self.leases = RedisLeases(server, world.owner)
         self._world = world
         self._queues = RedisQueues(server)

@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -43,11 +44,17 @@ async def test_an_event_that_succeeds_is_run_once_and_ends(bench: Bench) -> None
     assert bench.telemetry.snapshot()["AsyncEventAge"]["f"]["count"] == 1
 
 
-async def test_an_event_whose_claim_is_over_when_its_engine_hears_of_it_is_not_run(bench: Bench) -> None:
-    """The engine was stopped meanwhile; the event may be another's by now."""
+@pytest.mark.parametrize("held_seconds", [inf, 5.0])
+async def test_an_event_whose_claim_is_over_when_its_engine_hears_of_it_is_not_run(
+    bench: Bench, held_seconds: float
+) -> None:
+    """The engine was stopped meanwhile; the event may be another's by now, or soon."""
     seen = []
 
     class Late:
+        def __init__(self) -> None:
+            self.held_seconds = held_seconds
+
         def __getattr__(self, name: str) -> Any:
             return getattr(bench.connection.events, name)
 
@@ -55,7 +62,7 @@ async def test_an_event_whose_claim_is_over_when_its_engine_hears_of_it_is_not_r
             events = await bench.connection.events.receive(function, limit, claim_seconds, before)
             if events and not seen:
                 seen.append("late")
-                await asyncio.sleep(claim_seconds + 1)
+                await asyncio.sleep(min(claim_seconds, held_seconds) + 1)
             return events
 
     async def handler(event: Any, context: Any) -> None:
@@ -67,6 +74,25 @@ async def test_an_event_whose_claim_is_over_when_its_engine_hears_of_it_is_not_r
         await asyncio.sleep(1000)
     assert seen == ["late", 1]
     assert bench.ended() == {"succeeded": 1}
+    assert bench.count("OverrunEventCount", "events") == (held_seconds == inf)
+
+
+async def test_an_event_that_another_engine_got_meanwhile_is_counted_as_overrun(bench: Bench) -> None:
+    """As on a store that takes the claims of an engine that gives no sign of life."""
+
+    class Taken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(bench.connection.events, name)
+
+        async def settle_many(self, settlements: Any) -> Any:
+            return [False for _ in settlements]
+
+    async def handler(event: Any, context: Any) -> None: ...
+
+    bench.add(handler)
+    await bench.put("f")
+    async with running(bench.events_loop(Taken())):
+        await asyncio.sleep(10)
     assert bench.count("OverrunEventCount", "events") == 1
 
 

@@ -184,12 +184,12 @@ class EventFeed:
                 return ()
             accepted_before = self._loop.world.clock.now() - function.event_invoke.maximum_event_age_seconds
         claim_seconds = function.timeout_seconds + DESTINATION_RETRY_SECONDS + CLAIM_GRACE_SECONDS
-        start_before = self._loop.world.clock.monotonic() + claim_seconds
+        asked_at = self._loop.world.clock.monotonic()
         attempts: list[Attempt[Event]] = []
         try:
             events = await self._events.receive(name, limit, claim_seconds, accepted_before)
             for event in events:
-                attempts.append(self._attempt(event, function, permits, refusal, start_before))
+                attempts.append(self._attempt(event, function, permits, refusal, asked_at, claim_seconds))
         except BaseException:
             permits += [attempt.permit for attempt in attempts if attempt.permit is not None]
             self._turns[name] = None  # for this pull, when it asks again
@@ -230,7 +230,8 @@ class EventFeed:
         function: Function,
         permits: list[Permit],
         refusal: Throttled | None,
-        start_before: float,
+        asked_at: float,
+        claim_seconds: float,
     ) -> Attempt[Event]:
         now = self._loop.world.clock.now()
         steps: Sequence[EventStep] = asynchronous.before(event, function.event_invoke, now)
@@ -244,7 +245,8 @@ class EventFeed:
             steps = self.after([event], refusal)
         elif not steps:
             steps = (Release(event.receipt, now, give_back=True, reason=refusal.reason if refusal else ""),)
-        return Attempt((event,), permit, steps, len(event.payload), start_before)
+        held_until = asked_at + min(claim_seconds, self._events.held_seconds)
+        return Attempt((event,), permit, steps, len(event.payload), asked_at + claim_seconds, held_until)
 
     # --- functions that may not start ------------------------------------------------------------------------------
 
@@ -502,7 +504,7 @@ class MappingFeed:
         if isinstance(permit, Throttled):
             return permit
         size_bytes, batch = self._bytes, self._take()
-        return Attempt(batch, permit, (), size_bytes, self._visible_at)
+        return Attempt(batch, permit, (), size_bytes, self._visible_at, self._visible_at)
 
     async def _hold(self) -> None:
         """Claim the batch for longer. What is no longer ours, perhaps since we or the queue slept, is left alone."""

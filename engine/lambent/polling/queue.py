@@ -61,7 +61,9 @@ class Attempt(Generic[Item]):
     permit: Permit | None = None
     steps: Sequence[EventStep] = ()
     size_bytes: int = 0
-    start_before: float = inf  # monotonic seconds: then others see the items
+    over_at: float = inf  # monotonic seconds: then others see the items
+    start_before: float = inf  # perhaps earlier: then they may, if this engine gave no sign of life
+    overrun: bool = False  # what it ran is void: its items are another's
     ran: bool = False
     running: Running[Any] | None = None
     counts: bool = False  # its handler has ended: a stop before the settlement no longer makes it undone
@@ -266,14 +268,19 @@ class QueueLoop(Generic[Item]):
         return None
 
     def _ran(self, attempt: Attempt[Item], outcome: Outcome) -> None:
-        if attempt.start_before <= self.world.clock.monotonic():
-            self.telemetry.count(OVERRUN_EVENT_COUNT, self._feed.subject, len(attempt.items))
+        if attempt.over_at <= self.world.clock.monotonic():
+            self._overrun(attempt)
         try:
             attempt.steps = self._feed.after(attempt.items, outcome)
             attempt.counts = isinstance(outcome, Succeeded | Failed)
             self._finish(attempt)
         except Exception as error:  # noqa: BLE001
             self._fail(attempt, error)
+
+    def _overrun(self, attempt: Attempt[Item]) -> None:
+        if not attempt.overrun:
+            attempt.overrun = True
+            self.telemetry.count(OVERRUN_EVENT_COUNT, self._feed.subject, len(attempt.items))
 
     def _finish(self, attempt: Attempt[Item]) -> None:
         """Perform its steps: the reports, then the settlements."""
@@ -335,6 +342,8 @@ class QueueLoop(Generic[Item]):
                 of_attempt = [(settlement, next(answers)) for settlement in attempt.settlements or ()]
                 for settlement, answer in of_attempt:
                     self.telemetry.step(self._feed.subject, settlement, answer)
+                if attempt.ran and not all(answer for _, answer in of_attempt):
+                    self._overrun(attempt)
                 self._feed.settled(attempt, [settlement for settlement, answer in of_attempt if answer])
         except Exception as error:  # noqa: BLE001
             self.say("error", "a bug: these items are not settled and come back", error)

@@ -14,6 +14,7 @@ import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 from lambent.model import Delete, Event, EventFact, Release, Settlement
@@ -185,6 +186,8 @@ def counted(event: Event, give_back: bool) -> tuple[int, int]:
 
 class MemoryEvents:
     """The `EventQueue` of one connection: whom it told what, and what it has claimed."""
+
+    held_seconds = inf
 
     def __init__(self, lines: EventLines, world: World) -> None:
         self.bell = Bell()

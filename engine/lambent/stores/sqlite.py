@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -183,6 +184,8 @@ class Connection:
 
 class _ClientEvents:
     """A client puts events, and claims none."""
+
+    held_seconds = inf
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file

@@ -17,6 +17,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 from lambent.errors import StoreUnavailable
@@ -39,6 +40,8 @@ RETRY_SECONDS: Final = 1.0  # after the file could not be read
 
 class SqliteEvents:
     """The queue as the engine sees it. `recover` first."""
+
+    held_seconds = inf
 
     def __init__(self, file: SqliteFile, world: World) -> None:
         self._file = file
