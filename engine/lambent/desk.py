@@ -38,15 +38,13 @@ RENEW_SECONDS: Final = 5.0  # for which engines make snapshots after they were l
 FIRST_SNAPSHOT_SECONDS: Final = 2.0  # within which engines that are alive and not blocked have made one
 HEALTH_SECONDS: Final = 5.0  # the same for whoever would call an engine sick that has not
 
-NO_ENGINE: Final = NOBODY
 NOT_HOSTED: Final = "No running engine hosts {}: start one that does with `lambent run FILE.py`."
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What one engine shows of itself. `at` is in epoch seconds, `monotonic` on its own clock, for rates; `metrics` is
-    `Telemetry.snapshot()`; `mappings` has what its loops show, by id;
-    `health` is `Health.document()`."""
+    `Telemetry.snapshot()`; `mappings` has what its loops show, by id; `health` is `Health.document()`."""
 
     engine: str
     at: float
@@ -174,7 +172,7 @@ async def ask(
     hosts the function, or the one that took the request did not answer."""
     documents = connection.documents
     if not await connection.engines():
-        raise EngineStopped(NO_ENGINE)
+        raise EngineStopped(NOBODY)
     request = {"function": function, "payload": payload.decode(), "tail": tail, "client_context": client_context}
     began = clock.monotonic()
     answering = asyncio.create_task(_answered(documents, name), name=f"ask: {name}")
@@ -184,7 +182,7 @@ async def ask(
             waited = clock.monotonic() - began
             alive = await connection.engines()
             if (waited > TAKEN_SECONDS or not alive) and await documents.delete(REQUEST, name):
-                raise EngineStopped(NOT_HOSTED.format(function) if alive else NO_ENGINE)
+                raise EngineStopped(NOT_HOSTED.format(function) if alive else NOBODY)
             if not alive or waited > TAKEN_SECONDS + timeout_seconds + GRACE_SECONDS:
                 break
         answer = await documents.get(ANSWER, name)

@@ -272,7 +272,7 @@ class Life:
         }
 
     async def ask_store(self) -> None:
-        await self.connection.documents.get(REQUEST, SNAPSHOT)
+        await self.connection.documents.get(REQUEST, SNAPSHOT)  # there is none: the answer is what counts
 
     async def depth(self, source: str) -> Depth | None:
         depth: Callable[[], Awaitable[Depth]] | None = getattr(self._queue_source(source), "depth", None)

@@ -62,7 +62,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
 
     # ---- stream: add up what departs; a flight that never departed is poison
 
-    @engine.function(timeout_seconds=10, boundary="reference")  # most of its time would go into JSON
+    @engine.function(timeout_seconds=10, boundary="reference")  # a third of its time would go into JSON
     async def delays(event: dict[str, Any], context: object) -> dict[str, Any]:
         batch, failed = [], []
         for record in event["Records"]:

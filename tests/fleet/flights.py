@@ -1,6 +1,6 @@
-"""Flights by three engines that share a store, while one is killed -9 and one stopped and continued every few seconds.
+"""Flights by three engines that share a store, while one is killed -9 and one stopped and continued again and again.
 
-    python -m tests.fleet.flights --store redis://localhost:6379 --every 5
+    python -m tests.fleet.flights --store redis://localhost:6379 --every 10000
 
 Decides when which engine suffers. What must hold in the end is the example's own audit; duplicates may be no more than
 what was in flight at the engines that were killed or stopped.

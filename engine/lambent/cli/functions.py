@@ -18,7 +18,7 @@ from lambent.cli.terminal import (
     with_client,
 )
 from lambent.client import Client
-from lambent.desk import NO_ENGINE
+from lambent.semantics.health import NOBODY
 
 app = typer.Typer(invoke_without_command=True, help="Functions: which there are, and who runs them; delete them.")
 
@@ -57,7 +57,7 @@ async def _list(client: Client, as_json: bool) -> None:
         empty="No functions: declare one with @engine.function.",
     )
     if told and not snapshots:
-        note(NO_ENGINE)
+        note(NOBODY)
 
 
 @app.command()

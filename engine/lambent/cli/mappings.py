@@ -23,8 +23,8 @@ from lambent.cli.terminal import (
     with_client,
 )
 from lambent.client import Client
-from lambent.desk import NO_ENGINE
 from lambent.resources import MappingHandle
+from lambent.semantics.health import NOBODY
 from lambent.standing import MappingStanding
 
 SHORT = 8  # characters of an id that people see; as many of them as tell it from others are enough to name it
@@ -58,7 +58,7 @@ async def _list(client: Client, as_json: bool) -> None:
     rows = (cells(document(each)) for each in standings)
     show(COLUMNS, rows, empty="No mappings: declare one with engine.map(source, function).")
     if standings and not snapshots:
-        note(NO_ENGINE)
+        note(NOBODY)
 
 
 @app.command()

@@ -33,7 +33,8 @@ from lambent.cli.terminal import (
     with_client,
 )
 from lambent.client import Client
-from lambent.desk import LOOK_SECONDS, NO_ENGINE, Snapshot
+from lambent.desk import LOOK_SECONDS, Snapshot
+from lambent.semantics.health import NOBODY
 from lambent.telemetry import ASYNC_EVENT_AGE, CONCURRENT_EXECUTIONS, DURATION, ERRORS, INVOCATIONS, THROTTLES
 
 SHOWN = 20  # functions that are listed, the busiest first
@@ -82,7 +83,7 @@ async def pictures(client: Client) -> AsyncIterator[dict[str, Any]]:
 def laid_out(picture: Mapping[str, Any]) -> RenderableType:
     """A picture for people."""
     engines, functions = picture["engines"], picture["functions"]
-    head = f"{len(engines)} engine{'s' if len(engines) != 1 else ''}" if engines else NO_ENGINE
+    head = f"{len(engines)} engine{'s' if len(engines) != 1 else ''}" if engines else NOBODY
     busiest = sorted(functions, key=_busy)[:SHOWN]
     more = len(functions) - len(busiest)
     dead = ((each["queue"], each["visible"], each["in_flight"]) for each in picture["dead_letter_queues"])
