@@ -21,10 +21,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from lambent.arns import function_arn
+from lambent.configuration import Configuration
 from lambent.consistency import AnyMapping, Kind, Known, check_options, new_mapping, shown
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceConflict, ResourceNotFound
 from lambent.model import (
-    Configuration,
     EventSourceMapping,
     Function,
     Queue,

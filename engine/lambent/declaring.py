@@ -7,9 +7,13 @@ here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import PurePath
 from typing import Final, Protocol, TypeVar, overload
 
+from lambent.configuration import ExecutionEnvironment
 from lambent.control import Control
 from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import EventInvokeConfig, Function, QueueMapping, StreamMapping
@@ -21,12 +25,17 @@ from lambent.validation import changed, unknown, validated
 F = TypeVar("F", bound=Callable[..., object])
 Source = QueueHandle | StreamHandle | str
 
-_FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {"event_invoke"}
+_FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {"event_invoke", "environment"}
+_ENVIRONMENT_OPTIONS: Final = ExecutionEnvironment.model_fields.keys()
 _EVENT_OPTIONS: Final = EventInvokeConfig.model_fields.keys()
 _MAPPING_OPTIONS: Final = (QueueMapping.model_fields.keys() | StreamMapping.model_fields.keys()) - {
     "source", "function", "kind", "name",
 }  # fmt: skip
 _DESTINATIONS: Final = ("on_success", "on_failure", "dead_letter_queue")
+
+
+NO_FUNCTION: Final = Function(name="none")
+"""Whose parts an option of a new function replaces: the defaults."""
 
 
 class Hosted:
@@ -54,7 +63,7 @@ class Declarations(Mappings):
         self.control = control
         self._clock = clock
         self._hosted: dict[object, Hosted] = {}  # by name and by handler
-        self._handlers: dict[str, Callable[..., object]] = {}
+        self._handlers: dict[str, Callable[..., object] | None] = {}  # None: it has an environment
         self._queues: dict[str, QueueHandle] = {}
         self._streams: dict[str, StreamHandle] = {}
 
@@ -78,6 +87,19 @@ class Declarations(Mappings):
 
         return register if handler is None else register(handler)
 
+    def function_from(self, code: str | PathLike[str], /, **options: object) -> str:
+        """Make code that is no callable of this process a function of this engine; gives its name, which stands for
+        it everywhere.
+
+        The options are the fields of `ExecutionEnvironment`, `Function` and `EventInvokeConfig`; `name` is the code's
+        by default ('resize' of './resize'), and `runtime` the Python that runs this engine.
+        Raises InvalidParameterValue, ResourceConflict if the name is taken."""
+        by_default = {"name": PurePath(code).stem, "runtime": f"python{sys.version_info[0]}.{sys.version_info[1]}"}
+        fields = self._fields({**by_default, **options, "code": code}, NO_FUNCTION, with_environment=True)
+        function = validated(Function, fields, "a function")
+        self._declare(function, None)
+        return function.name
+
     def map(self, source: Source, function: Callable[..., object] | str, **options: object) -> MappingHandle:
         """Feed a queue or stream to a function. The options are the fields of `QueueMapping` or `StreamMapping`.
 
@@ -100,7 +122,7 @@ class Declarations(Mappings):
             try:
                 self.map(source, function, **of_mapping)
             except LambentError:
-                self._forget(function)
+                self._forget(self._name_of(function))
                 raise
             return function
 
@@ -138,7 +160,7 @@ class Declarations(Mappings):
         """The store's side. Raises EngineStopped if there is none."""
         raise NotImplementedError
 
-    def _host(self, function: Function, handler: Callable[..., object]) -> None:
+    def _host(self, function: Function, handler: Callable[..., object] | None) -> None:
         """Serve this function from now on, if anything is served."""
         raise NotImplementedError
 
@@ -147,44 +169,62 @@ class Declarations(Mappings):
         raise NotImplementedError
 
     def _register(self, handler: Callable[..., object], options: Mapping[str, object]) -> None:
-        fields = self._fields(options, EventInvokeConfig())
+        fields = self._fields(options, NO_FUNCTION)
         name = options.get("name", getattr(handler, "__name__", None))
         if name is None:
             raise InvalidParameterValue(f"name is missing: {handler!r} has none of its own")
-        function = validated(Function, {**fields, "name": name}, "a function")
+        self._declare(validated(Function, {**fields, "name": name}, "a function"), handler)
+
+    def _declare(self, function: Function, handler: Callable[..., object] | None) -> None:
         self.control.declare_function(function)
-        self._handlers[function.name] = handler
-        self._hosted[handler] = self._hosted[function.name] = Hosted(function)
+        self._know(function, handler)
         try:
             self._host(function, handler)
         except LambentError:
-            self._forget(handler)
+            self._forget(function.name)
             raise
 
-    def _forget(self, handler: Callable[..., object]) -> None:
-        hosted = self._hosted.pop(handler)
-        self._hosted.pop(hosted.name)
-        self._handlers.pop(hosted.name)
-        self.control.withdraw_function(hosted.name)
-        self._withdraw(hosted.name)
+    def _know(self, function: Function, handler: Callable[..., object] | None) -> None:
+        self._handlers[function.name] = handler
+        self._hosted[function.name] = hosted = Hosted(function)
+        if handler is not None:
+            self._hosted[handler] = hosted
+
+    def _forget(self, name: str) -> None:
+        del self._hosted[name]
+        handler = self._handlers.pop(name)
+        if handler is not None:
+            del self._hosted[handler]
+        self.control.withdraw_function(name)
+        self._withdraw(name)
 
     def _apply(self, function: Function) -> None:
         """The function's configuration changed."""
         handler = self._handlers[function.name]
         self.control.functions[function.name] = function
-        self._hosted[handler] = self._hosted[function.name] = Hosted(function)
+        self._know(function, handler)
         self._host(function, handler)
 
-    def _fields(self, options: Mapping[str, object], event_invoke: EventInvokeConfig) -> dict[str, object]:
-        """A function's options as fields of its configuration; those of its events replace parts of `event_invoke`."""
-        self._check_function_options(options)
+    def _fields(
+        self, options: Mapping[str, object], function: Function, *, with_environment: bool = False
+    ) -> dict[str, object]:
+        """A function's options as fields of its configuration; those of its events and of its environment replace parts
+        of what `function` has."""
+        self._check_function_options(options, with_environment)
         options = self._destinations(options)
         events = {key: value for key, value in options.items() if key in _EVENT_OPTIONS}
-        fields = {key: value for key, value in options.items() if key not in events}
-        return {**fields, "event_invoke": changed(event_invoke, events, "a function")} if events else fields
+        within = {key: value for key, value in options.items() if key in _ENVIRONMENT_OPTIONS}
+        fields = {key: value for key, value in options.items() if key not in events and key not in within}
+        if events:
+            fields["event_invoke"] = changed(function.event_invoke, events, "a function")
+        if within and function.environment is None:
+            fields["environment"] = validated(ExecutionEnvironment, within, "a function")
+        elif within and function.environment is not None:
+            fields["environment"] = changed(function.environment, within, "a function")
+        return fields
 
-    def _check_function_options(self, options: Mapping[str, object]) -> None:
-        known = _FUNCTION_OPTIONS | _EVENT_OPTIONS
+    def _check_function_options(self, options: Mapping[str, object], with_environment: bool = False) -> None:
+        known = _FUNCTION_OPTIONS | _EVENT_OPTIONS | (_ENVIRONMENT_OPTIONS if with_environment else set())
         for name in options:
             if name not in known:
                 raise InvalidParameterValue(unknown(name, known, "a function"))

@@ -347,7 +347,9 @@ class Engine(Declarations):
         if "name" in changes:
             raise InvalidParameterValue(f"name: {name} keeps its name; it is not an option of an update")
         known = await self.control.get_function(name)
-        updated = await self.control.update_function(name, self._fields(changes, known.event_invoke))
+        updated = await self.control.update_function(
+            name, self._fields(changes, known, with_environment=known.environment is not None)
+        )
         if name in self._handlers:
             self._apply(updated)
         return updated
@@ -358,7 +360,7 @@ class Engine(Declarations):
         name = self._named(function)
         await self.control.delete_function(name)
         if name in self._handlers:
-            self._forget(self._handlers[name])
+            self._forget(name)
 
     def store_in(self, store: str | Store, *, unless_named: bool = False) -> None:
         """Keep everything there instead; `unless_named`: only if the engine was made without a store. Before the start.
@@ -522,7 +524,7 @@ class Engine(Declarations):
             raise EngineStopped(NOT_STARTED)
         return self._life
 
-    def _host(self, function: Function, handler: Callable[..., object]) -> None:
+    def _host(self, function: Function, handler: Callable[..., object] | None) -> None:
         if self._life is not None:
             self._life.host(function, handler)
 
@@ -545,7 +547,7 @@ class Engine(Declarations):
         for name in list(self._handlers):
             function = stored.get(name)
             if function is None:
-                self._forget(self._handlers[name])
+                self._forget(name)
             elif function != self.control.functions[name]:
                 self._apply(function)
 

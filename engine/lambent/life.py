@@ -34,15 +34,17 @@ from lambent.ports import (
     Destination,
     EventQueue,
     QueueSource,
+    RuntimeSurroundings,
     Store,
     StreamSource,
     World,
 )
 from lambent.runtimes.in_process import InProcess
+from lambent.runtimes.routing import Router
 from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
 from lambent.settings import EngineSettings
-from lambent.sources import load_source
+from lambent.sources import load_runtime, load_source
 from lambent.telemetry import ABANDONED_HANDLERS, INVOCATIONS, OVERRUN_THREADS, Level, Telemetry
 from lambent.vitals import Vitals
 from lambent.watchdog import Watchdog
@@ -93,13 +95,14 @@ class Life:
         self._resolved: dict[str, Destination] = {}
         self._event_feed: EventFeed | None = None
         self._read_ahead = ReadAhead()
-        self._runtime = InProcess(world=world, threads=settings.threads, executor=executor)
+        in_process = InProcess(world=world, threads=settings.threads, executor=executor)
+        self._runtime = Router(in_process, load_runtime, RuntimeSurroundings(world, telemetry.log))
         self._closing.push_async_callback(self._runtime.close)
-        telemetry.gauge(ABANDONED_HANDLERS, self._runtime.abandoned)
-        telemetry.gauge(OVERRUN_THREADS, self._runtime.overruns)
+        telemetry.gauge(ABANDONED_HANDLERS, in_process.abandoned)
+        telemetry.gauge(OVERRUN_THREADS, in_process.overruns)
         self._concurrency = Concurrency(settings.account_concurrency, shared=True)
 
-    async def open(self, store: Store, handlers: Mapping[str, Callable[..., object]]) -> None:
+    async def open(self, store: Store, handlers: Mapping[str, Callable[..., object] | None]) -> None:
         """Connect, check and publish what is declared, and begin to serve. What fails is raised; `close` follows."""
         control, telemetry, world = self._control, self._telemetry, self._world
         for name, handler in handlers.items():
@@ -174,7 +177,7 @@ class Life:
         self._begin(self._beside, "queues", partial(self._follow_all, "queue", control.follow_queues))
         self._begin(self._beside, "streams", partial(self._follow_all, "stream", control.follow_streams))
 
-    def host(self, function: Function, handler: Callable[..., object]) -> None:
+    def host(self, function: Function, handler: Callable[..., object] | None) -> None:
         """Serve a function that is new or was changed."""
         self._host(function, handler)
         self._permits.changed()
@@ -182,6 +185,7 @@ class Life:
 
     def withdraw(self, name: str) -> None:
         """Serve a function no longer: what it reserved is free for others. What runs already ends as it began."""
+        self._runtime.withdraw(name)
         self._concurrency.reserve(name, None)
         self._permits.changed()
 
@@ -285,7 +289,7 @@ class Life:
 
     # --- what runs -------------------------------------------------------------------------------------------------
 
-    def _host(self, function: Function, handler: Callable[..., object]) -> None:
+    def _host(self, function: Function, handler: Callable[..., object] | None) -> None:
         self._runtime.register(function, handler)
         self._concurrency.reserve(function.name, function.reserved_concurrency)
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from lambent.configuration import Configuration, ExecutionEnvironment
 
 LATEST: Final = "$LATEST"
 MAXIMUM_SYNC_PAYLOAD_BYTES: Final = 6 * 1024 * 1024  # Lambda quotas: synchronous request payload
@@ -49,12 +51,6 @@ ResourceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,80}(\.fifo)?$")]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-class Configuration(BaseModel):
-    """Base of every configuration: unknown fields, NaN and wrong types are refused, and a value never changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
-
-
 class EventInvokeConfig(Configuration):
     """How asynchronous events of one function are retried and where their results go (PutFunctionEventInvokeConfig)."""
 
@@ -65,7 +61,8 @@ class EventInvokeConfig(Configuration):
 
 
 class Function(Configuration):
-    """A function's configuration (CreateFunction), with its asynchronous part."""
+    """A function's configuration (CreateFunction), with its asynchronous part. Without an `environment` it is a
+    callable of the engine's process."""
 
     name: FunctionName
     description: Annotated[str, Field(max_length=256)] = ""
@@ -76,6 +73,13 @@ class Function(Configuration):
     boundary: Literal["json", "reference"] = "json"
     dead_letter_queue: DestinationRef | None = None
     event_invoke: EventInvokeConfig = EventInvokeConfig()
+    environment: ExecutionEnvironment | None = None
+
+    @model_validator(mode="after")
+    def _a_process_takes_json(self) -> Function:
+        if self.environment is not None and self.boundary == "reference":
+            raise ValueError("boundary='reference' is for callables of this process: an environment gets JSON")
+        return self
 
     @property
     def destinations(self) -> dict[str, str]:
@@ -103,7 +107,7 @@ class EventSourceMapping(Configuration):
     batch_size: Annotated[int, Field(ge=1, le=10_000)]
     maximum_batching_window_seconds: Annotated[float, Field(ge=0, le=300)] = 0
     report_batch_item_failures: bool = False
-    filters: Annotated[list[Pattern], Field(max_length=10)] = []
+    filters: list[Pattern] = Field(default_factory=list, max_length=10)
 
     @property
     def called_qualifier(self) -> str | None:

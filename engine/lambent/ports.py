@@ -19,6 +19,7 @@ from lambent.model import (
     Depth,
     Event,
     EventFact,
+    Function,
     Invocation,
     Lease,
     Message,
@@ -73,6 +74,19 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Give up what runs; its calls answer `Unavailable`."""
+        ...
+
+
+class EnvironmentRuntime(Runtime, Protocol):
+    """Runs functions that have an `environment`: what an entry point of the group `lambent.runtimes` makes."""
+
+    def register(self, function: Function) -> None:
+        """Serve this function, or its new configuration; what runs already finishes on the old one. Whether its code is
+        there is found out when it is called."""
+        ...
+
+    def withdraw(self, name: str) -> None:
+        """Serve it no longer; what runs finishes."""
         ...
 
 
@@ -442,3 +456,11 @@ class World:
     new_id: Callable[[], str]  # a lower-case uuid4
     region: str = DEFAULT_REGION
     account_id: str = DEFAULT_ACCOUNT_ID
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSurroundings:
+    """What an `EnvironmentRuntime` is made with. `log(level, event, **fields)` says what happens to environments."""
+
+    world: World
+    log: Callable[..., None]

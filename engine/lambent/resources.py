@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from os import PathLike
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 from lambent.context import current_invocation
@@ -252,6 +253,10 @@ class Functions:
             return function
 
         return register if handler is None else register(handler)
+
+    def function_from(self, code: str | PathLike[str], /, **options: object) -> None:
+        """As `engine.function_from`."""
+        self._declarations.append(lambda engine: engine.function_from(code, **options))
 
     def on(self, source: str, **options: object) -> Callable[[F], F]:
         """As `engine.on`."""

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
-from lambent.model import Configuration
+from lambent.configuration import Configuration
 from lambent.semantics.backoff import ASYNC_RETRY_SECONDS
 from lambent.semantics.concurrency import ACCOUNT_CONCURRENCY
 

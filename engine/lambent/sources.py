@@ -1,8 +1,8 @@
-"""Sources and stores by URL: found through the entry point groups `lambent.sources` ('kafka://…') and `lambent.stores`
-('redis://…').
+"""Sources and stores by URL, and runtimes by family: found through the entry point groups `lambent.sources` ('kafka://…'),
+`lambent.stores` ('redis://…') and `lambent.runtimes` ('nodejs').
 
-Decides which installed package serves a scheme, and what to say if none does; which file a SQLite store's URL names.
-What a source is, is decided in `ports.py`.
+Decides which installed package serves a scheme or family, and what to say if none does; which file a SQLite store's URL
+names. What a source is, is decided in `ports.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote
 
 from lambent.errors import InvalidParameterValue
-from lambent.ports import QueueSource, Store, StreamSource, World
+from lambent.ports import EnvironmentRuntime, QueueSource, RuntimeSurroundings, Store, StreamSource, World
 from lambent.stores.memory import MemoryStore
 
 GROUP: Final = "lambent.sources"
 STORES: Final = "lambent.stores"
+RUNTIMES: Final = "lambent.runtimes"
 _ON_REDIS: Final = [
     f"{redis}{kind}{group}"
     for redis in ("redis", "rediss")
@@ -57,6 +58,29 @@ class StoreFactory(Protocol):
     InvalidParameterValue that says what to write."""
 
     def __call__(self, url: str) -> Store: ...
+
+
+class RuntimeFactory(Protocol):
+    """What an entry point of `lambent.runtimes` names, by the family of runtime identifiers that it serves."""
+
+    def __call__(self, surroundings: RuntimeSurroundings) -> EnvironmentRuntime: ...
+
+
+def load_runtime(family: str) -> RuntimeFactory:
+    """What runs functions of this family ('nodejs' for 'nodejs22.x'). Raises InvalidParameterValue that says what to
+    install."""
+    found = {entry.name: entry for entry in entry_points(group=RUNTIMES)}
+    if family not in found:
+        known = f"Those that are there: {', '.join(sorted(found))}." if found else "None is installed."
+        raise InvalidParameterValue(
+            f"nothing here runs runtimes of the family {family!r}. Install a package that brings an entry point "
+            f"{family!r} of the group {RUNTIMES!r}. {known}"
+        )
+    try:
+        factory: RuntimeFactory = found[family].load()
+    except ImportError as error:
+        raise InvalidParameterValue(f"what runs {family!r} cannot be loaded: {error}") from error
+    return factory
 
 
 def load_source(url: str) -> SourceFactory:

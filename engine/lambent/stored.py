@@ -49,12 +49,18 @@ def is_deleted(document: Document) -> bool:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, str]:
-    """What changed, field by field: {"batch_size": "5 -> 6"}, {"event_invoke.maximum_retry_attempts": "2 -> 0"}."""
+    """What changed, field by field: {"batch_size": "5 -> 6"}, {"event_invoke.maximum_retry_attempts": "2 -> 0"}. Of
+    an environment's variables only the names: their values may be secrets, and this is for logs."""
     found: dict[str, str] = {}
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found |= difference(old, new, f"{within}{name}.")
         elif old != new:
-            found[f"{within}{name}"] = f"{old!r} -> {new!r}"
+            secret = within.endswith("variables.")
+            found[f"{within}{name}"] = "changed" if secret else f"{_shown(old)!r} -> {_shown(new)!r}"
     return found
+
+
+def _shown(value: object) -> object:
+    return {**value, "variables": "…"} if isinstance(value, Mapping) and "variables" in value else value

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from lambent.configuration import Configuration
 from lambent.errors import InvalidParameterValue
-from lambent.model import Configuration
 
 C = TypeVar("C", bound=Configuration)
 
@@ -67,7 +67,9 @@ def _sentence(error: Mapping[str, Any], name: str, model: type[Configuration], w
     if kind == "missing":
         return f"{name} is missing; it must be {allowed(model, name)}"
     reason = str(error["ctx"]["error"]) if kind == "value_error" else f"it must be {allowed(model, name)}"
-    return f"{name}: {_short(error['input'])} is not allowed; {reason}"
+    # a field that is not in the repr may hold secrets
+    given = _short(error["input"]) if model.model_fields[name].repr or error["input"] is None else "what was given"
+    return f"{name}: {given} is not allowed; {reason}"
 
 
 def _short(value: object) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from lambent import Engine, EngineSettings, InvalidParameterValue
+from lambent.configuration import Configuration, ExecutionEnvironment
 from lambent.model import (
-    Configuration,
     EventInvokeConfig,
     Function,
     Queue,
@@ -26,6 +26,7 @@ from lambent.validation import allowed, validated
 NEEDED: dict[type[Configuration], dict[str, object]] = {
     EventInvokeConfig: {},
     Function: {"name": "f"},
+    ExecutionEnvironment: {"runtime": "provided.al2023", "code": "folder"},
     QueueMapping: {"source": "queue:q", "function": "f", "maximum_batching_window_seconds": 1},
     StreamMapping: {"source": "stream:s", "function": "f"},
     Queue: {"name": "q"},
@@ -35,6 +36,8 @@ NEEDED: dict[type[Configuration], dict[str, object]] = {
 TOGETHER: dict[tuple[type[Configuration], str], dict[str, object]] = {  # what a value is only allowed with
     (StreamMapping, "starting_position_timestamp"): {"starting_position": "AT_TIMESTAMP"},
     (Queue, "max_receive_count"): {"dead_letter_queue": "dead"},
+    (ExecutionEnvironment, "application_log_level"): {"log_format": "JSON"},
+    (ExecutionEnvironment, "system_log_level"): {"log_format": "JSON"},
 }
 FIELDS = [(model, name) for model in NEEDED for name in model.model_fields]
 

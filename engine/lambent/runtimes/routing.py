@@ -1,0 +1,100 @@
+"""Which runtime runs which function: callables this process, environments whoever serves their runtime's family.
+
+Decides only that. A family that nobody serves is no reason to refuse a declaration, which may be meant for another
+engine of the store: its functions fail when they are called, in words that say what to install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lambent.errors import InvalidParameterValue
+from lambent.model import Failed, Function, Invocation, Outcome
+from lambent.ports import Call, EnvironmentRuntime, Runtime, RuntimeSurroundings
+from lambent.runtimes.in_process import InProcess
+
+Load = Callable[[str], Callable[[RuntimeSurroundings], EnvironmentRuntime]]
+
+
+class Router:
+    """A Runtime made of others. `load` gives the factory for a family; those that are the same thing are made once."""
+
+    def __init__(self, in_process: InProcess, load: Load, surroundings: RuntimeSurroundings) -> None:
+        self._in_process = in_process
+        self._load = load
+        self._surroundings = surroundings
+        self._made: dict[object, EnvironmentRuntime] = {}
+        self._elsewhere: dict[str, EnvironmentRuntime] = {}  # by function
+
+    def register(self, function: Function, handler: Callable[..., object] | None) -> None:
+        """Serve it from now on, with this configuration. Raises InvalidParameterValue if `handler` cannot be called."""
+        if handler is not None:
+            self._in_process.register(function, handler)
+            self.withdraw(function.name)
+            return
+        assert function.environment is not None, f"{function.name} has neither a handler nor an environment"
+        runtime = self._of(function.environment.family)
+        if self._elsewhere.get(function.name, runtime) is not runtime:
+            self.withdraw(function.name)
+        runtime.register(function)
+        self._elsewhere[function.name] = runtime
+
+    def withdraw(self, name: str) -> None:
+        """Serve it no longer; what runs finishes."""
+        if (runtime := self._elsewhere.pop(name, None)) is not None:
+            runtime.withdraw(name)
+
+    def start(
+        self,
+        invocation: Invocation,
+        ended: Callable[[Outcome], None],
+        started: Callable[[], None],
+        respond: Callable[[bytes], None],
+    ) -> Call:
+        """As `ports.Runtime.start`."""
+        runtime: Runtime = self._elsewhere.get(invocation.function, self._in_process)
+        return runtime.start(invocation, ended, started, respond)
+
+    async def close(self) -> None:
+        """Give up what runs, everywhere."""
+        try:
+            await self._in_process.close()
+        finally:
+            for runtime in self._made.values():
+                await runtime.close()
+
+    def _of(self, family: str) -> EnvironmentRuntime:
+        try:
+            factory: Callable[[RuntimeSurroundings], EnvironmentRuntime] = self._load(family)
+        except InvalidParameterValue as error:
+            self._surroundings.log("warning", "functions of a runtime will fail", family=family, reason=error.message)
+            return _Missing(error.message)
+        if factory not in self._made:
+            self._made[factory] = factory(self._surroundings)
+        return self._made[factory]
+
+
+class _Missing:
+    """What nobody serves."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def register(self, function: Function) -> None: ...
+
+    def withdraw(self, name: str) -> None: ...
+
+    def start(
+        self,
+        invocation: Invocation,
+        ended: Callable[[Outcome], None],
+        started: Callable[[], None],
+        respond: Callable[[bytes], None],
+    ) -> Call:
+        message = f"RequestId: {invocation.request_id} Error: {self._reason}"
+        ended(Failed({"errorType": "Runtime.InvalidEntrypoint", "errorMessage": message}))
+        return self
+
+    def abandon(self) -> None: ...
+
+    async def close(self) -> None: ...
