@@ -359,6 +359,7 @@ class Life:
     async def _open_loop(self, stored: StoredMapping) -> Loop:
         mapping = stored.mapping
         await self._control.learn(mapping.source)
+        self._telemetry.mappings[stored.id] = mapping.source, mapping.function
         if isinstance(mapping, QueueMapping):
             if self._concurrency.limit_mapping(stored.id, mapping.maximum_concurrency):
                 self._permits.changed()

@@ -123,10 +123,15 @@ def _sqlite_path(url: str) -> str:
     return path
 
 
+def without_password(url: str) -> str:
+    """As it may be shown to anybody."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
 def _load(url: str, group: str, kind: str) -> Any:
     """What the entry point of a URL's scheme names. Raises InvalidParameterValue that says what to install."""
-    scheme, _, rest = url.partition("://")
-    shown = f'"{scheme}://{rest.rpartition("@")[2]}"'  # no password in a message
+    scheme, shown = url.partition("://")[0], f'"{without_password(url)}"'
     found = {entry.name: entry for entry in entry_points(group=group)}
     if scheme in found:
         try:

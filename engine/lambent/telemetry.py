@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 INVOCATIONS: Final = "Invocations"
 ERRORS: Final = "Errors"
@@ -42,40 +42,151 @@ ABANDONED_HANDLERS: Final = "AbandonedHandlers"
 OVERRUN_THREADS: Final = "OverrunThreads"
 LOOP_BLOCKED: Final = "LoopBlocked"
 UNAVAILABLE: Final = "Unavailable"
+# ours: whether the engine finds itself well
+HEALTHY: Final = "Healthy"
 
-WIRE: Final[Mapping[str, tuple[str, str]]] = {
-    INVOCATIONS: ("lambent_invocations_total", "faas.invocations"),
-    ERRORS: ("lambent_errors_total", "faas.errors"),
-    DURATION: ("lambent_invoke_duration_seconds", "faas.invoke_duration"),
-    THROTTLES: ("lambent_throttles_total", "lambent.throttles"),
-    CONCURRENT_EXECUTIONS: ("lambent_concurrent_executions", "lambent.concurrent_executions"),
-    ITERATOR_AGE: ("lambent_iterator_age_seconds", "lambent.iterator_age"),
-    OFFSET_LAG: ("lambent_offset_lag", "lambent.offset_lag"),
-    ASYNC_EVENTS_RECEIVED: ("lambent_async_events_received_total", "messaging.client.sent.messages"),
-    ASYNC_EVENT_AGE: ("lambent_async_event_age_seconds", "lambent.async_event_age"),
-    ASYNC_EVENTS_DROPPED: ("lambent_async_events_dropped_total", "lambent.async_events_dropped"),
-    DEAD_LETTER_ERRORS: ("lambent_dead_letter_errors_total", "lambent.dead_letter_errors"),
-    DESTINATION_DELIVERY_FAILURES: ("lambent_destination_delivery_failures_total", "lambent.destination_failures"),
-    RECURSIVE_INVOCATIONS_DROPPED: ("lambent_recursive_invocations_dropped_total", "lambent.recursive_invocations"),
-    POLLED_EVENT_COUNT: ("lambent_polled_events_total", "messaging.client.consumed.messages"),
-    FILTERED_OUT_EVENT_COUNT: ("lambent_filtered_out_events_total", "lambent.filtered_out_events"),
-    INVOKED_EVENT_COUNT: ("lambent_invoked_events_total", "lambent.invoked_events"),
-    FAILED_INVOKE_EVENT_COUNT: ("lambent_failed_invoke_events_total", "lambent.failed_invoke_events"),
-    DROPPED_EVENT_COUNT: ("lambent_dropped_events_total", "lambent.dropped_events"),
-    DELETED_EVENT_COUNT: ("lambent_deleted_events_total", "lambent.deleted_events"),
-    ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT: (
+
+class OnWire(NamedTuple):
+    """A metric as others see it; times are in seconds there as here. A gauge that is observed is its last value."""
+
+    prometheus: str
+    opentelemetry: str
+    kind: Literal["counter", "gauge", "summary"]
+    meaning: str
+
+
+WIRE: Final[Mapping[str, OnWire]] = {
+    INVOCATIONS: OnWire(
+        "lambent_invocations_total", "faas.invocations", "counter", "Calls that ran, whatever came of them."
+    ),
+    ERRORS: OnWire("lambent_errors_total", "faas.errors", "counter", "Calls that ended with an error of the function."),
+    DURATION: OnWire("lambent_invoke_duration_seconds", "faas.invoke_duration", "summary", "How long calls ran."),
+    THROTTLES: OnWire(
+        "lambent_throttles_total", "lambent.throttles", "counter", "Calls that were not begun, for want of room."
+    ),
+    CONCURRENT_EXECUTIONS: OnWire(
+        "lambent_concurrent_executions", "lambent.concurrent_executions", "gauge", "Calls that run now."
+    ),
+    ITERATOR_AGE: OnWire(
+        "lambent_iterator_age_seconds",
+        "lambent.iterator_age",
+        "gauge",
+        "How old the last record of the latest batch was when it was handed over.",
+    ),
+    OFFSET_LAG: OnWire(
+        "lambent_offset_lag", "lambent.offset_lag", "gauge", "Records that a shard has and that were not read yet."
+    ),
+    ASYNC_EVENTS_RECEIVED: OnWire(
+        "lambent_async_events_received_total",
+        "messaging.client.sent.messages",
+        "counter",
+        "Asynchronous events that were accepted.",
+    ),
+    ASYNC_EVENT_AGE: OnWire(
+        "lambent_async_event_age_seconds",
+        "lambent.async_event_age",
+        "summary",
+        "How old asynchronous events were when they were tried.",
+    ),
+    ASYNC_EVENTS_DROPPED: OnWire(
+        "lambent_async_events_dropped_total",
+        "lambent.async_events_dropped",
+        "counter",
+        "Asynchronous events that were given up.",
+    ),
+    DEAD_LETTER_ERRORS: OnWire(
+        "lambent_dead_letter_errors_total",
+        "lambent.dead_letter_errors",
+        "counter",
+        "Attempts to write to a dead-letter queue that failed.",
+    ),
+    DESTINATION_DELIVERY_FAILURES: OnWire(
+        "lambent_destination_delivery_failures_total",
+        "lambent.destination_failures",
+        "counter",
+        "Attempts to deliver to a destination that failed.",
+    ),
+    RECURSIVE_INVOCATIONS_DROPPED: OnWire(
+        "lambent_recursive_invocations_dropped_total",
+        "lambent.recursive_invocations",
+        "counter",
+        "Calls that were refused because a function called itself on and on.",
+    ),
+    POLLED_EVENT_COUNT: OnWire(
+        "lambent_polled_events_total",
+        "messaging.client.consumed.messages",
+        "counter",
+        "Records or messages that were read.",
+    ),
+    FILTERED_OUT_EVENT_COUNT: OnWire(
+        "lambent_filtered_out_events_total",
+        "lambent.filtered_out_events",
+        "counter",
+        "Records or messages that no filter let pass.",
+    ),
+    INVOKED_EVENT_COUNT: OnWire(
+        "lambent_invoked_events_total",
+        "lambent.invoked_events",
+        "counter",
+        "Records or messages with which the function was called; each attempt counts.",
+    ),
+    FAILED_INVOKE_EVENT_COUNT: OnWire(
+        "lambent_failed_invoke_events_total",
+        "lambent.failed_invoke_events",
+        "counter",
+        "Records or messages whose call failed; each attempt counts.",
+    ),
+    DROPPED_EVENT_COUNT: OnWire(
+        "lambent_dropped_events_total", "lambent.dropped_events", "counter", "Records or messages that were given up."
+    ),
+    DELETED_EVENT_COUNT: OnWire(
+        "lambent_deleted_events_total",
+        "lambent.deleted_events",
+        "counter",
+        "Messages that were deleted from their queue, done.",
+    ),
+    ON_FAILURE_DESTINATION_DELIVERED_EVENT_COUNT: OnWire(
         "lambent_on_failure_destination_delivered_events_total",
         "lambent.on_failure_delivered_events",
+        "counter",
+        "Records that were given up and delivered to the on-failure destination.",
     ),
-    DELIVERED_EVENT_COUNT: ("lambent_delivered_events_total", "lambent.delivered_events"),
-    LOST_EVENT_COUNT: ("lambent_lost_events_total", "lambent.lost_events"),
-    OVERRUN_EVENT_COUNT: ("lambent_overrun_events_total", "lambent.overrun_events"),
-    ABANDONED_HANDLERS: ("lambent_abandoned_handlers", "lambent.abandoned_handlers"),
-    OVERRUN_THREADS: ("lambent_overrun_threads", "lambent.overrun_threads"),
-    LOOP_BLOCKED: ("lambent_loop_blocked_seconds", "lambent.loop_blocked"),
-    UNAVAILABLE: ("lambent_unavailable_total", "lambent.unavailable"),
+    DELIVERED_EVENT_COUNT: OnWire(
+        "lambent_delivered_events_total", "lambent.delivered_events", "counter", "Records that were done."
+    ),
+    LOST_EVENT_COUNT: OnWire(
+        "lambent_lost_events_total", "lambent.lost_events", "counter", "Records that were gone before they were read."
+    ),
+    OVERRUN_EVENT_COUNT: OnWire(
+        "lambent_overrun_events_total",
+        "lambent.overrun_events",
+        "counter",
+        "Events, records or messages whose call outlasted the right to it.",
+    ),
+    ABANDONED_HANDLERS: OnWire(
+        "lambent_abandoned_handlers",
+        "lambent.abandoned_handlers",
+        "gauge",
+        "Coroutines that were given up and have not ended.",
+    ),
+    OVERRUN_THREADS: OnWire(
+        "lambent_overrun_threads",
+        "lambent.overrun_threads",
+        "gauge",
+        "Threads whose call was given up and has not ended.",
+    ),
+    LOOP_BLOCKED: OnWire(
+        "lambent_loop_blocked_seconds",
+        "lambent.loop_blocked",
+        "summary",
+        "How long the event loop was blocked, each time that it was.",
+    ),
+    UNAVAILABLE: OnWire(
+        "lambent_unavailable_total", "lambent.unavailable", "counter", "Calls that found no environment."
+    ),
+    HEALTHY: OnWire("lambent_healthy", "lambent.healthy", "gauge", "1 while the engine is green, 0 while it is red."),
 }
-"""AWS's name: (Prometheus's, OpenTelemetry's). Times are in seconds on the wire as here."""
+"""By AWS's name, which is the one on every screen."""
 
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -118,6 +229,8 @@ class Telemetry:
         self._summaries: dict[str, dict[str, Summary]] = {}
         self._gauges: dict[str, Callable[[], Mapping[str, float]]] = {}
         self._subscribers: tuple[StepCallback, ...] = ()
+        self.mappings: dict[str, tuple[str, str]] = {}
+        """Source and function of each mapping that ran here, by the id that is its subject."""
 
     def count(self, metric: str, subject: str, amount: float = 1) -> None:
         """Add to a counter."""
@@ -180,11 +293,11 @@ class Telemetry:
         getattr(structlog.get_logger("lambent"), level)(event, **fields)
 
     def snapshot(self) -> dict[str, Measured]:
-        """`{metric: {subject: number or {count, sum, min, max, last}}}`, a copy."""
-        found: dict[str, Measured] = {metric: dict(counters) for metric, counters in self._counters.items()}
-        for metric, summaries in self._summaries.items():
-            found[metric] = {subject: summary.as_dict() for subject, summary in summaries.items()}
-        for metric, read in self._gauges.items():
+        """`{metric: {subject: number or {count, sum, min, max, last}}}`, a copy. May be asked for by any thread."""
+        found: dict[str, Measured] = {metric: dict(counters) for metric, counters in list(self._counters.items())}
+        for metric, summaries in list(self._summaries.items()):
+            found[metric] = {subject: summary.as_dict() for subject, summary in list(summaries.items())}
+        for metric, read in list(self._gauges.items()):
             found[metric] = dict(read())
         return found
 

@@ -9,13 +9,15 @@ import socket
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
 from typer.testing import CliRunner
 
 from lambent.cli.app import app
-from lambent.cli.health import MAXIMUM_CONNECTIONS, MAXIMUM_REQUEST_BYTES, address, endpoint
+from lambent.cli.endpoint import MAXIMUM_CONNECTIONS, MAXIMUM_REQUEST_BYTES, address, endpoint
+from lambent.cli.health import answered
 from lambent.errors import EngineStopped, InvalidParameterValue
 from lambent.semantics.health import BLOCKED, Health, judge
 from tests.cli.test_run import line_with, running
@@ -96,16 +98,16 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
      ("[::1]:80", ("::1", 80)), ("localhost:0", ("localhost", 0))],
 )  # fmt: skip
 def test_an_address_without_a_host_is_on_this_machine_only(text: str, meant: tuple[str, int]) -> None:
-    assert address(text) == meant
+    assert address("health", text) == meant
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", "1:2:3", "host:99999", "host:80/path", "a@b:80"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameterValue, match="write PORT"):
-        address(text)
+        address("health", text)
 
 
-async def asked(port: int, request: bytes) -> bytes:
+async def asked(port: int | None, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -118,7 +120,8 @@ async def asked(port: int, request: bytes) -> bytes:
 
 async def test_an_engine_that_is_red_answers_503_with_the_reason() -> None:
     said = [GREEN, RED]
-    async with endpoint("127.0.0.1", 0, lambda: said.pop(0)) as port:
+    async with endpoint("127.0.0.1", 0, {"/health": lambda: answered(lambda: said.pop(0))}) as url:
+        port = urlsplit(url).port
         green, red = [await asked(port, b"GET /health HTTP/1.1\r\n\r\n") for _ in range(2)]
     assert green.startswith(b"HTTP/1.1 200 OK\r\n")
     assert red.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -129,7 +132,8 @@ async def test_what_is_too_long_or_no_request_is_not_answered_and_others_are() -
     def ask() -> Health:
         raise EngineStopped("gone")
 
-    async with endpoint("127.0.0.1", 0, ask) as port:
+    async with endpoint("127.0.0.1", 0, {"/health": lambda: answered(ask)}) as url:
+        port = urlsplit(url).port
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAXIMUM_CONNECTIONS - 1)]
         assert await asked(port, b"x" * (2 * MAXIMUM_REQUEST_BYTES)) == b""
         assert (await asked(port, b"\r\n\r\n")).startswith(b"HTTP/1.1 404")

@@ -42,7 +42,13 @@ def test_a_snapshot_does_not_move_when_counting_goes_on() -> None:
 def test_every_metric_has_its_names_on_the_wire() -> None:
     own = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     assert own == WIRE.keys()
-    assert len({prometheus for prometheus, _ in WIRE.values()}) == len(WIRE)
+    assert (
+        len({wire.prometheus for wire in WIRE.values()}) == len(WIRE) == len({w.opentelemetry for w in WIRE.values()})
+    )
+    for wire in WIRE.values():
+        assert wire.prometheus.startswith("lambent_")
+        assert wire.prometheus.endswith("_total") == (wire.kind == "counter")
+        assert wire.prometheus.endswith("_seconds") == wire.meaning.startswith("How "), "times say their unit"
 
 
 def test_subscribers_see_each_step_until_they_leave() -> None:

@@ -1,6 +1,7 @@
 """`lambent run`: an engine served until it is told to end.
 
-Decides which store it has, how its log looks, and when code that changed is loaded anew. How an engine starts, drains
+Decides which store it has, how its log looks, what it answers at which address, and when code that changed is loaded
+anew. How an engine starts, drains
 and stops is `Engine.run`'s.
 """
 
@@ -12,22 +13,26 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from enum import StrEnum
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
-from lambent.cli.health import LOOPBACK, PATH, address, endpoint
+from lambent.cli.endpoint import HEALTH, LOOPBACK, METRICS, Answer, address, endpoint
+from lambent.cli.health import answered
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, SIGNALLED, USAGE, fail
-from lambent.errors import LambentError, StoreUnavailable
+from lambent.errors import InvalidParameterValue, LambentError, StoreUnavailable
 
 if TYPE_CHECKING:  # no other command needs an engine, nor a log
     from lambent.engine import Engine
 
+ADDRESS = "[HOST:]PORT"
 MAXIMUM_NAMES = 10  # of functions and mappings that the first line tells
 
 
@@ -47,7 +52,10 @@ def run(
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when Python files beside it change.")] = False,
     health: Annotated[
         str | None,
-        typer.Option(metavar="[HOST:]PORT", help=f"Answer GET {PATH} there: 200 or 503; without a host on {LOOPBACK}."),
+        typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar=ADDRESS, help=f"Answer Prometheus's GET {METRICS} there, and {HEALTH}.")
     ] = None,
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
@@ -58,7 +66,8 @@ def run(
     The first signal drains: nothing new is begun, and what runs may end. A second one stops at once, and the exit code
     is 128 and its number. Nothing is lost either way, nor by kill -9."""
     if reload:
-        raise typer.Exit(_serve_anew(target, store, health, log_format))
+        named: dict[str, str | None] = {"store": store, "health": health, "metrics": metrics, "log-format": log_format}
+        raise typer.Exit(_serve_anew(target, named))
     import structlog
 
     from lambent.cli.loading import load_engine
@@ -69,7 +78,7 @@ def run(
     gc.collect()
     gc.freeze()  # what is loaded stays: to look through it again and again is a tenth of an engine's work
     try:
-        listening = None if health is None else address(health)
+        listening = _listening(engine, health, metrics)
         engine.store_in(store or DEFAULT_STORE, unless_named=store is None)
         serving = partial(_tell_and_wait, engine, listening)
         stopped_by = engine.run(serving, told=partial(_tell_signal, engine))
@@ -80,12 +89,38 @@ def run(
         raise typer.Exit(SIGNALLED + stopped_by)
 
 
-async def _tell_and_wait(engine: Engine, listening: tuple[str, int] | None) -> None:
+_Listening = dict[tuple[str, int], dict[str, Callable[[], Answer]]]
+"""By address, what is answered there."""
+
+
+def _listening(engine: Engine, health: str | None, metrics: str | None) -> _Listening:
+    """Raises InvalidParameterValue for what is no address, or if nothing is there to tell metrics."""
+    answers: _Listening = {}
+    if health is not None:
+        answers[address("health", health)] = {HEALTH: partial(answered, engine.health)}
+    if metrics is not None:
+        answers[address("metrics", metrics)] = {METRICS: _metrics(engine), HEALTH: partial(answered, engine.health)}
+    return answers
+
+
+def _metrics(engine: Engine) -> Callable[[], Answer]:
+    """All that this process counts with prometheus_client: also what its functions count, and its memory and files."""
+    try:
+        from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+        from lambent.prometheus import EngineCollector
+    except ImportError as missing:
+        raise InvalidParameterValue(f"metrics: they need {missing.name}: pip install 'lambent[metrics]'") from missing
+    REGISTRY.register(EngineCollector(engine))
+    return lambda: (HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY))
+
+
+async def _tell_and_wait(engine: Engine, listening: _Listening) -> None:
     async with AsyncExitStack() as stack:
-        where = {}
-        if listening is not None:
-            host, port = listening[0], await stack.enter_async_context(endpoint(*listening, engine.health))
-            where = {"health": f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"}
+        where: dict[str, str] = {}
+        for (host, port), paths in listening.items():
+            url = await stack.enter_async_context(endpoint(host, port, paths))
+            where |= {path.strip("/"): f"{url}{path}" for path in paths if path.strip("/") not in where}
         _tell(engine, where)
         await asyncio.Event().wait()
 
@@ -147,15 +182,13 @@ class _Stderr:
 # --------------------------------------------------------------------------- reloading
 
 
-def _serve_anew(target: str, store: str | None, health: str | None, log_format: LogFormat | None) -> int:
+def _serve_anew(target: str, named: Mapping[str, str | None]) -> int:
     """Serve in a process of its own, and in another one each time that code has changed; gives the last one's exit
     code. One that could not start waits for the next change."""
     import watchfiles  # only here
 
     command = [sys.executable, "-m", "lambent.cli", "run", target]
-    command += ["--store", store] if store else []
-    command += ["--health", health] if health else []
-    command += ["--log-format", log_format.value] if log_format else []
+    command += [word for name, value in named.items() if value for word in (f"--{name}", value)]
     child = subprocess.Popen(command)  # noqa: S603  our own program, with what we were given
     ending = threading.Event()
 

@@ -90,11 +90,11 @@ class InProcess:
 
     def abandoned(self) -> Mapping[str, int]:
         """Coroutine handlers, by function, that were given up and have not ended."""
-        return Counter(self._abandoned.values())
+        return Counter(list(self._abandoned.values()))
 
     def overruns(self) -> Mapping[str, int]:
         """Threads, by function, whose call was given up and has not ended."""
-        return +self._plain.overruns
+        return +self._plain.overruns.copy()
 
     def start(
         self,

@@ -209,7 +209,7 @@ class Concurrency:
 
     def running(self) -> Mapping[str, int]:
         """How many invocations of each function run now (only functions with any)."""
-        return {name: state.in_use for name, state in self._functions.items() if state.in_use}
+        return {name: state.in_use for name, state in list(self._functions.items()) if state.in_use}
 
     def running_of(self, mapping: str) -> int:
         """How many invocations of a mapping run now; 0 for one that has no limit of its own."""
