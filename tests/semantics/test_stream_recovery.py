@@ -86,14 +86,46 @@ def test_the_shard_moves_on_when_the_destination_will_not_have_the_report(kind: 
 # --------------------------------------------------------------------------- attempts
 
 
-def test_an_attempt_is_recorded_before_it_begins() -> None:
-    play = driver(batch_size=3).put(6)
+@pytest.mark.parametrize("limited", [{"maximum_retry_attempts": 5}, {"bisect_batch_on_function_error": True}])
+def test_an_attempt_is_recorded_before_it_begins(limited: dict[str, Any]) -> None:
+    play = driver(batch_size=3, **limited).put(6)
     step = play.until(Checkpoint)
     assert step.progress == Progress(position(0), (Piece(position(1), position(3), 1),))
     asked = play.ask()
     assert asked is None or isinstance(asked, Fetch), "nothing is invoked before that is stored"
     play.answer(step)
     assert numbers(play.until(Invoke).records) == [1, 2, 3]
+
+
+def test_where_tries_are_endless_an_attempt_begins_while_it_is_being_recorded() -> None:
+    play = driver(batch_size=2).put(6)
+    first = play.until(Checkpoint)
+    assert numbers(play.until(Invoke).records) == [1, 2]
+    assert first in play.in_flight
+
+
+def test_it_runs_one_batch_ahead_of_what_is_stored_and_never_two() -> None:
+    play = driver(batch_size=2).put(6)
+    begins = play.until(Checkpoint)
+    play.answer(begins)
+    play.answer(play.until(Invoke))
+    settles = play.until(Checkpoint)
+    play.answer(play.until(Invoke))
+    while (step := play.ask()) is not None:
+        assert isinstance(step, Fetch), "the third batch waits until the first is settled"
+    play.answer(settles)
+    assert play.until(Checkpoint).progress.position == position(4)
+    assert numbers(play.until(Invoke).records) == [5, 6]
+
+
+def test_an_attempt_that_fails_before_it_is_recorded_waits_for_its_retry_all_the_same() -> None:
+    play = driver(batch_size=2, function=lambda call: ERROR).put(2)
+    begins = play.until(Checkpoint)
+    play.answer(play.until(Invoke))
+    play.answer(begins)
+    again = play.until(Wait)
+    assert again.until > play.now
+    assert [call.attempt for call in play.calls] == [1]
 
 
 def test_one_checkpoint_settles_a_batch_and_begins_the_next() -> None:

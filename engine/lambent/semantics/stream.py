@@ -8,6 +8,10 @@ go is in `watermark.py`, a window's arithmetic in `windows.py`, what a batch res
 
 Rules: Lambda developer guide, «Kinesis: processing and error handling», and recordings of AWS's pollers. Where AWS is
 silent: halves of a batch run at once and use up no retry; only a repeated try of the same records waits.
+
+An attempt begins when it is recorded, so that a record which kills the engine is given up some time. Where tries are
+endless that changes nothing, and the attempt runs while the checkpoint that records it is under way: one batch ahead of
+what is stored, never two.
 """
 
 from __future__ import annotations
@@ -114,6 +118,7 @@ class ShardConsumer:
         self._accepts = accepts
         age = config.maximum_record_age_seconds
         self._maximum_age = retention_seconds if age == -1 else min(age, retention_seconds)
+        self._endless = config.maximum_retry_attempts == -1 and not config.bisect_batch_on_function_error
         self._watermark = Watermark(progress.position)
         self._read_to = progress.position
         self._restored = {piece.first: piece for piece in progress.pieces}
@@ -155,7 +160,7 @@ class ShardConsumer:
         return Wait(wake) if wake < inf else None
 
     def _lane_next(self, lane: _Lane, now: float, epoch: float) -> Invoke | ReportBatch | _Batch | float | None:
-        """A step, a batch whose attempt must be recorded before it, a time to look again, or nothing."""
+        """A step, a batch whose attempt is to be recorded before it, a time to look again, or nothing."""
         if lane.handed_out:
             return None
         while lane.report is None:
@@ -165,6 +170,9 @@ class ShardConsumer:
                     return look_again
                 continue
             batch = lane.batches[0]
+            if self._endless and batch in self._beginning and not self._draining:
+                self._beginning.remove(batch)
+                batch.begun = True
             if batch.begun:
                 lane.handed_out = True
                 return Invoke(lane.index, batch.records, batch.attempts, self._window, batch.final)

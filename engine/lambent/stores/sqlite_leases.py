@@ -17,7 +17,7 @@ import apsw
 from lambent.model import Checkpoint, Lease, Settled
 from lambent.ports import Holdings, World
 from lambent.semantics.concurrency import Demand
-from lambent.semantics.progress import progress_of, progress_text
+from lambent.semantics.progress import progress_of, progress_text, seek_of
 from lambent.stores.sqlite_file import SqliteFile
 from lambent.stores.sqlite_rows import checksum, quarantine
 
@@ -92,17 +92,24 @@ class SqliteLeases:
 
 def see(cursor: apsw.Cursor, mapping: str, shard: str) -> Lease:
     """The lease as it is stored; one that nobody ever took is free."""
+    owner, counter, progress = _stored(cursor, mapping, shard)
+    told = None if progress is None else progress_of(progress)
+    return Lease(mapping, shard, owner, counter, told, owner == NOBODY)
+
+
+def _stored(cursor: apsw.Cursor, mapping: str, shard: str) -> tuple[str, int, str | None]:
+    """Owner, counter and the progress as it is written."""
     row: Any = cursor.execute(
         "SELECT owner, counter, progress, crc FROM leases WHERE mapping = ? AND shard = ?", (mapping, shard)
     ).fetchone()
     if row is None:
-        return Lease(mapping, shard, NOBODY, 0, free=True)
+        return NOBODY, 0, None
     owner, counter, progress, crc = row
     if crc != checksum(mapping, shard, progress):
         quarantine(cursor, "leases", f"{mapping} {shard}", row)
         cursor.execute("DELETE FROM leases WHERE mapping = ? AND shard = ?", (mapping, shard))
-        return Lease(mapping, shard, NOBODY, 0, free=True)
-    return Lease(mapping, shard, owner, counter, progress and progress_of(progress), owner == NOBODY)
+        return NOBODY, 0, None
+    return owner, counter, progress
 
 
 def _see(cursor: apsw.Cursor, items: Sequence[Sequence[_Key]]) -> Sequence[Sequence[Lease]]:
@@ -146,14 +153,15 @@ def _checkpoint(
     for checkpoints in items:
         written.append([])
         for lease, checkpoint in checkpoints:
-            where, stored = (lease.group, lease.name), see(cursor, lease.group, lease.name)
-            written[-1].append((stored.owner, stored.counter) == (lease.owner, lease.counter))
-            if not written[-1][-1] or stored.progress == checkpoint.progress:
+            where = lease.group, lease.name
+            owner, counter, before = _stored(cursor, *where)
+            written[-1].append((owner, counter) == (lease.owner, lease.counter))
+            progress = progress_text(checkpoint.progress)
+            if not written[-1][-1] or before == progress:
                 continue
-            if stored.progress is not None and stored.progress.seek != checkpoint.progress.seek:
+            if before is not None and seek_of(before) != checkpoint.progress.seek:
                 cursor.execute("DELETE FROM fates WHERE mapping = ? AND shard = ?", where)
                 cursor.execute("DELETE FROM fate_counts WHERE mapping = ? AND shard = ?", where)
-            progress = progress_text(checkpoint.progress)
             cursor.execute(
                 "UPDATE leases SET progress = ?, crc = ? WHERE mapping = ? AND shard = ?",
                 (progress, checksum(*where, progress), *where),

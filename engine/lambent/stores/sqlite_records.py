@@ -165,9 +165,10 @@ class Found(NamedTuple):
         damaged: list[int] = []
         tip = len(self.rows) < want.maximum_records  # nothing follows
         if self.rows:
-            numbers, arrivals, hops, _, keys, datas = zip(*self.rows, strict=True)
+            columns = list(zip(*self.rows, strict=True))
+            numbers, arrivals, hops, _, keys, datas = columns
             begin, end = 0, len(numbers)
-            sound = _sound(self.rows)
+            sound = _sound(columns)
             if not all(sound) or numbers[-1] - numbers[0] >= end:
                 begin, end = _unbroken(numbers, sound)
                 damaged = list(numbers[:begin])
@@ -510,13 +511,13 @@ def _checksums(
     return list(map(crc32, datas, map(crc32, map(str.encode, keys), heads)))
 
 
-def _sound(rows: Sequence[tuple[Any, ...]]) -> list[bool]:
-    """Which of them are as they were stored?"""
+def _sound(columns: Sequence[Sequence[Any]]) -> list[bool]:
+    """Which rows are as they were stored?"""
+    numbers, arrivals, hops, crcs, keys, datas = columns
     try:
-        numbers, arrivals, hops, crcs, keys, datas = zip(*rows, strict=True)
         return list(map(eq, _checksums(numbers, arrivals, hops, keys, datas), crcs))
     except (TypeError, StructError):  # not even of the right types: find out which
-        return [len(rows) > 1 and _sound([row])[0] for row in rows]
+        return [len(numbers) > 1 and _sound([[value] for value in row])[0] for row in zip(*columns, strict=True)]
 
 
 def _fitting(keys: Sequence[str], datas: Sequence[bytes], begin: int, end: int, maximum_bytes: int) -> int:
