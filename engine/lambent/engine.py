@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -50,7 +51,7 @@ from lambent.runtimes.error_documents import not_json
 from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
 from lambent.settings import EngineSettings
-from lambent.sources import load_store
+from lambent.sources import beside, load_store
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
 from lambent.validation import validated
 from lambent.world import SystemClock, ids_of
@@ -397,6 +398,7 @@ class Engine(Declarations):
             invoke=self.invoke_response,
             enqueue=self._enqueue,
             followed=self._followed,
+            log_directory=Path(named) if (named := self.settings.log_directory) else beside(self.store, "logs"),
         )
         try:
             await life.open(self.store, self._handlers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from lambent.control import Control, MappingState, StoredMapping
 from lambent.desk import REQUEST, SNAPSHOT, Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
+from lambent.logs import Logs
 from lambent.model import Backlog, Delivery, Depth, Function, Message, QueueMapping
 from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
@@ -45,7 +46,7 @@ from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
 from lambent.settings import EngineSettings
 from lambent.sources import load_runtime, load_source
-from lambent.telemetry import ABANDONED_HANDLERS, INVOCATIONS, OVERRUN_THREADS, Level, Telemetry
+from lambent.telemetry import ABANDONED_HANDLERS, INVOCATIONS, LOG_LINES_LOST, OVERRUN_THREADS, Level, Telemetry
 from lambent.vitals import Vitals
 from lambent.watchdog import Watchdog
 
@@ -75,6 +76,7 @@ class Life:
         invoke: Callable[..., Awaitable[InvokeResponse]],
         enqueue: Callable[[str, bytes, int], Awaitable[None]],
         followed: Callable[[Mapping[str, Function]], None],
+        log_directory: Path | None = None,
     ) -> None:
         self.stopping = asyncio.Event()
         self._control = control
@@ -95,8 +97,10 @@ class Life:
         self._resolved: dict[str, Destination] = {}
         self._event_feed: EventFeed | None = None
         self._read_ahead = ReadAhead()
-        in_process = InProcess(world=world, threads=settings.threads, executor=executor)
-        self._runtime = Router(in_process, load_runtime, RuntimeSurroundings(world, telemetry.log))
+        logs = self._kept_logs(log_directory)
+        overheard = logs if settings.log_in_process else None
+        in_process = InProcess(world=world, threads=settings.threads, executor=executor, logs=overheard)
+        self._runtime = Router(in_process, load_runtime, RuntimeSurroundings(world, telemetry.log, logs))
         self._closing.push_async_callback(self._runtime.close)
         telemetry.gauge(ABANDONED_HANDLERS, in_process.abandoned)
         telemetry.gauge(OVERRUN_THREADS, in_process.overruns)
@@ -406,6 +410,30 @@ class Life:
             self._stream_sources[source] = factory(source, self._world)
             self._close_with_us(self._stream_sources[source])
         return self._stream_sources[source]
+
+    # --- logs ------------------------------------------------------------------------------------------------------
+
+    def _kept_logs(self, directory: Path | None) -> Logs:
+        if directory is None:
+            return Logs(self._world.clock.now)
+        from lambent.log_files import LogFiles  # not every engine has logs
+
+        loop = asyncio.get_running_loop()
+
+        def lost(lines: int, reason: str) -> None:  # in a thread of its own, perhaps after our end
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._telemetry.count, LOG_LINES_LOST, reason, lines)
+
+        files = LogFiles(
+            directory,
+            owner=self._world.new_id()[:8],
+            clock=self._world.clock,
+            retention_seconds=self._settings.log_retention_seconds,
+            maximum_bytes=self._settings.log_maximum_bytes,
+            trouble=lost,
+        )
+        self._closing.push_async_callback(asyncio.to_thread, files.close)
+        return Logs(self._world.clock.now, files.keep)
 
     # --- destinations ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
+from lambent.logs import Logs
 from lambent.model import (
     Backlog,
     Checkpoint,
@@ -460,7 +461,9 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSurroundings:
-    """What an `EnvironmentRuntime` is made with. `log(level, event, **fields)` says what happens to environments."""
+    """What an `EnvironmentRuntime` is made with. `log(level, event, **fields)` says what happens to environments;
+    `logs` takes what their functions print."""
 
     world: World
     log: Callable[..., None]
+    logs: Logs

@@ -53,6 +53,19 @@ class EngineSettings(Configuration):
     """How often an engine looks whether what waits gets done; 0: never, and nothing is red but an engine that does not
     answer."""
 
+    log_directory: Annotated[str, Field(min_length=1)] | None = None
+    """Where the logs of functions are kept, a folder each; None: beside a store that is a file (`app.db-logs`), and
+    nowhere with any other store."""
+
+    log_in_process: bool = False
+    """Whether what handlers of this process print and log is kept there, too; they have their program's logging."""
+
+    log_retention_seconds: Annotated[int, Field(ge=60, le=315_360_000)] = 14 * 86_400
+    """How long a file of logs is kept after its last line."""
+
+    log_maximum_bytes: Annotated[int, Field(ge=1024 * 1024, le=10**15)] = 256 * 1024 * 1024
+    """How much is kept of one function's logs; the oldest files go first."""
+
     release: Annotated[int, Field(ge=0, le=MAXIMUM_RELEASE)] = 0
     """The number of the deployed code. It is stored with what the code declares, and code of a lower release does not
     replace that: while two versions run, the newer one's configuration holds for both."""

@@ -2,12 +2,13 @@
 `lambent.stores` ('redis://…') and `lambent.runtimes` ('nodejs').
 
 Decides which installed package serves a scheme or family, and what to say if none does; which file a SQLite store's URL
-names. What a source is, is decided in `ports.py`.
+names, and what lies beside it. What a source is, is decided in `ports.py`.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote
 
@@ -108,6 +109,12 @@ def load_store(store: str | Store | None) -> Store:
             "instance of a store"
         )
     return store
+
+
+def beside(store: object, what: str) -> Path | None:
+    """Where files of a kind (logs, code) belong that go with a store: beside its file. None: it has no file."""
+    path = getattr(store, "path", None)
+    return None if path is None else Path(f"{path}-{what}")
 
 
 def _sqlite_path(url: str) -> str:

@@ -41,6 +41,7 @@ OVERRUN_EVENT_COUNT: Final = "OverrunEventCount"
 ABANDONED_HANDLERS: Final = "AbandonedHandlers"
 OVERRUN_THREADS: Final = "OverrunThreads"
 LOOP_BLOCKED: Final = "LoopBlocked"
+LOG_LINES_LOST: Final = "LogLinesLost"
 UNAVAILABLE: Final = "Unavailable"
 # ours: whether the engine finds itself well
 HEALTHY: Final = "Healthy"
@@ -180,6 +181,9 @@ WIRE: Final[Mapping[str, OnWire]] = {
         "lambent.loop_blocked",
         "summary",
         "How long the event loop was blocked, each time that it was.",
+    ),
+    LOG_LINES_LOST: OnWire(
+        "lambent_log_lines_lost_total", "lambent.log_lines_lost", "counter", "Lines of logs that could not be kept."
     ),
     UNAVAILABLE: OnWire(
         "lambent_unavailable_total", "lambent.unavailable", "counter", "Calls that found no environment."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lambent.cli import advising, calling, dead_letters, functions, health, inspecting, mappings, serving, top
+from lambent.cli import advising, calling, dead_letters, functions, health, inspecting, logs, mappings, serving, top
 
 app = typer.Typer(
     name="lambent",
@@ -25,4 +25,5 @@ app.command("why")(inspecting.why)
 app.command("audit")(inspecting.audit)
 app.command("advise")(advising.advise)
 app.command("top")(top.top)
+app.command("logs")(logs.logs)
 app.command("health")(health.health)

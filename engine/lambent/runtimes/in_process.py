@@ -28,6 +28,7 @@ from pydantic import type_adapter
 
 from lambent.arns import function_arn
 from lambent.context import CURRENT, Surroundings
+from lambent.logs import Logs, LogStream
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.ports import Call, World
 from lambent.runtimes import error_documents, handlers
@@ -52,21 +53,30 @@ class InProcess:
 
     threads: plain functions that run at once; the next ones wait for their turn, and their deadline with them.
     maximum_overruns: threads beyond their deadline that are replaced; above it, calls without a thread are Unavailable.
-    executor: what runs plain functions instead of daemon threads (a simulation runs them inline)."""
+    executor: what runs plain functions instead of daemon threads (a simulation runs them inline).
+    logs: where what handlers print and log is kept, of all calls; None: only tails are collected."""
 
     def __init__(
-        self, *, world: World, threads: int = 64, maximum_overruns: int = 64, executor: Executor | None = None
+        self,
+        *,
+        world: World,
+        threads: int = 64,
+        maximum_overruns: int = 64,
+        executor: Executor | None = None,
+        logs: Logs | None = None,
     ) -> None:
         self._world = world
         self._loop = asyncio.get_running_loop()  # asking for it at each call would be felt
         self._monotonic = world.clock.monotonic
-        self._handlers: dict[str, tuple[Handler, _Line]] = {}
+        self._handlers: dict[str, tuple[Handler, _Line, LogStream]] = {}
         self._lines: dict[float, _Line] = {}
         self._variables = copy_context()
         self._abandoned: dict[asyncio.Task[None], str] = {}
         self._threads = DaemonThreads(threads + maximum_overruns)
         self._plain = _Plain(Slots(threads, maximum_overruns), executor or self._threads, in_threads=executor is None)
         self._tails = Tails()
+        self._listening = logs is not None
+        self._logs = logs or Logs(world.clock.now)
         self._init_seconds: dict[str, float] = {}  # of functions that were not called yet
 
     def register(self, function: Function, handler: Callable[..., object]) -> None:
@@ -85,7 +95,8 @@ class InProcess:
         )
         seconds = function.timeout_seconds
         line = self._lines.setdefault(seconds, _Line(self._loop, self._monotonic, self._variables))
-        self._handlers[function.name] = Handler(function, handler, surroundings), line
+        stream = self._logs.open(function, surroundings.log_stream_name)
+        self._handlers[function.name] = Handler(function, handler, surroundings), line, stream
         self._init_seconds[function.name] = self._monotonic() - began
 
     def abandoned(self) -> Mapping[str, int]:
@@ -108,16 +119,16 @@ class InProcess:
         if found is None:
             ended(Unavailable(f"no handler is registered for function {invocation.function!r}"))
             return _Nothing()
-        handler, line = found
+        handler, line, stream = found
         call: _CoroutineCall | _PlainCall
         init_seconds = self._init_seconds.pop(invocation.function, None) if self._init_seconds else None
         if handler.is_plain:
             call = _PlainCall(handler, line, invocation, ended, self._plain)
         else:
             call = _CoroutineCall(handler, line, invocation, ended, self._abandoned)
-        if invocation.tail:
-            self._tails.open(invocation)
-            call.tail = partial(self._tails.close_tail, invocation, handler.function, init_seconds)
+        if invocation.tail or self._listening:
+            self._tails.open(invocation, stream)
+            call.tail = partial(self._tails.close_tail, invocation, init_seconds)
         call.begin(started)
         return call
 
