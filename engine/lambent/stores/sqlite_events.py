@@ -79,7 +79,8 @@ class SqliteEvents:
             if not events:
                 return events
             ids = [(lines.items[event.request_id].order, event.attempts) for event in events]
-            gone = await self._file.write(rows.claim, (self._life, self._file.clock.now() + claim_seconds, ids))
+            claim = (self._life, self._file.clock.now() + claim_seconds, ids)
+            gone = await self._file.write(rows.claim, claim, patient=True)  # a caller's put comes first
         except (StoreUnavailable, asyncio.CancelledError):  # nobody has them
             for event in events:
                 lines.unclaim(event.receipt)
