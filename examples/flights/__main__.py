@@ -2,6 +2,7 @@
 differs from the file. What was interrupted, even by `kill -9`, goes on where it was when it is started again.
 
     python -m examples.flights --store redis://localhost:6379 --engines 3     by three engines that share a Redis
+    python -m examples.flights --store redis://localhost:6379 --elsewhere     by engines that others started (served.py)
 
 Decides what it looks like, and which run it is: the one that was interrupted, or a new one.
 """
@@ -21,7 +22,7 @@ from rich.table import Table
 from examples.flights.app import flights
 from examples.flights.board import Board
 from examples.flights.data import Truth, departures, truth
-from examples.flights.engines import Engines, in_processes
+from examples.flights.engines import Engines, elsewhere, in_processes
 from examples.flights.picture import Sample, draw
 from examples.flights.play import PUTS_PER_SECOND, Played, audit, in_this_process, lines, play, settled
 from lambent import StoreUnavailable
@@ -59,7 +60,9 @@ def main() -> int:
                 progress.update(bar, completed=amount, total=total, figure=f"{amount:,}")
 
         try:
-            if asked.engines:
+            if asked.elsewhere:
+                serving = elsewhere(asked.store)
+            elif asked.engines:
                 engines = Engines(asked.store, BOARD_FILE, asked.seed, ENGINES_LOG)
                 serving = in_processes(engines, asked.engines)
             else:
@@ -90,13 +93,21 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="start over, even if a run was interrupted")
     parser.add_argument("--store", default=f"sqlite:///{ENGINE_FILE}", help="where the engine keeps everything")
     parser.add_argument("--engines", type=int, default=0, help="in processes of their own (default: one, in this one)")
+    parser.add_argument("--elsewhere", action="store_true", help="the engines run already, with this board")
     parser.add_argument("--picture", type=Path, default=Path("flights.png"), help="where the picture goes")
     return parser.parse_args(arguments)
 
 
 def board_of(asked: argparse.Namespace) -> Board:
-    """The board of a run that was interrupted, if it had the same options; else an empty one, and no engine's file."""
+    """The board of a run that was interrupted, if it had the same options; else an empty one, and no engine's file.
+    One that engines elsewhere have open is not removed: it is the board, or nothing is done."""
     run = f"seed {asked.seed}, {asked.limit} departures, {asked.store}"
+    if asked.elsewhere:
+        board = Board(BOARD_FILE)
+        if board.mark("run", run) != run:
+            raise SystemExit(f"{BOARD_FILE} and the store are of another run ({board.mark('run')}): remove both.")
+        board.note("run", run)
+        return board
     own = asked.store == f"sqlite:///{ENGINE_FILE}"
     if not asked.fresh and BOARD_FILE.exists() and (ENGINE_FILE.exists() or not own):
         board = Board(BOARD_FILE)

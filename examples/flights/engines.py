@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class Engines:
                 process.send_signal(signal.SIGTERM)
         return [await process.wait() for process in self.processes]
 
+    def check(self) -> None:
+        """Raises StoreUnavailable if none has started."""
+        if all(process.returncode is not None for process in self.processes):
+            raise StoreUnavailable(f"no engine has started; {self.log} says why")
+
 
 @asynccontextmanager
 async def in_processes(engines: Engines, count: int) -> AsyncIterator[Service]:
@@ -62,34 +67,40 @@ async def in_processes(engines: Engines, count: int) -> AsyncIterator[Service]:
     for _ in range(count):
         await engines.start()
     try:
-        async with AsyncExitStack() as stack:
-            client, mapping = await _declared(engines, stack)
-            departures = await client.stream("departures")
-
-            async def invoke(function: str, payload: object) -> Any:
-                while True:
-                    try:
-                        async with asyncio.timeout(ANSWER_SECONDS):
-                            return await client.invoke(function, payload)
-                    except (LambentError, TimeoutError):
-                        await asyncio.sleep(AGAIN_SECONDS)
-
-            async def account() -> Account:
-                return (await client.audit(mapping)).total
-
-            yield Service(departures.put_many, invoke, account)
+        async with elsewhere(engines.store, engines.check) as service:
+            yield service
     finally:
         await engines.stop()
 
 
-async def _declared(engines: Engines, stack: AsyncExitStack) -> tuple[Client, str]:
+@asynccontextmanager
+async def elsewhere(store: str, check: Callable[[], None] = lambda: None) -> AsyncIterator[Service]:
+    """Engines run on this store, whoever started them, or will soon; `check` raises if none will."""
+    async with AsyncExitStack() as stack:
+        client, mapping = await _declared(store, check, stack)
+        departures = await client.stream("departures")
+
+        async def invoke(function: str, payload: object) -> Any:
+            while True:
+                try:
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        return await client.invoke(function, payload)
+                except (LambentError, TimeoutError):
+                    await asyncio.sleep(AGAIN_SECONDS)
+
+        async def account() -> Account:
+            return (await client.audit(mapping)).total
+
+        yield Service(departures.put_many, invoke, account)
+
+
+async def _declared(store: str, check: Callable[[], None], stack: AsyncExitStack) -> tuple[Client, str]:
     """A client, and the id of the stream's mapping, as soon as an engine has declared it."""
     while True:
-        if all(process.returncode is not None for process in engines.processes):
-            raise StoreUnavailable(f"no engine has started; {engines.log} says why")
+        check()
         async with AsyncExitStack() as trial:
             try:
-                client = await trial.enter_async_context(Client(engines.store))
+                client = await trial.enter_async_context(Client(store))
             except StoreUnavailable:  # perhaps it is the engine that makes it
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue

@@ -62,10 +62,15 @@ def test_a_store_without_an_engine_is_red_and_one_with_an_engine_that_is_well_is
         assert got(url.removesuffix("health"))[0] == 404
         assert command(tmp_path) == (0, "green  1 engine\n")
         assert json.loads(command(tmp_path, "--json")[1])["health"] == "green"
+        port = str(urlsplit(url).port)
+        assert command(tmp_path, "--at", port) == (0, "green  1 engine\n")
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     code, said = command(tmp_path)
     assert (code, "No engine is running on this store" in said) == (1, True)
+    code, said = command(tmp_path, "--at", port)
+    assert (code, f"red  engine at 127.0.0.1:{port}" in said, "does not answer" in said) == (1, True, True)
+    assert command(tmp_path, "--at", "nowhere")[0] == 2
 
 
 def test_while_it_drains_the_endpoint_says_so(tmp_path: Path) -> None:
@@ -79,6 +84,7 @@ def test_while_it_drains_the_endpoint_says_so(tmp_path: Path) -> None:
         line_with(process.stderr, "draining")
         status, told = got(url)
         assert (status, told["health"]) == (503, "red")
+        assert command(tmp_path, "--at", str(urlsplit(url).port))[0] == 1
         assert "being stopped" in told["findings"][0]["sentences"][0]
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from lambent.errors import InvalidParameterValue
 
+ADDRESS: Final = "[HOST:]PORT"  # as options show it
 LOOPBACK: Final = "127.0.0.1"
 HEALTH: Final = "/health"
 METRICS: Final = "/metrics"

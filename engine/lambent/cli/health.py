@@ -6,28 +6,57 @@ and who may ask in `endpoint.py`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from typing import Annotated, Final
 
 import typer
 
-from lambent.cli.endpoint import Answer, in_json
-from lambent.cli.terminal import AWAY, DEFAULT_STORE, FAILED, JsonOption, StoreOption, say, say_json, with_client
+from lambent.cli.endpoint import ADDRESS, HEALTH, Answer, address, in_json
+from lambent.cli.terminal import (
+    AWAY,
+    DEFAULT_STORE,
+    FAILED,
+    OK,
+    USAGE,
+    JsonOption,
+    StoreOption,
+    fail,
+    say,
+    say_json,
+    with_client,
+)
 from lambent.client import Client
-from lambent.errors import EngineStopped
+from lambent.errors import EngineStopped, InvalidParameterValue
 from lambent.semantics.health import Finding, Health
 
+ANSWER_SECONDS: Final = 5.0  # within which an engine that is well answers
+UNANSWERED: Final = "It does not answer ({}): look whether it runs, was started with --health, and is blocked."
 
-def health(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+
+def health(
+    store: StoreOption = DEFAULT_STORE,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar=ADDRESS, help="Ask the one engine that answers there (`run --health`), not the store's."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Are the engines well? Ends with 0 if all is green, with 1 if anything is red.
 
     Red is: work waits and none gets done, a mapping cannot run, an engine does not tell how it is, or there is none."""
 
-    async def told(client: Client) -> int | None:
-        found = await client.health()
+    def tell(found: Health) -> int | None:
         say_json(found.document()) if as_json else say(_for_people(found))
         return FAILED if found.red else None
 
+    async def told(client: Client) -> int | None:
+        return tell(await client.health())
+
+    if at is not None:
+        raise typer.Exit(tell(_asked(at)) or OK)
     try:
         with_client(store, told)
     except typer.Exit as ended:
@@ -42,6 +71,21 @@ def answered(ask: Callable[[], Health]) -> Answer:
     except EngineStopped as error:
         found = Health(0, (Finding("", "engine", True, (error.message,)),))
     return in_json(HTTPStatus.SERVICE_UNAVAILABLE if found.red else HTTPStatus.OK, found.document())
+
+
+def _asked(at: str) -> Health:
+    try:
+        host, port = address("at", at)
+    except InvalidParameterValue as error:
+        fail(error.message, USAGE)
+    connection = HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", HEALTH)
+        return Health.of(json.loads(connection.getresponse().read()))
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+        return Health(0, (Finding("", f"engine at {host}:{port}", True, (UNANSWERED.format(repr(error)),)),))
+    finally:
+        connection.close()
 
 
 def _for_people(found: Health) -> str:

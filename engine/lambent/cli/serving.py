@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
-from lambent.cli.endpoint import HEALTH, LOOPBACK, METRICS, Answer, address, endpoint
+from lambent.cli.endpoint import ADDRESS, HEALTH, LOOPBACK, METRICS, Answer, address, endpoint
 from lambent.cli.health import answered
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, SIGNALLED, USAGE, fail
 from lambent.errors import InvalidParameterValue, LambentError, StoreUnavailable
@@ -32,7 +32,6 @@ from lambent.errors import InvalidParameterValue, LambentError, StoreUnavailable
 if TYPE_CHECKING:  # no other command needs an engine, nor a log
     from lambent.engine import Engine
 
-ADDRESS = "[HOST:]PORT"
 MAXIMUM_NAMES = 10  # of functions and mappings that the first line tells
 
 
