@@ -18,7 +18,7 @@ import json
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from lambent.arns import function_arn
 from lambent.configuration import Configuration
@@ -70,10 +70,11 @@ class StoredMapping:
     revision: int = field(default=0, compare=False)
     origin: Origin = field(default="code", compare=False)
     release: int = field(default=0, compare=False)
+    api: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def body(self) -> str:
         """Its document's text, without what the document itself knows."""
-        return Stored(self.mapping.model_dump(mode="json"), self.origin, self.release, self.seek).body()
+        return Stored(self.mapping.model_dump(mode="json"), self.origin, self.release, self.seek, self.api).body()
 
 
 def mapping_id(mapping: EventSourceMapping) -> str:
@@ -114,6 +115,7 @@ class Control:
         self.sources: dict[str, Kind] = {}  # other sources, by URL
         self.mappings: dict[str, AnyMapping] = {}
         self.deleted: set[str] = set()  # functions that may have left events
+        self.made: set[str] = set()  # stored functions that a call made, as of the last look
         self.on_declared: Callable[[], None] = lambda: None
         self.log: Callable[..., None] = lambda level, event, **fields: None
         self._told: set[str] = set()  # mappings that were said not to be declared
@@ -291,7 +293,36 @@ class Control:
         return await self._get(Stream, name)
 
     async def list_functions(self) -> dict[str, Function]:
-        return await self._list(Function)
+        found = await self.list_stored_functions()
+        self.made = {name for name, (stored, _) in found.items() if stored.origin == "api"}
+        return {name: read_function(stored) for name, (stored, _) in found.items()}
+
+    async def list_stored_functions(self) -> dict[str, tuple[Stored, int]]:
+        """All functions with all that is stored of them, by name in its order; each with its document's revision."""
+        documents = await self._opened.list("function")
+        found = {each.name: (stored, each.revision) for each in documents if (stored := content(each))}
+        return dict(sorted(found.items()))
+
+    async def get_stored_function(self, name: str) -> tuple[Stored, int] | None:
+        """As `list_stored_functions`, for one; None: there is none."""
+        document = await self._opened.get("function", name)
+        found = content(document)
+        return None if document is None or found is None else (found, document.revision)
+
+    async def change_stored_function(
+        self, name: str, change: Callable[[Stored | None, int], Stored], check: Callable[[Function], None]
+    ) -> Function:
+        """One read-change-write: `change` gets what is stored, if anything, and its revision; `check` what is to be.
+        What they raise is raised, and nothing is written."""
+
+        def body(document: Document | None) -> str:
+            wanted = change(content(document), 0 if document is None else document.revision)
+            check(read_function(wanted))
+            return wanted.body()
+
+        found = content(await self._write("function", name, body))
+        assert found is not None
+        return read_function(found)
 
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
         """Replace some fields. Engines that host the function follow; what runs already ends as it began. That holds
@@ -302,8 +333,8 @@ class Control:
             self.functions[name] = function
 
         def body(document: Document | None) -> str:
-            found = content(document)
-            return Stored(function.model_dump(mode="json"), "code", found.release if found else 0).body()
+            found = content(document) or Stored({})
+            return replace(found, configuration=function.model_dump(mode="json")).body()
 
         await self._write("function", name, body)
         return function
@@ -334,7 +365,9 @@ class Control:
             if is_deleted(each) and each.name not in waiting:  # only if nobody declares it meanwhile
                 await self._opened.put("function", each.name, DELETED, each.revision, FORGOTTEN_SECONDS)
 
-    async def create_mapping(self, source: str, function: str, options: Mapping[str, object]) -> StoredMapping:
+    async def create_mapping(
+        self, source: str, function: str, options: Mapping[str, object], api: Mapping[str, Any] | None = None
+    ) -> StoredMapping:
         """Raises InvalidParameterValue, ResourceConflict if there is such a mapping. It is remembered, and runs
         wherever its function is, until it is deleted; or declared in code, which makes it the code's."""
         mapping = self._new_mapping(source, function, options)
@@ -343,7 +376,7 @@ class Control:
         known.check_mapping(mapping)
         identity = mapping_id(mapping)
         known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
-        wanted = StoredMapping(identity, mapping, first_seek(mapping), origin="api")
+        wanted = StoredMapping(identity, mapping, first_seek(mapping), origin="api", api=api or {})
         document = await self._opened.put("mapping", identity, wanted.body(), 0)
         if document is None:
             raise known.duplicate(identity, mapping)
@@ -359,7 +392,9 @@ class Control:
     async def list_mappings(self) -> dict[str, StoredMapping]:
         return {document.name: _stored(document) for document in await self._opened.list("mapping")}
 
-    async def update_mapping(self, identity: str, changes: Mapping[str, object]) -> StoredMapping:
+    async def update_mapping(
+        self, identity: str, changes: Mapping[str, object], api: Mapping[str, Any] | None = None
+    ) -> StoredMapping:
         """Replace some fields (`enabled` pauses and resumes). It applies after the batch that is in flight."""
         for fixed in ("source", "function", "name", "qualifier", "kind"):
             if fixed in changes:
@@ -371,7 +406,7 @@ class Control:
             check_options(kind, stored.mapping.source, changes)
             mapping = changed(stored.mapping, changes, f"{kind} mappings")
             known.check_mapping(mapping)
-            return replace(stored, mapping=mapping)
+            return replace(stored, mapping=mapping, api={**stored.api, **(api or {})})
 
         return await self._change_mapping(identity, change)
 
@@ -430,6 +465,14 @@ class Control:
         for function in list(self.functions.values()):
             for reference in function.destinations.values():
                 await self.learn(reference)
+
+    async def keep(self, kind: str, name: str, body: str, seconds: float) -> None:
+        """A document that is nothing but kept, for so long."""
+        await self._opened.put(kind, name, body, expires_in_seconds=seconds)
+
+    async def kept(self, kind: str) -> list[str]:
+        """The documents of this kind, in the order of their names."""
+        return [each.body for each in sorted(await self._opened.list(kind), key=lambda each: each.name)]
 
     # --- names -----------------------------------------------------------------------------------------------------
 
@@ -499,7 +542,8 @@ class Control:
         """What is declared, to be put in the place of what is stored."""
         release = 0 if f"{kind}:{name}" in self._mentioned else self._settings.release
         if kind != "mapping":
-            return Stored(self._declared_as(kind, name).model_dump(mode="json"), "code", release)
+            kept = {} if stored is None else stored.api
+            return Stored(self._declared_as(kind, name).model_dump(mode="json"), "code", release, api=kept)
         mapping = self.mappings[name]
         seek = first_seek(mapping)
         if stored is not None:
@@ -507,7 +551,7 @@ class Control:
                 mapping = changed(mapping, {"enabled": False})
             sought = Seek(*stored.seek)
             seek = sought if sought.generation else seek
-        return Stored(mapping.model_dump(mode="json"), "code", release, seek)
+        return Stored(mapping.model_dump(mode="json"), "code", release, seek, {} if stored is None else stored.api)
 
     def _declared_as(self, kind: str, name: str) -> Configuration:
         if kind == "function":
@@ -543,7 +587,13 @@ def _stored(document: Document) -> StoredMapping:
     assert found is not None
     stream = found.configuration["kind"] == "stream"
     mapping = _read(StreamMapping, found) if stream else _read(QueueMapping, found)
-    return StoredMapping(document.name, mapping, Seek(*found.seek), document.revision, found.origin, found.release)
+    seek = Seek(*found.seek)
+    return StoredMapping(document.name, mapping, seek, document.revision, found.origin, found.release, found.api)
+
+
+def read_function(stored: Stored) -> Function:
+    """The function's configuration."""
+    return _read(Function, stored)
 
 
 def _read(model: type[C], stored: Stored) -> C:

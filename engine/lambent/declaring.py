@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from os import PathLike
 from pathlib import PurePath
 from typing import Final, Protocol, TypeVar, overload
@@ -64,6 +64,7 @@ class Declarations(Mappings):
         self._clock = clock
         self._hosted: dict[object, Hosted] = {}  # by name and by handler
         self._handlers: dict[str, Callable[..., object] | None] = {}  # None: it has an environment
+        self._adopted: set[str] = set()  # of those, functions that calls made
         self._queues: dict[str, QueueHandle] = {}
         self._streams: dict[str, StreamHandle] = {}
 
@@ -204,6 +205,40 @@ class Declarations(Mappings):
         self.control.functions[function.name] = function
         self._know(function, handler)
         self._host(function, handler)
+
+    def follow(self, stored: Mapping[str, Function], made: Collection[str]) -> None:
+        """Serve functions as the store has them: those that are here, and those `made` by a call whose code is
+        elsewhere."""
+        for name in list(self._handlers):
+            if name not in stored:
+                self._forget(name)
+            elif stored[name] != self.control.functions[name]:
+                self._apply(stored[name])
+        for name in made:
+            if name not in self._handlers and (function := stored.get(name)) is not None:
+                self._adopt(function)
+
+    def follow_one(self, name: str, function: Function | None) -> None:
+        """As `follow`, for a function that a call has just made, changed or (None) deleted."""
+        if function is None:
+            if name in self._handlers:
+                self._forget(name)
+        elif name in self._handlers:
+            self._apply(function)
+        elif function.environment is not None:
+            self._adopt(function)
+
+    def _adopt(self, function: Function) -> None:
+        self.control.functions[function.name] = function
+        self._adopted.add(function.name)
+        self._know(function, None)
+        self._host(function, None)
+
+    def _leave_adopted(self) -> None:
+        """What calls made is the store's, and not declared by this engine when it starts again."""
+        for name in sorted(self._adopted & self._handlers.keys()):
+            self._forget(name)
+        self._adopted.clear()
 
     def _fields(
         self, options: Mapping[str, object], function: Function, *, with_environment: bool = False

@@ -459,6 +459,7 @@ class Engine(Declarations):
             await asyncio.wait({settling, hurrying})
             await life.close()
             self._life = None
+            self._leave_adopted()
 
     async def __aenter__(self) -> Engine:
         await self.start()
@@ -519,6 +520,14 @@ class Engine(Declarations):
             task.result()
         return stopped_by[0] if stopped_by else None
 
+    def now(self) -> float:
+        """The engine's time, in epoch seconds."""
+        return self._clock.now()
+
+    def new_id(self) -> str:
+        """A lower-case uuid4, from the engine's chance. Only once it is started."""
+        return self._new_id()
+
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _living(self) -> Life:
@@ -546,12 +555,7 @@ class Engine(Declarations):
 
     def _followed(self, stored: Mapping[str, Function]) -> None:
         """Another client changed functions in the store."""
-        for name in list(self._handlers):
-            function = stored.get(name)
-            if function is None:
-                self._forget(name)
-            elif function != self.control.functions[name]:
-                self._apply(function)
+        self.follow(stored, self.control.made)
 
     def _find(self, function: Callable[..., object] | str, qualifier: str | None) -> Hosted:
         hosted = self._hosted.get(function)

@@ -316,7 +316,7 @@ class Life:
 
     async def _serve_events(self) -> None:
         self._event_feed = EventFeed(
-            self.events, self._control.functions, self._settings.async_retry_delays_seconds, self._control.deleted
+            self.events, self._control.functions, self._settings.retry_delays_seconds, self._control.deleted
         )
         loop = QueueLoop(self._event_feed, self.invoker, self._destinations, self._telemetry, self._world)
         await loop.run(self.stopping)

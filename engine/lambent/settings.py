@@ -29,6 +29,10 @@ class EngineSettings(Configuration):
     """Before the first and the second retry of an asynchronous event (Lambda guide: «Error handling for asynchronous
     invocation»)."""
 
+    delay_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """What the delays between tries of asynchronous events are multiplied by: 0.01 spares tests and scripts the
+    minutes. Time limits of functions are never scaled."""
+
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long `drain` lets what is in flight settle before it cancels."""
 
@@ -66,6 +70,13 @@ class EngineSettings(Configuration):
     log_maximum_bytes: Annotated[int, Field(ge=1024 * 1024, le=10**15)] = 256 * 1024 * 1024
     """How much is kept of one function's logs; the oldest files go first."""
 
+    state_change_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.2
+    """How long a function that the Lambda API creates or changes is `Pending` or `InProgress`, and provisioned
+    concurrency is made ready. At AWS it is a matter of seconds, and of minutes for provisioned concurrency."""
+
+    api_trail_seconds: Annotated[float, Field(ge=0, le=31_536_000)] = 604_800.0
+    """How long the store keeps who changed what by the Lambda API; 0: only the log has it."""
+
     release: Annotated[int, Field(ge=0, le=MAXIMUM_RELEASE)] = 0
     """The number of the deployed code. It is stored with what the code declares, and code of a lower release does not
     replace that: while two versions run, the newer one's configuration holds for both."""
@@ -75,3 +86,9 @@ class EngineSettings(Configuration):
 
     account_id: Annotated[str, Field(pattern=r"^[0-9]{12}$")] = DEFAULT_ACCOUNT_ID
     """The account that ARNs name."""
+
+    @property
+    def retry_delays_seconds(self) -> tuple[float, float]:
+        """`async_retry_delays_seconds`, scaled."""
+        first, second = self.async_retry_delays_seconds
+        return first * self.delay_scale, second * self.delay_scale

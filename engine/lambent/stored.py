@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from lambent.ports import Document
@@ -23,17 +23,22 @@ DELETED: Final = json.dumps({"deleted": True})
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A document's content. `release` is the `EngineSettings.release` of the code that declared it; `seek` is a
-    mapping's."""
+    mapping's; `api` is what Lambda's API keeps of a function beside what engines need of it."""
 
     configuration: Mapping[str, Any]
     origin: Origin = "code"
     release: int = 0
     seek: tuple[Any, ...] = ()
+    api: Mapping[str, Any] = field(default_factory=dict)
 
     def body(self) -> str:
         """The document's text."""
-        found = {"configuration": self.configuration, "origin": self.origin, "release": self.release}
-        return json.dumps({**found, "seek": self.seek} if self.seek else found)
+        found: dict[str, Any] = {"configuration": self.configuration, "origin": self.origin, "release": self.release}
+        if self.seek:
+            found["seek"] = self.seek
+        if self.api:
+            found["api"] = self.api
+        return json.dumps(found)
 
 
 def content(document: Document | None) -> Stored | None:
@@ -41,7 +46,8 @@ def content(document: Document | None) -> Stored | None:
     if document is None or is_deleted(document):
         return None
     found = json.loads(document.body)
-    return Stored(found["configuration"], found["origin"], found["release"], tuple(found.get("seek", ())))
+    seek, api = tuple(found.get("seek", ())), found.get("api", {})
+    return Stored(found["configuration"], found["origin"], found["release"], seek, api)
 
 
 def is_deleted(document: Document) -> bool:

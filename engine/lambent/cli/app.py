@@ -14,6 +14,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(serving.run)
+app.command("serve")(serving.serve)
 app.command("invoke")(calling.invoke)
 app.command("send")(calling.send)
 app.command("put")(calling.put)

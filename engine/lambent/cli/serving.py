@@ -1,4 +1,4 @@
-"""`lambent run`: an engine served until it is told to end.
+"""`lambent run` and `lambent serve`: an engine served until it is told to end, with Lambda's API or without.
 
 Decides which store it has, how its log looks, what it answers at which address, and when code that changed is loaded
 anew. How an engine starts, drains
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
+from lambent.arns import DEFAULT_REGION
 from lambent.cli.endpoint import ADDRESS, HEALTH, LOOPBACK, METRICS, Answer, address, endpoint
 from lambent.cli.health import answered
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, SIGNALLED, USAGE, fail
@@ -32,6 +34,7 @@ from lambent.errors import InvalidParameterValue, LambentError, StoreUnavailable
 if TYPE_CHECKING:  # no other command needs an engine, nor a log
     from lambent.engine import Engine
 
+DEFAULT_API = "127.0.0.1:9001"
 MAXIMUM_NAMES = 10  # of functions and mappings that the first line tells
 
 
@@ -67,25 +70,92 @@ def run(
     if reload:
         named: dict[str, str | None] = {"store": store, "health": health, "metrics": metrics, "log-format": log_format}
         raise typer.Exit(_serve_anew(target, named))
-    import structlog
-
     from lambent.cli.loading import load_engine
 
-    engine = load_engine(target)
+    _run(load_engine(target), store, health, metrics, log_format)
+
+
+def serve(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[FILE.py[:engine]]", help="An engine whose functions are served, too.")
+    ] = None,
+    api: Annotated[str, typer.Option(metavar=ADDRESS, help="Where the API is; on this machine only.")] = DEFAULT_API,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
+    ] = None,
+    code: Annotated[Path, typer.Option(help="The folder that keeps the code of functions.")] = Path("lambent-code"),
+    health: Annotated[
+        str | None,
+        typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar=ADDRESS, help=f"Answer Prometheus's GET {METRICS} there, and {HEALTH}.")
+    ] = None,
+    delay_scale: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of delays that AWS fixes: 0.01 makes 0.6 s of a minute before a retry."),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
+    ] = None,
+) -> None:
+    """Serve the Lambda API, for boto3 and the AWS CLI: set AWS_ENDPOINT_URL_LAMBDA to the URL that the log tells.
+
+    Functions that are created by it are run here, beside those of a file. It ends as `lambent run` does."""
+    from lambent.cli.loading import load_engine
+
+    if target is not None and delay_scale is not None:
+        fail(f"--delay-scale is for functions without a file: say delay_scale={delay_scale} in {target}", USAGE)
+    if target is None:
+        from lambent.engine import Engine
+
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+        try:
+            engine = Engine(DEFAULT_STORE, region=region, delay_scale=1.0 if delay_scale is None else delay_scale)
+        except LambentError as error:
+            fail(error.message, USAGE)
+    else:
+        engine = load_engine(target)
+    _run(engine, store, health, metrics, log_format, (api, code))
+
+
+def _run(
+    engine: Engine,
+    store: str | None,
+    health: str | None,
+    metrics: str | None,
+    log_format: LogFormat | None,
+    api: tuple[str, Path] | None = None,
+) -> None:
+    import structlog
+
     if log_format is not None or not structlog.is_configured():
         _log_to_stderr(log_format or (LogFormat.text if sys.stderr.isatty() else LogFormat.json))
     gc.collect()
     gc.freeze()  # what is loaded stays: to look through it again and again is a tenth of an engine's work
     try:
         listening = _listening(engine, health, metrics)
+        serve_api = None if api is None else _api(engine, *api)
         engine.store_in(store or DEFAULT_STORE, unless_named=store is None)
-        serving = partial(_tell_and_wait, engine, listening)
+        serving = partial(_tell_and_wait, engine, listening, serve_api)
         stopped_by = engine.run(serving, told=partial(_tell_signal, engine))
     except LambentError as error:
         fail(error.message, AWAY if isinstance(error, StoreUnavailable) else USAGE)
     engine.telemetry.log("info", "ended")
     if stopped_by is not None:
         raise typer.Exit(SIGNALLED + stopped_by)
+
+
+def _api(engine: Engine, text: str, code: Path) -> Callable[[], AbstractAsyncContextManager[str]]:
+    """Raises InvalidParameterValue for what is no address of this machine, or if the server is not installed."""
+    host, port = address("api", text)
+    try:
+        from lambent.api.serving import check_loopback, serving
+    except ImportError as missing:
+        raise InvalidParameterValue(f"serve: it needs {missing.name}: pip install 'lambent[server]'") from missing
+    check_loopback(host)
+    return lambda: serving(engine, host, port, code)
 
 
 _Listening = dict[tuple[str, int], dict[str, Callable[[], Answer]]]
@@ -114,9 +184,13 @@ def _metrics(engine: Engine) -> Callable[[], Answer]:
     return lambda: (HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY))
 
 
-async def _tell_and_wait(engine: Engine, listening: _Listening) -> None:
+async def _tell_and_wait(
+    engine: Engine, listening: _Listening, api: Callable[[], AbstractAsyncContextManager[str]] | None
+) -> None:
     async with AsyncExitStack() as stack:
         where: dict[str, str] = {}
+        if api is not None:
+            where["api"] = await stack.enter_async_context(api())
         for (host, port), paths in listening.items():
             url = await stack.enter_async_context(endpoint(host, port, paths))
             where |= {path.strip("/"): f"{url}{path}" for path in paths if path.strip("/") not in where}

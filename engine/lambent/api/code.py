@@ -1,0 +1,69 @@
+"""Where a function's code comes from: a zip file in the request, a folder of this machine, a container image.
+
+Decides what a request may name, and what is said of its size and its hash (Lambda API reference: FunctionCode). What a
+zip file may be, and where it is kept, is the code store's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from lambent.api.refusals import invalid, too_large
+
+MAXIMUM_ZIPPED_BYTES: Final = 52_428_800  # Lambda quotas: direct upload
+FOLDER_BUCKETS: Final = ("folder", "hot-reload")  # S3 buckets that mean this machine: S3Key is the path there
+
+
+class CodeStore(Protocol):
+    """Keeps zip files, each once, by its hash."""
+
+    async def put(self, zip_file: bytes) -> Path:
+        """Keep it; gives what an execution environment takes as its code. Raises LambentError if it is none."""
+        ...
+
+
+async def code_of(params: Mapping[str, Any], store: CodeStore) -> dict[str, Any]:
+    """What is stored of the code that these parameters name. Raises `Refusal`."""
+    ways = [name for name in ("ZipFile", "S3Bucket", "ImageUri") if params.get(name)]
+    if len(ways) != 1:
+        if "ZipFile" in params and not ways:
+            raise invalid("Uploaded file must be a non-empty zip")
+        raise invalid("Please provide a source for function code.")
+    if uri := params.get("ImageUri"):
+        return {
+            "kind": "image",
+            "size": 0,
+            "sha256": hashlib.sha256(uri.encode()).hexdigest(),
+            "path": uri,
+            "location": uri,
+        }
+    if bucket := params.get("S3Bucket"):
+        return _folder(bucket, params.get("S3Key") or "")
+    zip_file = params["ZipFile"]
+    if len(zip_file) >= MAXIMUM_ZIPPED_BYTES:
+        raise too_large(f"Zipped size must be smaller than {MAXIMUM_ZIPPED_BYTES} bytes")
+    path = await store.put(zip_file)
+    digest = base64.b64encode(hashlib.sha256(zip_file).digest()).decode()
+    return {"kind": "zip", "size": len(zip_file), "sha256": digest, "path": str(path), "location": path.as_uri()}
+
+
+def _folder(bucket: str, key: str) -> dict[str, Any]:
+    if bucket not in FOLDER_BUCKETS:
+        raise invalid(
+            "Error occurred while GetObject. S3 Error Code: NoSuchBucket. S3 Error Message: The specified bucket "
+            "does not "
+            f"exist (there is no S3 here; S3Bucket={FOLDER_BUCKETS[0]} with an absolute path as S3Key means a folder)"
+        )
+    try:
+        folder = Path(key)
+        there = folder.is_absolute() and folder.is_dir()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise invalid(f"S3Key: {key[:256]!r} is no folder of this machine: give an absolute path.")
+    digest = base64.b64encode(hashlib.sha256(key.encode()).digest()).decode()
+    return {"kind": "folder", "size": 0, "sha256": digest, "path": key, "location": folder.as_uri()}

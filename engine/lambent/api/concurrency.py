@@ -1,0 +1,208 @@
+"""Reserved and provisioned concurrency, and what an account has of it.
+
+Decides what may be reserved and provisioned beside what others have, and how a provisioned configuration stands (Lambda
+API reference: PutFunctionConcurrency, PutProvisionedConcurrencyConfig, GetAccountSettings). Who may start when is
+`semantics/concurrency.py`'s. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from lambent.api.configurations import iso
+from lambent.api.decisions import Answer, decides
+from lambent.api.records import Asked, Record, page
+from lambent.api.refusals import Refusal, conflict, invalid, not_found
+from lambent.model import LATEST
+from lambent.semantics.concurrency import MINIMUM_UNRESERVED
+from lambent.settings import EngineSettings
+
+MAXIMUM_CODE_BYTES: Final = 80_530_636_800  # Lambda quotas: all uploaded code
+MAXIMUM_UNZIPPED_BYTES: Final = 262_144_000
+MAXIMUM_ZIPPED_BYTES: Final = 52_428_800
+_UNQUALIFIED: Final = (
+    "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. Please "
+    "specify either a function name or an unqualified function ARN."
+)
+
+
+def _none_provisioned() -> Refusal:
+    message = "No Provisioned Concurrency Config found for this function"
+    return Refusal("ProvisionedConcurrencyConfigNotFoundException", 404, message)
+
+
+def _no_latest(asked: Asked) -> Refusal:
+    return not_found(f"Function not found: {asked.reference.qualified_arn}")
+
+
+def _no_alias_or_version(asked: Asked) -> Refusal:
+    qualifier = asked.reference.resolved
+    if qualifier == LATEST or qualifier.isdigit():
+        return not_found(f"Function not found: {asked.reference.of(qualifier)}")
+    return not_found(f"Cannot find alias arn: {asked.reference.of(qualifier)}")
+
+
+# --------------------------------------------------------------------------- reserved
+
+
+@decides("PutFunctionConcurrency", writes=True, missing=_no_latest, knows_others=True)
+def put_reserved(asked: Asked, record: Record) -> Answer:
+    if asked.reference.qualifier is not None:
+        raise invalid(_UNQUALIFIED)
+    wanted = asked.params["ReservedConcurrentExecutions"]
+    others = _reserved(asked.others.values(), record.name)
+    if wanted and asked.settings.account_concurrency - others - wanted < MINIMUM_UNRESERVED:
+        raise invalid(
+            "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
+            f"below its minimum value of [{MINIMUM_UNRESERVED}].",
+            typed=False,
+        )
+    provisioned = _provisioned(record)
+    if wanted < provisioned:
+        raise invalid(
+            f" ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned "
+            f"concurrency [{provisioned}].",
+            typed=False,
+        )
+    record.reserved = wanted
+    return {"ReservedConcurrentExecutions": wanted}
+
+
+@decides("GetFunctionConcurrency")
+def get_reserved(asked: Asked, record: Record) -> Answer:
+    return {"ReservedConcurrentExecutions": record.reserved}
+
+
+@decides("DeleteFunctionConcurrency", writes=True)
+def delete_reserved(asked: Asked, record: Record) -> Answer:
+    if asked.reference.qualifier is not None:
+        raise invalid(_UNQUALIFIED)
+    record.reserved = None
+    return {}
+
+
+# --------------------------------------------------------------------------- provisioned
+
+
+@decides("PutProvisionedConcurrencyConfig", writes=True, missing=_no_alias_or_version, knows_others=True)
+def put_provisioned(asked: Asked, record: Record) -> Answer:
+    qualifier, wanted = asked.reference.resolved, asked.params["ProvisionedConcurrentExecutions"]
+    if qualifier == LATEST:
+        raise invalid("Provisioned Concurrency Configs cannot be applied to unpublished function versions.")
+    _check_qualifier(asked, record)
+    alias = record.aliases.get(qualifier)
+    if alias is not None and alias["FunctionVersion"] in record.provisioned:
+        raise conflict(
+            "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version"
+        )
+    if alias is None and any(
+        record.aliases.get(each, {}).get("FunctionVersion") == qualifier for each in record.provisioned
+    ):
+        raise conflict("Version is pointed by a Provisioned Concurrency alias")
+    others = _provisioned(record) - record.provisioned.get(qualifier, {}).get("requested", 0)
+    if record.reserved is not None and wanted + others > record.reserved:
+        raise invalid(
+            "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function"
+        )
+    if record.reserved is None:
+        free = _unreserved(asked.others.values(), asked.settings)
+        if wanted > free:
+            raise invalid(
+                "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency "
+                f"[{free}].",
+                typed=False,
+            )
+        if free - wanted < MINIMUM_UNRESERVED:
+            raise invalid(
+                "Specified ConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below "
+                f"its minimum value of [{MINIMUM_UNRESERVED}].",
+                typed=False,
+            )
+    until = asked.now + asked.settings.state_change_seconds
+    record.provisioned[qualifier] = {"requested": wanted, "modified": asked.now, "until": until}
+    return _shown(record.provisioned[qualifier], asked.now)
+
+
+@decides("GetProvisionedConcurrencyConfig", missing=_no_alias_or_version)
+def get_provisioned(asked: Asked, record: Record) -> Answer:
+    _check_published(asked)
+    _check_qualifier(asked, record)
+    config = record.provisioned.get(asked.reference.resolved)
+    if config is None:
+        raise _none_provisioned()
+    return _shown(config, asked.now)
+
+
+@decides("DeleteProvisionedConcurrencyConfig", writes=True, missing=_no_alias_or_version)
+def delete_provisioned(asked: Asked, record: Record) -> Answer:
+    _check_published(asked)
+    _check_qualifier(asked, record)
+    record.provisioned.pop(asked.reference.resolved, None)
+    return {}
+
+
+@decides("ListProvisionedConcurrencyConfigs")
+def list_provisioned(asked: Asked, record: Record) -> Answer:
+    found = [
+        {"FunctionArn": asked.reference.of(qualifier), **_shown(config, asked.now)}
+        for qualifier, config in sorted(record.provisioned.items())
+    ]
+    items, marker = page(found, asked.params)
+    return {"ProvisionedConcurrencyConfigs": items, "NextMarker": marker}
+
+
+def _shown(config: Mapping[str, Any], now: float) -> Answer:
+    ready = now >= config["until"]
+    allocated = config["requested"] if ready else 0
+    return {
+        "RequestedProvisionedConcurrentExecutions": config["requested"],
+        "AvailableProvisionedConcurrentExecutions": allocated,
+        "AllocatedProvisionedConcurrentExecutions": allocated,
+        "Status": "READY" if ready else "IN_PROGRESS",
+        "LastModified": iso(config["modified"]),
+    }
+
+
+def _check_published(asked: Asked) -> None:
+    if asked.reference.resolved == LATEST:
+        raise invalid("The function resource provided must be an alias or a published version.")
+
+
+def _check_qualifier(asked: Asked, record: Record) -> None:
+    qualifier = asked.reference.resolved
+    if qualifier not in record.versions and qualifier not in record.aliases:
+        raise _no_alias_or_version(asked)
+
+
+# --------------------------------------------------------------------------- the account
+
+
+def account_settings(records: Iterable[Record], settings: EngineSettings) -> Answer:
+    """GetAccountSettings."""
+    found = list(records)
+    code = sum(each.latest.code["size"] + sum(v.code["size"] for v in each.versions.values()) for each in found)
+    return {
+        "AccountLimit": {
+            "TotalCodeSize": MAXIMUM_CODE_BYTES,
+            "CodeSizeUnzipped": MAXIMUM_UNZIPPED_BYTES,
+            "CodeSizeZipped": MAXIMUM_ZIPPED_BYTES,
+            "ConcurrentExecutions": settings.account_concurrency,
+            "UnreservedConcurrentExecutions": settings.account_concurrency - _reserved(found, ""),
+        },
+        "AccountUsage": {"TotalCodeSize": code, "FunctionCount": len(found)},
+    }
+
+
+def _provisioned(record: Record) -> int:
+    return sum(each["requested"] for each in record.provisioned.values())
+
+
+def _reserved(records: Iterable[Record], but: str) -> int:
+    return sum(each.reserved or 0 for each in records if each.name != but)
+
+
+def _unreserved(records: Iterable[Record], settings: EngineSettings) -> int:
+    """What is neither reserved by a function nor provisioned for one without a reservation."""
+    taken = sum(_provisioned(each) if each.reserved is None else each.reserved for each in records)
+    return settings.account_concurrency - taken

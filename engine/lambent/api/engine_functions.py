@@ -1,0 +1,115 @@
+"""A record and the engine's function: what of the one is said by the other.
+
+Decides which options of an engine's `Function` follow from a record, and which members of a record follow from the
+code that declares a function. For what is declared in code the code's options count; for what a call made, the
+record's. Pure.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+from lambent.api.configurations import members_of
+from lambent.api.destinations import arn_of, known
+from lambent.api.functions import DECLARED_CODE
+from lambent.api.records import Configuration, Record
+from lambent.api.refusals import invalid
+from lambent.configuration import ExecutionEnvironment
+from lambent.model import LATEST, EventInvokeConfig, Function
+from lambent.settings import EngineSettings
+from lambent.stored import Stored
+from lambent.validation import changed, validated
+
+IMAGE_RUNTIME: Final = "image"  # of functions from container images, which say no runtime
+_NAMESPACE: Final = uuid.UUID("0b4e4c1e-6d0c-5f6e-8c57-6c616d62646e")  # of revisions that nobody chose
+
+
+def record_of(name: str, stored: Stored, revision: int, function: Function, settings: EngineSettings) -> Record:
+    """The record of what is stored, with what its code says if it is declared in code."""
+    derived = str(uuid.uuid5(_NAMESPACE, f"{name}\n{revision}"))
+    if stored.api:
+        record = Record.read(stored.api)
+    else:
+        latest = Configuration(members_of(function, settings), dict(DECLARED_CODE), derived, 0.0)
+        record = Record(name, latest)
+    record.declared = stored.origin == "code"
+    if record.declared:
+        members = {**record.latest.members, **members_of(function, settings)}
+        if members != record.latest.members:
+            record.latest.members, record.latest.revision = members, derived
+        record.reserved = function.reserved_concurrency
+        record.recursive_loop = function.recursive_loop
+        record.latest.members.pop("DeadLetterConfig", None)
+        if function.dead_letter_queue is not None:
+            record.latest.members["DeadLetterConfig"] = {"TargetArn": arn_of(function.dead_letter_queue, settings)}
+        said = record.event_invoke.get(LATEST)
+        if function.event_invoke != _event_invoke(said or {}, settings):
+            record.event_invoke[LATEST] = _shown_event_invoke(function.event_invoke, settings)
+    return record
+
+
+def function_of(record: Record, function: Function | None, settings: EngineSettings) -> Function:
+    """What engines run. `function`: as it was. Raises InvalidParameterValue for what no engine could run."""
+    members = record.latest.members
+    fields: dict[str, Any] = {
+        "description": members["Description"],
+        "timeout_seconds": members["Timeout"],
+        "memory_size_mb": members["MemorySize"],
+        "reserved_concurrency": record.reserved,
+        "recursive_loop": record.recursive_loop,
+        "event_invoke": _event_invoke(record.event_invoke.get(LATEST, {}), settings),
+    }
+    if record.declared:
+        assert function is not None
+        return changed(function, fields, "a function")
+    target = members.get("DeadLetterConfig", {}).get("TargetArn")
+    if target is not None:
+        fields["dead_letter_queue"] = known(target, settings)
+        if fields["dead_letter_queue"] is None:
+            raise invalid(f"The dead-letter target {target} is no queue of this region and account.")
+    fields["environment"] = _environment(record.latest)
+    return validated(Function, {**fields, "name": record.name}, "a function")
+
+
+def _environment(found: Configuration) -> ExecutionEnvironment:
+    members = found.members
+    logging = members["LoggingConfig"]
+    fields: dict[str, Any] = {
+        "runtime": members.get("Runtime", IMAGE_RUNTIME),
+        "code": found.code["path"],
+        "handler": members.get("Handler", ""),
+        "variables": members.get("Environment", {}).get("Variables", {}),
+        "ephemeral_storage_mb": members["EphemeralStorage"]["Size"],
+        "log_format": logging["LogFormat"],
+    }
+    if logging["LogFormat"] == "JSON":
+        fields["application_log_level"] = logging.get("ApplicationLogLevel", "INFO")
+        fields["system_log_level"] = logging.get("SystemLogLevel", "INFO")
+    return validated(ExecutionEnvironment, fields, "a function")
+
+
+def _event_invoke(config: dict[str, Any], settings: EngineSettings) -> EventInvokeConfig:
+    fields = {
+        "maximum_retry_attempts": config.get("MaximumRetryAttempts"),
+        "maximum_event_age_seconds": config.get("MaximumEventAgeInSeconds"),
+        "on_success": _reference(config.get("OnSuccess"), settings),
+        "on_failure": _reference(config.get("OnFailure"), settings),
+    }
+    said = {name: each for name, each in fields.items() if each is not None}
+    return validated(EventInvokeConfig, said, "a function")
+
+
+def _reference(target: str | None, settings: EngineSettings) -> str | None:
+    """Of a destination that was checked before, or that the code said as it is."""
+    return None if target is None else known(target, settings) or target
+
+
+def _shown_event_invoke(config: EventInvokeConfig, settings: EngineSettings) -> dict[str, Any]:
+    targets = {"OnSuccess": config.on_success, "OnFailure": config.on_failure}
+    return {
+        "modified": 0.0,
+        "MaximumRetryAttempts": config.maximum_retry_attempts,
+        "MaximumEventAgeInSeconds": config.maximum_event_age_seconds,
+        **{side: arn_of(target, settings) for side, target in targets.items() if target is not None},
+    }

@@ -1,0 +1,229 @@
+"""Functions and their versions: created, updated, published, listed and shown.
+
+Decides what a change makes of a function's record and what is refused (Lambda API reference: CreateFunction,
+UpdateFunctionCode, UpdateFunctionConfiguration, PublishVersion, DeleteFunction; developer guide, «Lambda function
+states», «Lambda function versions»). Code is kept and run elsewhere. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from lambent.api.configurations import chosen, defaults, fingerprint, members_of, merged, shown, version_arn
+from lambent.api.decisions import Answer, decides
+from lambent.api.names import Reference
+from lambent.api.records import Asked, Configuration, Record, page
+from lambent.api.refusals import Refusal, conflict, invalid, not_found, stale
+from lambent.arns import function_arn
+from lambent.model import LATEST, Function
+from lambent.settings import EngineSettings
+
+DECLARED_CODE: Final = {"sha256": "", "size": 0, "kind": "declared"}
+_OWN_CODE: Final = "is a callable of the code that the engine runs: change that code, and start it again"
+
+
+def created(asked: Asked, code: Mapping[str, Any]) -> tuple[Record, Answer]:
+    """The record of a new function, and the answer. Raises `Refusal`."""
+    package = asked.get("PackageType", "Zip")
+    choice = chosen(asked.params, asked.runtimes, package)
+    by_itself = str(choice.get("Runtime", "")).startswith("provided")
+    if package == "Zip" and not by_itself and not (choice.get("Runtime") and choice.get("Handler")):
+        raise invalid("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
+    if (package == "Image") != (code["kind"] == "image"):
+        raise invalid("Please provide ImageUri when using PackageType Image, and code when using PackageType Zip.")
+    if package == "Image" and (choice.get("Runtime") or choice.get("Handler") or choice.get("Layers")):
+        raise invalid(
+            "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image."
+        )
+    members = merged(defaults(package) | _architectures(asked), choice)
+    latest = Configuration(members, dict(code), asked.new_id(), asked.now, asked.change("create"))
+    record = Record(asked.reference.name, latest, tags=dict(asked.get("Tags", {})))
+    answer = shown(asked.reference, asked.reference.unqualified, LATEST, latest, asked.settings)
+    if asked.get("Publish"):
+        number, _ = _publish(asked, record)
+        answer["Version"] = number  # recorded: the version, but not its ARN
+    return record, answer
+
+
+def declared(function: Function, settings: EngineSettings, revision: str, modified: float) -> Record:
+    """The record of a callable of an engine's code, which nobody asked for yet."""
+    latest = Configuration(members_of(function, settings), dict(DECLARED_CODE), revision, modified)
+    return Record(function.name, latest, declared=True)
+
+
+def with_new_code(asked: Asked, record: Record, code: Mapping[str, Any]) -> Answer:
+    """UpdateFunctionCode. Raises `Refusal`."""
+    check_changeable(asked, record)
+    if (code["kind"] == "image") != (record.latest.members["PackageType"] == "Image"):
+        raise invalid("Please provide ImageUri when using PackageType Image, and code when using PackageType Zip.")
+    members = record.latest.members | _architectures(asked)
+    updated = Configuration(members, dict(code), asked.new_id(), asked.now, asked.change("update"))
+    if asked.get("DryRun"):
+        return shown(
+            asked.reference, asked.reference.unqualified, LATEST, replace(updated, change=None), asked.settings
+        )
+    record.latest = updated
+    if asked.get("Publish"):
+        number, version = _publish(asked, record)
+        return shown(asked.reference, asked.reference.of(number), number, version, asked.settings)
+    return shown(asked.reference, asked.reference.unqualified, LATEST, updated, asked.settings)
+
+
+def check_changeable(asked: Asked, record: Record) -> None:
+    """Raises `Refusal` if $LATEST changed since it was read, or is being changed."""
+    if record.declared:
+        raise invalid(f"The function {record.name} {_OWN_CODE}.")
+    _check_revision(asked, record.latest.revision)
+    _check_settled(asked, record)
+
+
+@decides("UpdateFunctionConfiguration", writes=True)
+def update_configuration(asked: Asked, record: Record) -> Answer:
+    _check_revision(asked, record.latest.revision)
+    _check_settled(asked, record)
+    choice = chosen(asked.params, asked.runtimes, record.latest.members["PackageType"])
+    if record.declared and (other := sorted(choice.keys() - {"Description", "Timeout", "MemorySize"})):
+        raise invalid(f"{', '.join(other)}: the function {record.name} {_OWN_CODE}.")
+    members = merged(record.latest.members, choice)
+    record.latest = Configuration(members, record.latest.code, asked.new_id(), asked.now, asked.change("update"))
+    return shown(asked.reference, asked.reference.unqualified, LATEST, record.latest, asked.settings)
+
+
+def _no_function_to_publish(asked: Asked) -> Refusal:
+    return not_found(f"Function not found: {asked.reference.unqualified}")
+
+
+@decides("PublishVersion", writes=True, missing=_no_function_to_publish)
+def publish_version(asked: Asked, record: Record) -> Answer:
+    _check_revision(asked, record.latest.revision)
+    theirs, ours = asked.get("CodeSha256"), record.latest.code["sha256"]
+    if theirs and theirs != ours:
+        raise invalid(
+            f"CodeSHA256 ({theirs}) is different from current CodeSHA256 in $LATEST ({ours}). Please try again with "
+            "the CodeSHA256 in $LATEST."
+        )
+    _check_settled(asked, record)
+    number, version = _publish(asked, record)
+    return shown(asked.reference, asked.reference.of(number), number, version, asked.settings)
+
+
+def deleted(asked: Asked, record: Record) -> bool:
+    """DeleteFunction: is all of it gone, or a version only. Raises `Refusal`."""
+    qualifier = asked.reference.qualifier
+    if qualifier is None:
+        return True
+    if qualifier == LATEST:
+        raise invalid("$LATEST version cannot be deleted without deleting the function.")
+    if not qualifier.isdigit():
+        raise invalid("Deletion of aliases is not currently supported.")
+    pointing = [each["Name"] for each in record.aliases.values() if qualifier in versions_of(each)]
+    if pointing:
+        raise conflict(
+            f"Unable to delete version because the following aliases reference it: [{', '.join(sorted(pointing))}]"
+        )
+    if record.versions.pop(qualifier, None) is not None:
+        record.event_invoke.pop(qualifier, None)
+        record.provisioned.pop(qualifier, None)
+    return False
+
+
+def versions_of(alias: Mapping[str, Any]) -> list[str]:
+    """The versions that an alias may choose."""
+    return [alias["FunctionVersion"], *alias.get("RoutingConfig", {}).get("AdditionalVersionWeights", {})]
+
+
+@decides("GetFunctionConfiguration")
+def get_configuration(asked: Asked, record: Record) -> Answer:
+    version, found = record.at(asked.reference)
+    return shown(asked.reference, _asked_arn(asked, record), version, found, asked.settings)
+
+
+@decides("GetFunction")
+def get_function(asked: Asked, record: Record) -> Answer:
+    version, found = record.at(asked.reference)
+    answer: Answer = {
+        "Configuration": shown(asked.reference, _asked_arn(asked, record), version, found, asked.settings)
+    }
+    if found.code["kind"] == "image":
+        uri = found.code["location"]
+        answer["Code"] = {"RepositoryType": "ECR", "ImageUri": uri, "ResolvedImageUri": uri}
+    else:
+        answer["Code"] = {"RepositoryType": "S3", "Location": found.code.get("location", "")}
+    if record.tags:
+        answer["Tags"] = record.tags
+    if record.reserved is not None:
+        answer["Concurrency"] = {"ReservedConcurrentExecutions": record.reserved}
+    return answer
+
+
+def listed(records: list[Record], params: Mapping[str, Any], settings: EngineSettings) -> Answer:
+    """ListFunctions: $LATEST of each, or with FunctionVersion=ALL all versions, too."""
+    items: list[Answer] = []
+    for record in records:
+        arn = function_arn(settings.region, settings.account_id, record.name)
+        reference = Reference(record.name, None, arn)
+        if params.get("FunctionVersion") == "ALL":
+            items += _versions(reference, record, settings)
+        else:
+            items.append(shown(reference, arn, LATEST, record.latest, settings, listed=True))
+    found, marker = page(items, params)
+    return {"Functions": found, "NextMarker": marker}
+
+
+@decides("ListVersionsByFunction", missing=_no_function_to_publish)
+def list_versions(asked: Asked, record: Record) -> Answer:
+    found, marker = page(_versions(asked.reference, record, asked.settings), asked.params)
+    return {"Versions": found, "NextMarker": marker}
+
+
+def _versions(reference: Reference, record: Record, settings: EngineSettings) -> list[Answer]:
+    named = [(LATEST, record.latest), *record.versions.items()]
+    return [shown(reference, reference.of(name), name, each, settings, listed=True) for name, each in named]
+
+
+def _publish(asked: Asked, record: Record) -> tuple[str, Configuration]:
+    """A new version; the last one if nothing changed since. Its description may be another one."""
+    said = fingerprint(record.latest)
+    last = str(record.last_version)
+    if said == record.published_from and last in record.versions:
+        return last, record.versions[last]
+    record.last_version += 1
+    record.published_from = said
+    number = str(record.last_version)
+    members = dict(record.latest.members)
+    if asked.operation == "PublishVersion" and asked.get("Description") is not None:
+        members["Description"] = asked.params["Description"]
+    version = Configuration(members, record.latest.code, asked.new_id(), asked.now)
+    if asked.operation == "PublishVersion":
+        record.latest.revision = asked.new_id()  # recorded: $LATEST has a new one, too
+    else:
+        version.change = asked.change("create")
+    record.versions[number] = version
+    return number, version
+
+
+def _asked_arn(asked: Asked, record: Record) -> str:
+    """An alias is shown as the version that it stands for; otherwise the ARN has the qualifier that was asked for."""
+    qualifier = asked.reference.qualifier
+    if qualifier in record.aliases:
+        return version_arn(asked.reference, record.aliases[qualifier]["FunctionVersion"])
+    return asked.reference.arn
+
+
+def _architectures(asked: Asked) -> dict[str, Any]:
+    return {"Architectures": asked.params["Architectures"]} if asked.get("Architectures") else {}
+
+
+def _check_revision(asked: Asked, revision: str) -> None:
+    if asked.get("RevisionId") not in (None, revision):
+        raise stale()
+
+
+def _check_settled(asked: Asked, record: Record) -> None:
+    if record.latest.change is not None:
+        raise conflict(
+            "The operation cannot be performed at this time. An update is in progress for resource: "
+            f"{asked.reference.unqualified}"
+        )

@@ -1,0 +1,110 @@
+"""Invoke: a call of a function over the API, in all its types.
+
+Decides what its headers mean and how its answer looks (Lambda API reference: Invoke, InvokeAsync). Everything else
+about a call is the engine's. What is the same for each call of a function is looked at once: this is the path that is
+measured.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lambent.api.constraints import problems
+from lambent.api.names import Reference, reference
+from lambent.api.operations import Operations
+from lambent.api.refusals import Refusal, constrained, not_found, not_here
+from lambent.api.shapes import Operation, Wire
+from lambent.engine import Engine
+from lambent.errors import ResourceNotFound
+
+MAXIMUM_CONTEXT_BYTES: Final = 3583  # Lambda API reference: Invoke, X-Amz-Client-Context
+MAXIMUM_KNOWN: Final = 20_000  # names that are remembered
+_JSON: Final = (b"content-type", b"application/json")
+
+Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+class Invoking:
+    """The operations that call a function."""
+
+    operations: Final = frozenset({"Invoke", "InvokeAsync"})
+
+    def __init__(self, engine: Engine, wire: Wire, operations: Operations) -> None:
+        self._engine = engine
+        self._operations = operations
+        self._invoke = wire.operations["Invoke"]
+        self._known: dict[tuple[Any, ...], Reference] = {}
+
+    async def do(
+        self,
+        operation: Operation,
+        labels: tuple[str, ...],
+        query: Mapping[str, list[str]],
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+    ) -> tuple[str, Reply]:
+        """The request id and the reply. Raises `LambentError`."""
+        if operation.name == "InvokeAsync":
+            meant = self._meant(labels[0], None, "Event", "None")
+            request_id = await self._engine.invoke_async(meant.name, body, qualifier=meant.qualifier)
+            return request_id, (202, [_JSON], b"{}")
+        kind = headers.get(b"x-amz-invocation-type", b"RequestResponse").decode("latin-1")
+        log_type = headers.get(b"x-amz-log-type", b"None").decode("latin-1")
+        qualifiers = query.get("Qualifier")
+        meant = self._meant(labels[0], qualifiers[-1] if qualifiers else None, kind, log_type)
+        sent = headers.get(b"x-amz-client-context")
+        context = None if sent is None else _context(sent)
+        if b"x-amz-durable-execution-name" in headers or b"x-amz-tenant-id" in headers:
+            raise not_here("Invoke with an execution's name or a tenant", "durable executions and tenants")
+        name, qualifier = meant.name, meant.qualifier
+        self._operations.check_invocable(meant)
+        try:
+            if kind == "Event":
+                request_id = await self._engine.invoke_async(name, body, client_context=context, qualifier=qualifier)
+                return request_id, (202, [], b"")
+            response = await self._engine.invoke_response(
+                name, body, log_type=log_type, dry_run=kind == "DryRun", client_context=context, qualifier=qualifier
+            )
+        except ResourceNotFound:
+            raise not_found(f"Function not found: {meant.qualified_arn}") from None
+        if response.status_code == 204:
+            return response.request_id, (204, [], b"")
+        more = [_JSON, (b"x-amz-executed-version", (response.executed_version or "").encode())]
+        if response.function_error is not None:
+            more.append((b"x-amz-function-error", response.function_error.encode()))
+        if log_type == "Tail":
+            more.append((b"x-amz-log-result", base64.b64encode(response.log_tail.encode())))
+        return response.request_id, (200, more, response.payload)
+
+    def _meant(self, label: str, qualifier: str | None, kind: str, log_type: str) -> Reference:
+        key = (label, qualifier, kind, log_type)
+        known = self._known.get(key)
+        if known is None:
+            given = {"FunctionName": label, "InvocationType": kind, "LogType": log_type}
+            if qualifier is not None:
+                given["Qualifier"] = qualifier
+            if wrong := problems(self._invoke.input, given):
+                raise constrained(wrong)
+            known = reference(label, qualifier, self._engine.settings)
+            if len(self._known) >= MAXIMUM_KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        return known
+
+
+def _context(sent: bytes) -> dict[str, object]:
+    """A client context. Raises `Refusal`."""
+    try:
+        if len(sent) > MAXIMUM_CONTEXT_BYTES:
+            raise ValueError
+        context = json.loads(base64.b64decode(sent, validate=True))
+        if not isinstance(context, dict):
+            raise ValueError
+    except (binascii.Error, ValueError, RecursionError):
+        words = "Client context must be a valid Base64-encoded JSON object."
+        raise Refusal("InvalidRequestContentException", 400, words) from None
+    return context

@@ -1,0 +1,259 @@
+"""Every operation of the API, done: what it decides on is fetched, what it decided is stored and followed.
+
+Decides which operation is done by what, and that a change of a function is one read-change-write of one document, so
+that it is whole or not at all. What changes and what is refused is decided in the modules of the resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from lambent.api import aliases, concurrency, event_invoke, extras, functions
+from lambent.api.code import CodeStore, code_of
+from lambent.api.constraints import problems
+from lambent.api.decisions import DECISIONS, Answer, Decision
+from lambent.api.engine_functions import function_of, record_of
+from lambent.api.mappings import MappingOperations
+from lambent.api.names import Reference, new_name, reference
+from lambent.api.records import Asked, Record
+from lambent.api.refusals import conflict, constrained, not_found, not_here
+from lambent.api.shapes import Operation, Wire
+from lambent.control import read_function
+from lambent.engine import Engine
+from lambent.model import Function
+from lambent.stored import Stored
+
+_WITH_MORE: Final = frozenset(
+    {
+        "CreateFunction", "UpdateFunctionCode", "DeleteFunction", "ListFunctions", "GetAccountSettings",
+        "CreateEventSourceMapping", "GetEventSourceMapping", "UpdateEventSourceMapping", "DeleteEventSourceMapping",
+        "ListEventSourceMappings",
+    }
+)  # fmt: skip
+"""Operations that need more than a record."""
+_DECIDING: Final = (aliases, concurrency, event_invoke, extras, functions)  # they fill the table of decisions
+ABSENT: Final = {
+    "Layer": "layers", "CapacityProvider": "capacity providers", "CodeSigning": "code signing",
+    "Durable": "durable executions", "FunctionUrl": "function URLs", "ResourcePolicy": "resource policies",
+    "Permission": "permissions", "ScalingConfig": "managed instances", "RuntimeManagement": "runtime versions",
+    "ResponseStream": "streamed answers over the API",
+}  # fmt: skip
+"""What is not there, by a part of an operation's name."""
+EMPTY: Final[Mapping[str, Answer]] = {
+    "ListLayers": {"Layers": []},
+    "ListLayerVersions": {"LayerVersions": []},
+    "ListCodeSigningConfigs": {"CodeSigningConfigs": []},
+    "ListCapacityProviders": {"CapacityProviders": []},
+}
+"""Lists of what is not there."""
+
+
+class Operations:
+    """The operations, of an engine that runs."""
+
+    def __init__(self, engine: Engine, wire: Wire, codes: CodeStore) -> None:
+        self._engine = engine
+        self._control = engine.control
+        self._wire = wire
+        self._codes = codes
+        self._runtimes = frozenset(wire.shape("Runtime").model["enum"])
+        mappings = MappingOperations(engine)
+        self._others: Mapping[str, Callable[[Asked], Awaitable[Answer]]] = {
+            "CreateFunction": self._create_function,
+            "UpdateFunctionCode": self._update_function_code,
+            "DeleteFunction": self._delete_function,
+            "CreateEventSourceMapping": mappings.create,
+            "GetEventSourceMapping": mappings.get,
+            "UpdateEventSourceMapping": mappings.update,
+            "DeleteEventSourceMapping": mappings.delete,
+        }
+        self._pending: dict[str, float] = {}  # functions that were just created, and until when they are Pending
+        self._lists: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Answer]]] = {
+            "ListFunctions": self._list_functions,
+            "GetAccountSettings": self._account_settings,
+            "ListEventSourceMappings": mappings.list_all,
+        }
+
+        assert self._others.keys() | self._lists.keys() == _WITH_MORE
+
+    async def do(self, operation: Operation, params: Mapping[str, Any]) -> Answer:
+        """The members of the answer. Raises `LambentError`."""
+        if wrong := problems(operation.input, params):
+            raise constrained(wrong)
+        name = operation.name
+        if (decision := DECISIONS.get(name)) is not None:
+            return await self._decide(decision, self.asked(name, params))
+        if (other := self._others.get(name)) is not None:
+            return await other(self.asked(name, params))
+        if (listing := self._lists.get(name)) is not None:
+            return await listing(params)
+        if name in EMPTY:
+            return EMPTY[name]
+        raise not_here(name, absent(name))
+
+    def asked(self, operation: str, params: Mapping[str, Any]) -> Asked:
+        """The request as operations see it. Raises `Refusal` if it names a function elsewhere."""
+        settings = self._engine.settings
+        given = params.get("FunctionName") or params.get("Resource")
+        if given is None:
+            meant = Reference("", None, "")
+        elif operation == "CreateFunction":
+            meant = new_name(given, settings)
+        else:
+            meant = reference(given, params.get("Qualifier"), settings)
+        return Asked(operation, params, meant, self._engine.now(), self._engine.new_id, settings, self._runtimes)
+
+    def check_invocable(self, meant: Reference) -> None:
+        """Raises `Refusal` while a function that this server created is Pending."""
+        if self._pending and (until := self._pending.get(meant.name)) is not None:
+            if self._engine.now() < until:
+                raise conflict(
+                    "The operation cannot be performed at this time. The function is currently in the following state: "
+                    "Pending"
+                )
+            self._pending.pop(meant.name, None)
+
+    # --- functions -------------------------------------------------------------------------------------------------
+
+    async def _decide(self, decision: Decision, asked: Asked) -> Answer:
+        if not decision.writes:
+            record = await self._record(asked.reference.name)
+            if record is None:
+                raise decision.missing(asked)
+            record.settle(asked.now)
+            return decision.decide(asked, record)
+        if decision.knows_others:
+            asked.others = await self._records()
+        answer: Answer = {}
+
+        def change(record: Record | None) -> Record:
+            nonlocal answer
+            if record is None:
+                raise decision.missing(asked)
+            answer = decision.decide(asked, record)
+            return record
+
+        await self._write(asked, change)
+        return answer
+
+    async def _create_function(self, asked: Asked) -> Answer:
+        exists = conflict(f"Function already exist: {asked.reference.name}")
+        if await self._control.get_stored_function(asked.reference.name) is not None:
+            raise exists
+        functions.created(
+            asked, {"kind": "image" if asked.params["Code"].get("ImageUri") else "zip", "size": 0, "sha256": ""}
+        )
+        code = await code_of(asked.params["Code"], self._codes)
+        answer: Answer = {}
+
+        def change(record: Record | None) -> Record:
+            nonlocal answer
+            if record is not None:
+                raise exists
+            new, answer = functions.created(asked, code)
+            return new
+
+        await self._write(asked, change)
+        self._pending[asked.reference.name] = asked.now + self._engine.settings.state_change_seconds
+        return answer
+
+    async def _update_function_code(self, asked: Asked) -> Answer:
+        known = await self._record(asked.reference.name)
+        if known is None:
+            raise not_found(f"Function not found: {asked.reference.unqualified}")
+        known.settle(asked.now)
+        functions.check_changeable(asked, known)
+        code = await code_of(asked.params, self._codes)
+        answer: Answer = {}
+
+        def change(record: Record | None) -> Record:
+            nonlocal answer
+            if record is None:
+                raise not_found(f"Function not found: {asked.reference.unqualified}")
+            answer = functions.with_new_code(asked, record, code)
+            return record
+
+        await self._write(asked, change)
+        return answer
+
+    async def _delete_function(self, asked: Asked) -> Answer:
+        record = await self._record(asked.reference.name)
+        if record is None:
+            raise not_found(f"Function not found: {asked.reference.unqualified}")
+        if functions.deleted(asked, record):
+            await self._control.delete_function(record.name)
+            self._engine.follow_one(record.name, None)
+        else:
+
+            def change(record: Record | None) -> Record:
+                if record is None:
+                    raise not_found(f"Function not found: {asked.reference.unqualified}")
+                functions.deleted(asked, record)
+                return record
+
+            await self._write(asked, change)
+        return {"StatusCode": 204}
+
+    async def _list_functions(self, params: Mapping[str, Any]) -> Answer:
+        return functions.listed(list((await self._records()).values()), params, self._engine.settings)
+
+    async def _account_settings(self, params: Mapping[str, Any]) -> Answer:
+        return concurrency.account_settings((await self._records()).values(), self._engine.settings)
+
+    # --- records ---------------------------------------------------------------------------------------------------
+
+    async def _record(self, name: str) -> Record | None:
+        found = await self._control.get_stored_function(name)
+        return None if found is None else self._read(name, *found)
+
+    async def _records(self) -> dict[str, Record]:
+        now = self._engine.now()
+        records = {
+            name: self._read(name, *each) for name, each in (await self._control.list_stored_functions()).items()
+        }
+        for record in records.values():
+            record.settle(now)
+        return records
+
+    def _read(self, name: str, stored: Stored, revision: int) -> Record:
+        return record_of(name, stored, revision, read_function(stored), self._engine.settings)
+
+    async def _write(self, asked: Asked, change: Callable[[Record | None], Record]) -> None:
+        """Change a record, and have this engine follow at once; others follow the store."""
+        name, settings = asked.reference.name, self._engine.settings
+        check = (await self._control.known()).check_function if _looks_around(asked) else _unchecked
+
+        def rewritten(stored: Stored | None, revision: int) -> Stored:
+            record = None if stored is None else self._read(name, stored, revision)
+            if record is not None:
+                record.settle(asked.now)
+            wanted = change(record)
+            function = function_of(wanted, None if stored is None else read_function(stored), settings)
+            kept = stored or Stored({}, "api")
+            return replace(kept, configuration=function.model_dump(mode="json"), api=wanted.document())
+
+        self._engine.follow_one(name, await self._control.change_stored_function(name, rewritten, check))
+
+
+def how_done(operation: str) -> str:
+    """"done", "empty" (a list of what is not there) or the name of what is not there."""
+    if operation in DECISIONS or operation in _WITH_MORE:
+        return "done"
+    return "empty" if operation in EMPTY else absent(operation)
+
+
+def absent(operation: str) -> str:
+    """What an operation is about that lambent does not have."""
+    return next((what for part, what in ABSENT.items() if part in operation), "such operation")
+
+
+def _unchecked(function: Function) -> None:
+    """What it names has not changed."""
+
+
+def _looks_around(asked: Asked) -> bool:
+    """Does what is asked for name queues, streams or other functions, or take from what others have?"""
+    named = ("DeadLetterConfig", "DestinationConfig", "ReservedConcurrentExecutions")
+    return any(asked.get(name) is not None for name in named)

@@ -1,0 +1,148 @@
+"""What the API keeps of one function: versions, aliases and the rest, as one value that is stored in one write.
+
+Decides the form of a record, and what has become of a change that takes its time: `Pending` until it is `Active`, each
+with a RevisionId of its own. What changes a record is in the module of each resource; everything here is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from lambent.api.names import Reference
+from lambent.api.refusals import not_found
+from lambent.model import LATEST
+from lambent.settings import EngineSettings
+
+CREATING: Final = "The function is being created."
+_CREATING: Final = "Creating"
+
+
+@dataclass(slots=True)
+class Change:
+    """A change that is under way until `until` (epoch seconds); what it changed then has the revision `revision`."""
+
+    kind: str  # "create" or "update"
+    until: float
+    revision: str
+
+
+@dataclass(slots=True)
+class Configuration:
+    """A version of a function, or $LATEST. `members` are those of FunctionConfiguration that were chosen."""
+
+    members: dict[str, Any]
+    code: dict[str, Any]
+    revision: str
+    modified: float  # epoch seconds
+    change: Change | None = None
+
+    def settle(self, now: float) -> bool:
+        """Let a change that has taken its time be done; was there one?"""
+        if self.change is None or now < self.change.until:
+            return False
+        self.revision = self.change.revision
+        self.change = None
+        return True
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State and LastUpdateStatus, with their reasons."""
+        if self.change is None:
+            return {"State": "Active", "LastUpdateStatus": "Successful"}
+        if self.change.kind == "create":
+            return {"State": "Pending", "StateReason": CREATING, "StateReasonCode": _CREATING}
+        return {
+            "State": "Active",
+            "LastUpdateStatus": "InProgress",
+            "LastUpdateStatusReason": CREATING,
+            "LastUpdateStatusReasonCode": _CREATING,
+        }
+
+
+@dataclass(slots=True)
+class Record:
+    """All that is kept of a function. `declared`: it is a callable of an engine's code, whose options count."""
+
+    name: str
+    latest: Configuration
+    declared: bool = False
+    reserved: int | None = None
+    recursive_loop: str = "Terminate"
+    versions: dict[str, Configuration] = field(default_factory=dict)  # by number, in their order
+    last_version: int = 0
+    published_from: str = ""  # the fingerprint of the last version
+    aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    event_invoke: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier
+    provisioned: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier
+    tags: dict[str, str] = field(default_factory=dict)
+    test_events: dict[str, str] = field(default_factory=dict)
+
+    def settle(self, now: float) -> None:
+        """Let everything be done that has taken its time."""
+        self.latest.settle(now)
+        for each in self.versions.values():
+            each.settle(now)
+
+    def document(self) -> dict[str, Any]:
+        """It as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Record:
+        """The record of this JSON."""
+        values = dict(document)
+        values["latest"] = _configuration(values["latest"])
+        values["versions"] = {number: _configuration(each) for number, each in values["versions"].items()}
+        return cls(**values)
+
+    def at(self, reference: Reference) -> tuple[str, Configuration]:
+        """The version that a reference means, through an alias if it names one. Raises `Refusal`."""
+        version = reference.resolved
+        if version in self.aliases:
+            version = self.aliases[version]["FunctionVersion"]
+        found = self.latest if version == LATEST else self.versions.get(version)
+        if found is None:
+            raise not_found(f"Function not found: {reference.arn}")
+        return version, found
+
+
+def _configuration(document: Mapping[str, Any]) -> Configuration:
+    change = document["change"]
+    return Configuration(**{**document, "change": None if change is None else Change(**change)})
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request that an operation decides about."""
+
+    operation: str
+    params: Mapping[str, Any]
+    reference: Reference
+    now: float  # epoch seconds
+    new_id: Callable[[], str]
+    settings: EngineSettings
+    runtimes: frozenset[str]  # that botocore's model knows
+    others: Mapping[str, Record] = field(default_factory=dict)  # all functions of the store, where they matter
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A parameter; the default if it was not given."""
+        value = self.params.get(name)
+        return default if value is None else value
+
+    def change(self, kind: str) -> Change:
+        """One that begins now."""
+        return Change(kind, self.now + self.settings.state_change_seconds, self.new_id())
+
+
+def page(items: list[Any], params: Mapping[str, Any], most: int = 50) -> tuple[list[Any], str | None]:
+    """Up to MaxItems of these from Marker on, and the marker of the next ones. Raises `Refusal`."""
+    from lambent.api.refusals import invalid
+
+    marker = params.get("Marker") or "0"
+    if not (marker.isascii() and marker.isdigit() and len(marker) < 12):
+        raise invalid("Invalid pagination token: give the NextMarker of an earlier answer.")
+    start, size = int(marker), min(params.get("MaxItems") or most, most)
+    end = start + size
+    return items[start:end], str(end) if end < len(items) else None
