@@ -24,7 +24,7 @@ def audit(history: History, day: Workload, *, undisturbed: bool, times_tell: boo
     """Sentences, one for each broken promise. `undisturbed`: no fault could use up an attempt or hold up a report.
     `times_tell`: wall clocks did not jump."""
     yield from _ended_unreported(history, day)
-    yield from _rejoined(history)
+    yield from _rejoined(history, day)
     if undisturbed:
         yield from _given_up_untried(history, day)
     if times_tell:
@@ -53,15 +53,17 @@ def _ended_unreported(history: History, day: Workload) -> Iterator[str]:
                 yield f"unreported: {id} was {end.what} at {end.at:g} s, and {destination} had not heard of it"
 
 
-def _rejoined(history: History) -> Iterator[str]:
-    """Records that failed together are tried again together or in parts, but with no others, until they find a fate."""
+def _rejoined(history: History, day: Workload) -> Iterator[str]:
+    """Records that failed together are tried again together or in parts, but with no others, until they find a fate.
+    Where nothing counts their tries, a crash may come before it is stored that there was one."""
+    uncounted = {function for function in day.functions if day.uncounted(function)}
     fates = [(report.row, report.function, report.ids) for report in history.reports]
     fates += [(end.row, end.function, end.ids) for end in history.settled if end.function is not None]
     given_up = {(function, id): row for row, function, ids in reversed(fates) for id in ids}
     together: dict[tuple[str, str], frozenset[str]] = {}
     for run in history.runs:
         ids = frozenset(run.ids)
-        if not ids or history.born[run.ids[0]].kind != "record":
+        if not ids or history.born[run.ids[0]].kind != "record" or run.function in uncounted:
             continue
         for id in run.ids:
             before = together.get((run.function, id), ids)

@@ -46,7 +46,7 @@ def blows(chance: random.Random, hosts: int) -> list[Blow]:
         what = chance.choice(BLOWS)
         host = chance.randrange(hosts)
         seconds = {
-            "pause": chance.choice((1.0, 5.0, 60.0)),
+            "pause": chance.choice((1.0, 5.0, 60.0, 400.0)),  # longer than a claim holds
             "cut off": chance.choice((2.0, 15.0, 60.0)),
             "outage": chance.choice((1.0, 15.0)),
             "destination": chance.choice((5.0, 60.0, 400.0)),

@@ -103,6 +103,13 @@ class Workload:
             return int(self.queues[name]["max_receive_count"])
         return 1 + int(mapped.options["maximum_retry_attempts"])
 
+    def uncounted(self, function: str) -> bool:
+        """Whether a stream's records are tried for ever, all of a batch together."""
+        mapped = self.mapping_of(function)
+        if mapped is None or not mapped.source.startswith("stream:"):
+            return False
+        return not self.tries(function) and not mapped.options["bisect_batch_on_function_error"]
+
     def mapping_of(self, function: str) -> Mapped | None:
         return next((mapped for mapped in self.mappings.values() if mapped.function == function), None)
 
