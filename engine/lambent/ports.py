@@ -26,6 +26,7 @@ from lambent.model import (
     Message,
     MessageFact,
     Outcome,
+    Progress,
     Put,
     Queue,
     Read,
@@ -277,6 +278,30 @@ class StreamReader(Protocol):
     async def close(self) -> None: ...
 
 
+class Election(Protocol):
+    """Who tries to read which shard, where a source holds an election of its own, as Kafka's consumer groups do; a
+    reader for a group has it as its `election`. Who may is the lease's to say all the same, and how far a shard is the
+    store's: what is committed here is a mirror of that."""
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Stand for election from now on; `changed` is called when other shards are to be tried."""
+        ...
+
+    def assigned(self) -> Collection[str]:
+        """The shards to be tried now. One that is no longer among them is to be drained and released, for which the
+        election waits a while. Raises StoreUnavailable where nobody knows."""
+        ...
+
+    async def resume(self, shard: str, stored: Progress | None, seek: int) -> Progress | None:
+        """Where to go on in a shard that was got, by what is stored and by what the group committed; None: at the
+        mapping's starting position. Until the reader drops it, the shard is in use."""
+        ...
+
+    def commit(self, shard: str, progress: Progress) -> None:
+        """This is stored: commit it, soon."""
+        ...
+
+
 class StreamSource(Protocol):
     """A stream that a mapping reads."""
 
@@ -284,6 +309,11 @@ class StreamSource(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]: ...
+
+    @property
+    def size_of(self) -> Callable[[Record], int]:
+        """At most how many bytes of JSON a record is in an event."""
+        ...
 
     @property
     def retention_seconds(self) -> float:

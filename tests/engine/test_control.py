@@ -299,9 +299,9 @@ def test_a_stream_does_not_report_to_itself(engine: Engine) -> None:
 
 
 def test_a_url_of_a_known_source_says_what_to_install(engine: Engine) -> None:
-    message = refused(lambda: engine.map("kafka://localhost/topic", handler))
-    assert "there is no source for kafka://" in message
-    assert "pip install 'lambent[kafka]'" in message
+    message = refused(lambda: engine.map("sqs://localhost/name", handler))
+    assert "there is no source for sqs://" in message
+    assert "pip install 'lambent[aws]'" in message
 
 
 def test_a_url_of_an_unknown_source_names_the_entry_point(engine: Engine) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 from lambent.errors import StoreUnavailable
 from lambent.model import Lease, Progress, Shard
-from lambent.ports import HEARTBEATS_PER_LEASE, Holdings, Leases, StreamSource, World
+from lambent.ports import HEARTBEATS_PER_LEASE, Election, Holdings, Leases, StreamSource, World
 from lambent.telemetry import Telemetry
 
 SHARD_LISTING_SECONDS: Final = 10.0  # how often the source is asked for new shards when nothing else says so
@@ -30,9 +30,12 @@ class Share:
     give: Sequence[str]
 
 
-def share(holdings: Holdings, shards: Sequence[Shard], owner: str, seek: int) -> Share:
-    """Which free leases to take and which of ours to give, so that each engine has its even share. Only shards whose
-    parents are finished count, and finished ones count no more. `seek`: the mapping's seek generation."""
+def share(
+    holdings: Holdings, shards: Sequence[Shard], owner: str, seek: int, assigned: Collection[str] | None = None
+) -> Share:
+    """Which free leases to take and which of ours to give, so that each engine has its even share, or what an election
+    assigned to it. Only shards whose parents are finished count, and finished ones count no more. `seek`: the mapping's
+    seek generation."""
     leases = holdings.leases
     listed = {shard.id for shard in shards}
 
@@ -48,6 +51,9 @@ def share(holdings: Holdings, shards: Sequence[Shard], owner: str, seek: int) ->
     held = [leases[name] for name in readable if name in leases and not leases[name].free]
     free = [leases[name] for name in readable if name in leases and leases[name].free]
     ours = [lease.name for lease in held if lease.owner == owner]
+    if assigned is not None:
+        tried = [lease for lease in free if lease.name in assigned]
+        return Share(tried, [name for name in ours if name not in assigned])
     members = max(1, holdings.members)
     least, most = len(readable) // members, -(-len(readable) // members)
     by_owner = Counter(lease.owner for lease in held)
@@ -64,9 +70,10 @@ def _held(lease: Lease, owner: str) -> bool:
 
 
 class Ownership:
-    """Keeps this engine's share of a mapping's shards: `gained` is called with each lease got (and whether a parent of
-    the shard was read before it; False: it came to nothing), `lost` with the name of one that is gone (nothing may be
-    written any more), `wanted_back` with one that should be drained and released."""
+    """Keeps this engine's share of a mapping's shards, or those that the source's election assigned to it: `gained` is
+    called with each lease got (and whether the shard is read from its first record on, whatever the mapping says: a
+    parent was read before it, or it was not there in the beginning; False: it came to nothing), `lost` with the name of
+    one that is gone (nothing may be written any more), `wanted_back` with one that should be drained and released."""
 
     def __init__(
         self,
@@ -81,11 +88,13 @@ class Ownership:
         wanted_back: Callable[[str], None],
         telemetry: Telemetry,
         world: World,
+        election: Election | None = None,
     ) -> None:
         self._leases, self._source, self._group, self._seek = leases, source, group, seek
         self._valid_for = valid_for_seconds
         self._gained, self._lost, self._wanted_back = gained, lost, wanted_back
-        self._telemetry, self._world = telemetry, world
+        self._telemetry, self._world, self._election = telemetry, world, election
+        self._from_the_start: frozenset[str] | None = None  # shards that there were when we began
         self._held: set[str] = set()
         self.leaving = False  # take nothing more; what is held is renewed until it is released
         self._valid_until = 0.0
@@ -107,6 +116,8 @@ class Ownership:
     async def run(self) -> None:
         """Heartbeat until cancelled."""
         clock = self._world.clock
+        if self._election is not None:
+            self._election.listen(self.look_now)
         shards: Sequence[Shard] = ()
         listed_at = -inf
         while True:
@@ -116,7 +127,7 @@ class Ownership:
                 listed_at = -inf
             try:
                 if before - listed_at >= SHARD_LISTING_SECONDS:
-                    shards, listed_at = await self._source.shards(), before
+                    shards, listed_at = await self._listed(shards), before
                 await self._beat(shards, before)
             except StoreUnavailable as error:
                 self._telemetry.log("warning", "lease heartbeat failed", mapping=self._group, error=error.message)
@@ -125,6 +136,16 @@ class Ownership:
                     await self._look_now.wait()
             except TimeoutError:
                 pass
+
+    async def _listed(self, known: Sequence[Shard]) -> Sequence[Shard]:
+        """What the source has now; while it is away, what is known: leases are renewed without it."""
+        try:
+            return await self._source.shards()
+        except StoreUnavailable as error:
+            if not known:
+                raise
+            self._telemetry.log("warning", "shards can't be listed", mapping=self._group, error=error.message)
+            return known
 
     async def _beat(self, shards: Sequence[Shard], before: float) -> None:
         holdings = await self._leases.heartbeat(self._group, [shard.id for shard in shards], self._valid_for)
@@ -136,7 +157,10 @@ class Ownership:
             if name not in holdings.leases or not _held(holdings.leases[name], owner):
                 self._lose(name)
         by_id = {shard.id: shard for shard in shards}
-        due = share(holdings, shards, owner, self._seek)
+        if self._from_the_start is None:
+            self._from_the_start = frozenset(by_id)
+        assigned = None if self._election is None else self._election.assigned()
+        due = share(holdings, shards, owner, self._seek, assigned)
         for name in due.give:
             if name in self._held:
                 self._wanted_back(name)
@@ -148,7 +172,8 @@ class Ownership:
         if due.take and not self.leaving:
             for lease in await self._leases.take_many(due.take, self._valid_for):
                 parents = [holdings.leases[parent] for parent in by_id[lease.name].parents if parent in holdings.leases]
-                if await self._gained(lease, by_id[lease.name], any(parent.progress for parent in parents)):
+                new = lease.name not in self._from_the_start
+                if await self._gained(lease, by_id[lease.name], new or any(parent.progress for parent in parents)):
                     self._held.add(lease.name)
 
     def _lose_all(self) -> None:

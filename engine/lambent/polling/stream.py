@@ -41,7 +41,7 @@ from lambent.model import (
 )
 from lambent.observing import Watched
 from lambent.polling.leases import Ownership, resume_from
-from lambent.ports import Leases, StreamSource, World
+from lambent.ports import Election, Leases, StreamSource, World
 from lambent.semantics import backoff, shapes
 from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
@@ -152,6 +152,7 @@ class StreamLoop:
         self._last_result = NOTHING_PROCESSED
         self._trouble = ""
         self._reader = source.reader(mapping_id)
+        self._election: Election | None = getattr(self._reader, "election", None)
         self._ownership = Ownership(
             leases,
             source,
@@ -161,6 +162,7 @@ class StreamLoop:
             gained=self._gained,
             lost=self._lost,
             wanted_back=self._wanted_back,
+            election=self._election,
             telemetry=telemetry,
             world=world,
         )
@@ -197,19 +199,22 @@ class StreamLoop:
 
     # --- owning shards -----------------------------------------------------------------------------------------------
 
-    async def _gained(self, lease: Lease, shard: Shard, after_parent: bool) -> bool:
-        progress = resume_from(lease, self._seek)
+    async def _gained(self, lease: Lease, shard: Shard, from_its_first: bool) -> bool:
+        progress = stored = resume_from(lease, self._seek)
+        if self._election is not None:
+            progress = await self._election.resume(shard.id, stored, self._seek)
         if progress is None:
-            start = "TRIM_HORIZON" if after_parent else self._start
+            start = "TRIM_HORIZON" if from_its_first else self._start
             position = await self._source.position(shard.id, start, self._timestamp)
             progress = Progress(position, seek=self._seek, start=position)
-            (stored,) = await self._leases.checkpoint_many([(lease, Checkpoint(progress, ()))])
-            if not stored:
+        if progress is not stored:
+            (is_stored,) = await self._leases.checkpoint_many([(lease, Checkpoint(progress, ()))])
+            if not is_stored:
                 return False
         consumer = ShardConsumer(
             self._mapping,
             progress,
-            size_of=shapes.kinesis_size,
+            size_of=self._source.size_of,
             accepts=self._accepts,
             retention_seconds=self._source.retention_seconds,
         )
@@ -456,6 +461,8 @@ class StreamLoop:
                 owned.consumer.checkpointed(is_stored)
                 if is_stored:
                     self._reader.passed(owned.shard.id, step.progress.position, owned.lease.counter)
+                    if self._election is not None:
+                        self._election.commit(owned.shard.id, step.progress)
                     self._pump(owned)
                 else:
                     self._forget(owned)

@@ -16,7 +16,7 @@ from typing import Final
 from lambent.arns import queue_arn, role_arn, stream_arn
 from lambent.errors import InvalidParameterValue
 from lambent.model import Message, Put, Queue, Record, Send
-from lambent.semantics.shapes import kinesis_event, kinesis_view, sqs_event, sqs_view
+from lambent.semantics.shapes import kinesis_event, kinesis_size, kinesis_view, sqs_event, sqs_view
 
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
 HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
@@ -83,7 +83,10 @@ def begins_at(starting_position: str, timestamp: float | None) -> float | None:
 class StreamView:
     """A built-in stream as a mapping sees it, but for its records."""
 
-    capabilities = frozenset({"AT_TIMESTAMP", "backlog", "groups", "maximum_bytes", "reshard", "retention", "shards"})
+    capabilities = frozenset(
+        {"AT_TIMESTAMP", "backlog", "groups", "kinesis", "maximum_bytes", "reshard", "retention", "shards"}
+    )
+    size_of = staticmethod(kinesis_size)
 
     def __init__(self, name: str, region: str, account_id: str) -> None:
         self.arn = stream_arn(region, account_id, name)

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lambent.semantics.kafka import position_named
+
 _ITEMS: Final = "batchItemFailures"
 _IDENTIFIER: Final = "itemIdentifier"
 
@@ -42,7 +44,7 @@ Judgement = AllSucceeded | NoneSucceeded | SomeFailed
 
 def judge(value: object, ids: Sequence[str]) -> Judgement:
     """Judge the decoded answer `value` to a batch whose records are named `ids`: message ids of a queue, positions of
-    a shard. All ids named is `NoneSucceeded` too."""
+    a shard, or a Kafka partition with an offset. All ids named is `NoneSucceeded` too."""
     if value is None or (isinstance(value, str | list | tuple) and not value):
         return AllSucceeded()
     if not isinstance(value, Mapping):
@@ -56,6 +58,8 @@ def judge(value: object, ids: Sequence[str]) -> Judgement:
     failed: set[str] = set()
     for item in items:
         identifier = item.get(_IDENTIFIER) if isinstance(item, Mapping) else None
+        if isinstance(identifier, Mapping):
+            identifier = position_named(identifier)
         if not isinstance(identifier, str) or identifier not in known:
             return NoneSucceeded()
         failed.add(identifier)

@@ -1,0 +1,218 @@
+"""Kafka's records as a function and a filter see them, their places, and what of a shard's progress a commit carries.
+
+Decides names, order and types of the keys (Lambda developer guide, «Using Lambda with self-managed Apache Kafka»), how
+a place is written as a position, and what is kept in the metadata of a committed offset. What is read and committed,
+and when, is the poller's.
+
+A partition is a shard, named as AWS names it: 'orders-0'. A position names one record of it, with the offset in all of
+its digits, so that texts compare as offsets do: 'orders-0@0000000000000000042'.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import b2a_base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from lambent.model import Piece, Progress, Record
+from lambent.semantics.filtering import decoded_view
+
+HOPS_HEADER: Final = "lambent-hops"  # of a record that a function put: the length of its chain
+TIMESTAMP_TYPES: Final = ("CREATE_TIME", "LOG_APPEND_TIME")
+MAXIMUM_METADATA_BYTES: Final = 3 * 1024  # of a commit; the broker's limit is 4,096 (offset.metadata.max.bytes)
+RECORD_OVERHEAD_BYTES: Final = 320  # a record's JSON without topic, key, value and headers
+RETRIES_WITH_DESTINATION: Final = 10  # «Using a Kafka topic as an on-failure destination»: instead of endless ones
+_DIGITS: Final = 19
+_VERSION: Final = 1
+
+
+class Raw(Protocol):
+    """A record as Kafka's client gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # ms
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(slots=True)
+class KafkaRecord(Record):
+    """A record with what only Kafka knows of it."""
+
+    raw: Raw | None = None
+
+
+def record(shard: str, raw: Raw) -> KafkaRecord:
+    """Without a key it has the empty one, as all the others have that are without: they keep their order."""
+    key = "" if raw.key is None else raw.key.decode("utf-8", "backslashreplace")
+    return KafkaRecord(
+        f"{shard}@{raw.offset:019d}", key, raw.value or b"", raw.timestamp / 1e3, _hops(raw) if raw.headers else 0, raw
+    )
+
+
+# --------------------------------------------------------------------------- places
+
+
+def shard_id(topic: str, partition: int) -> str:
+    return f"{topic}-{partition}"
+
+
+def position(shard: str, offset: int) -> str:
+    """Of the record at this offset; below 0: before all."""
+    return f"{shard}@{offset:0{_DIGITS}d}" if offset >= 0 else f"{shard}@"
+
+
+def offset_after(position: str) -> int:
+    """Where reading goes on after this position."""
+    digits = position.rpartition("@")[2]
+    return int(digits) + 1 if digits else 0
+
+
+def position_named(identifier: Mapping[str, object]) -> str | None:
+    """The record that a batch response names: `{"partition": "orders-0", "offset": 42}`; None: none."""
+    match identifier:
+        case {"partition": str(shard), "offset": int(offset)} if not isinstance(offset, bool) and offset >= 0:
+            return position(shard, offset)
+    return None
+
+
+# --------------------------------------------------------------------------- how it looks
+
+
+def event(shard: str, records: Sequence[Record], bootstrap_servers: str, decoded: bool) -> dict[str, object]:
+    """A partition's batch as AWS's event, `decoded`: with texts and JSON values where AWS has base64 and numbers."""
+    look = _decoded if decoded else _as_aws
+    raws = [each.raw for each in records if isinstance(each, KafkaRecord) and each.raw is not None]
+    return {
+        "eventSource": "SelfManagedKafka",
+        "bootstrapServers": bootstrap_servers,
+        "records": {shard: [look(raw) for raw in raws]} if raws else {},
+    }
+
+
+def view(record: Record) -> dict[str, object]:
+    """A record as a filter sees it: value and key as JSON values beside the metadata, all on one level (Lambda guide,
+    «Event filtering with Apache Kafka»: data filtering on `value`, and on `key`)."""
+    assert isinstance(record, KafkaRecord)
+    assert record.raw is not None
+    return {**_metadata(record.raw), **_key_and_value(record.raw, decoded_view), "headers": _headers(record.raw, _text)}
+
+
+def size(record: Record) -> int:
+    """At most this many bytes of JSON are this record in an event."""
+    raw = record.raw if isinstance(record, KafkaRecord) else None
+    if raw is None:
+        return len(record.data)
+    headers = sum([40 + 6 * (len(name) + len(value or b"")) for name, value in raw.headers])
+    content = len(raw.key or b"") + len(record.data)
+    return RECORD_OVERHEAD_BYTES + 2 * len(raw.topic) + content * 4 // 3 + 8 + headers
+
+
+def _as_aws(raw: Raw) -> dict[str, object]:
+    # The dearest loop of this source: nothing called that need not be.
+    found: dict[str, object] = {
+        "topic": raw.topic,
+        "partition": raw.partition,
+        "offset": raw.offset,
+        "timestamp": raw.timestamp,
+        "timestampType": TIMESTAMP_TYPES[raw.timestamp_type == 1],
+    }
+    if raw.key is not None:
+        found["key"] = b2a_base64(raw.key, newline=False).decode("ascii")
+    if raw.value is not None:
+        found["value"] = b2a_base64(raw.value, newline=False).decode("ascii")
+    found["headers"] = _headers(raw, list) if raw.headers else []
+    return found
+
+
+def _decoded(raw: Raw) -> dict[str, object]:
+    return {**_metadata(raw), **_key_and_value(raw, decoded_view), "headers": _headers(raw, _text)}
+
+
+def _metadata(raw: Raw) -> dict[str, object]:
+    return {
+        "topic": raw.topic,
+        "partition": raw.partition,
+        "offset": raw.offset,
+        "timestamp": raw.timestamp,
+        "timestampType": TIMESTAMP_TYPES[raw.timestamp_type == 1],
+    }
+
+
+def _key_and_value(raw: Raw, look: object) -> dict[str, object]:
+    assert callable(look)
+    both = {"key": raw.key, "value": raw.value}
+    return {name: look(each) for name, each in both.items() if each is not None}
+
+
+def _headers(raw: Raw, look: object) -> list[dict[str, object]]:
+    assert callable(look)
+    return [{name: look(value or b"")} for name, value in raw.headers if name != HOPS_HEADER]
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _hops(raw: Raw) -> int:
+    for name, value in raw.headers:
+        if name == HOPS_HEADER and value is not None and value.isdigit() and len(value) < 4:
+            return int(value)
+    return 0
+
+
+# --------------------------------------------------------------------------- what a commit carries
+
+
+def metadata(progress: Progress) -> str:
+    """Of a commit: what else there is to this progress, as far as it fits; all of it is in the store."""
+    pieces = [
+        [offset_after(piece.first) - 1, offset_after(piece.last) - 1, piece.attempts] for piece in progress.pieces
+    ]
+    about = {"lambent": _VERSION, "seek": progress.seek, "pieces": pieces}
+    text = json.dumps(about, separators=(",", ":"))
+    return text if len(text) <= MAXIMUM_METADATA_BYTES else json.dumps({**about, "pieces": []}, separators=(",", ":"))
+
+
+def committed(shard: str, offset: int, text: str) -> Progress:
+    """What a commit of this offset and metadata says, whoever made it: others know neither seeks nor pieces."""
+    at = position(shard, offset - 1)
+    try:
+        about = json.loads(text)
+        if about["lambent"] != _VERSION:
+            return Progress(at, start=at)
+        pieces = tuple(
+            Piece(position(shard, first), position(shard, last), attempts) for first, last, attempts in about["pieces"]
+        )
+        return Progress(at, pieces, seek=int(about["seek"]), start=at)
+    except (ValueError, TypeError, KeyError):
+        return Progress(at, start=at)
+
+
+def further(shard: str, stored: Progress | None, committed: Progress | None, seek: int) -> Progress | None:
+    """Where to go on, in a mapping's seek generation: the store's word holds, unless it knows nothing of the shard or
+    the group was taken further by others, as another store's engines or kafka-consumer-groups. None: at the start."""
+    if committed is None or committed.seek < max(seek, 0 if stored is None else stored.seek):
+        return stored
+    if stored is None or offset_after(committed.position) > offset_after(stored.position):
+        return committed
+    return stored
+
+
+# --------------------------------------------------------------------------- URLs
+
+
+def same_topic(source: str, destination: str) -> bool:
+    """Does this destination put into what this source reads? Both are URLs; of another kind, they do not."""
+    read, put = urlsplit(source), urlsplit(destination)
+    if read.scheme != "kafka" or put.scheme != "kafka":
+        return False
+    hosts = set(put.netloc.rpartition("@")[2].split(",")) & set(read.netloc.rpartition("@")[2].split(","))
+    return bool(hosts) and put.path.strip("/") in read.path.strip("/").split(",")
