@@ -93,9 +93,11 @@ class Declarations(Mappings):
         it everywhere.
 
         The options are the fields of `ExecutionEnvironment`, `Function` and `EventInvokeConfig`; `name` is the code's
-        by default ('resize' of './resize'), and `runtime` the Python that runs this engine.
+        by default ('resize' of './resize'), and `runtime` the Python that runs this engine; of a URL it is 'http'.
         Raises InvalidParameterValue, ResourceConflict if the name is taken."""
-        by_default = {"name": PurePath(code).stem, "runtime": f"python{sys.version_info[0]}.{sys.version_info[1]}"}
+        python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        runtime = "http" if str(code).startswith(("http://", "https://")) else python
+        by_default = {"name": PurePath(code).stem, "runtime": runtime}
         fields = self._fields({**by_default, **options, "code": code}, NO_FUNCTION, with_environment=True)
         function = validated(Function, fields, "a function")
         self._declare(function, None)

@@ -100,7 +100,8 @@ class Life:
         logs = self._kept_logs(log_directory)
         overheard = logs if settings.log_in_process else None
         in_process = InProcess(world=world, threads=settings.threads, executor=executor, logs=overheard)
-        self._runtime = Router(in_process, load_runtime, RuntimeSurroundings(world, telemetry.log, logs))
+        surroundings = RuntimeSurroundings(world, telemetry.log, logs, settings.allow_private_destinations)
+        self._runtime = Router(in_process, load_runtime, surroundings)
         self._closing.push_async_callback(self._runtime.close)
         telemetry.gauge(ABANDONED_HANDLERS, in_process.abandoned)
         telemetry.gauge(OVERRUN_THREADS, in_process.overruns)

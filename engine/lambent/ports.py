@@ -492,8 +492,9 @@ class World:
 @dataclass(frozen=True, slots=True)
 class RuntimeSurroundings:
     """What an `EnvironmentRuntime` is made with. `log(level, event, **fields)` says what happens to environments;
-    `logs` takes what their functions print."""
+    `logs` takes what their functions print. `allow_private`: addresses that are not public may be reached."""
 
     world: World
     log: Callable[..., None]
     logs: Logs
+    allow_private: bool = False

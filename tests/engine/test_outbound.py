@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from lambent.egress import is_public
 from lambent.model import Delivered, Delivery, Refused, Unavailable
-from lambent.outbound import MAXIMUM_HTTP_RESPONSE_BYTES, FileDestination, HttpDestination, is_public
+from lambent.outbound import MAXIMUM_HTTP_RESPONSE_BYTES, FileDestination, HttpDestination
 
 # --------------------------------------------------------------------------- files
 
