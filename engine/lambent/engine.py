@@ -98,6 +98,7 @@ class Engine(Declarations):
         self._chance = random or Random(seed)
         self._executor = executor
         self._life: Life | None = None
+        self._world: World | None = None
         self._notice: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = True  # to calls from outside
@@ -381,7 +382,7 @@ class Engine(Declarations):
             raise EngineStopped("The engine is started already; one engine runs once at a time.")
         self._new_id = ids_of(self._chance)
         self._hurry = asyncio.Event()
-        world = World(
+        world = self._world = World(
             owner=self._new_id(),
             clock=self._clock,
             random=self._chance.random,
@@ -519,6 +520,13 @@ class Engine(Declarations):
         for task in done - {waiting}:
             task.result()
         return stopped_by[0] if stopped_by else None
+
+    @property
+    def world(self) -> World:
+        """Its time, chance and ids. Raises EngineStopped before the first start."""
+        if self._world is None:
+            raise EngineStopped(NOT_STARTED)
+        return self._world
 
     def now(self) -> float:
         """The engine's time, in epoch seconds."""

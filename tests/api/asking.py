@@ -14,10 +14,11 @@ from urllib.parse import quote, urlencode
 
 from lambent import Engine
 from lambent.api.application import Application
+from lambent.api.code import Codes
 from lambent.api.operations import Operations
 from lambent.api.shapes import Operation, Wire, load_wire
 from lambent.api.trail import Trail
-from lambent.api.zips import ZipFiles
+from lambent.code_store import CodeStore
 
 ROLE = "arn:aws:iam::111111111111:role/role"
 
@@ -125,5 +126,5 @@ async def asking(engine: Engine, folder: Path) -> AsyncIterator[Api]:
 
 def api_of(engine: Engine, folder: Path) -> Api:
     wire = load_wire()
-    operations = Operations(engine, wire, ZipFiles(folder))
+    operations = Operations(engine, wire, Codes(CodeStore(folder, engine.world)))
     return Api(Application(engine, wire, operations, Trail(engine)), wire)

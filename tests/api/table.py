@@ -1,5 +1,4 @@
-"""The table of docs/api.md: what becomes of each operation of botocore's model. `python -m tests.api.table` writes it.
-"""
+"""The table of docs/api.md: what becomes of each operation of the model. `python -m tests.api.table` writes it."""
 
 from __future__ import annotations
 

@@ -15,10 +15,12 @@ from botocore.exceptions import ClientError
 from lambent import Engine
 from lambent.context import Context
 from tests.api.asking import ROLE, zipped
-from tests.api.server import ACCOUNT, REGION, Server, served
+from tests.api.server import ACCOUNT, REGION, Server, SkippingClock, served
 
 FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:orders"
+PENDING_SECONDS = 60.0
+CLOCK = SkippingClock()
 HEARD: list[Any] = []
 TOLD = threading.Event()
 STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
@@ -26,7 +28,9 @@ STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    engine = Engine(account_id=ACCOUNT, state_change_seconds=0.05, watchdog_seconds=0, delay_scale=0.001)
+    engine = Engine(
+        account_id=ACCOUNT, state_change_seconds=PENDING_SECONDS, watchdog_seconds=0, delay_scale=0.001, clock=CLOCK
+    )
 
     @engine.function
     async def echo(event: Any, context: Context) -> Any:
@@ -69,11 +73,10 @@ def create(api: Any, name: str, **options: Any) -> dict[str, Any]:
 
 
 def active(api: Any, name: str) -> None:
-    """Wait until nothing of it is changing."""
-    settled = False
-    while not settled:
-        found = api.get_function_configuration(FunctionName=name)
-        settled = (found["State"], found.get("LastUpdateStatus")) == ("Active", "Successful")
+    """Let the time go by until nothing of it is changing."""
+    CLOCK.skipped += PENDING_SECONDS
+    found = api.get_function_configuration(FunctionName=name)
+    assert (found["State"], found["LastUpdateStatus"]) == ("Active", "Successful")
 
 
 def refused(name: str, status: int) -> Any:
@@ -320,8 +323,9 @@ def test_provisioned_concurrency_is_made_ready(api: Any, made: str) -> None:
     api.publish_version(FunctionName=made)
     put = api.put_provisioned_concurrency_config(FunctionName=made, Qualifier="1", ProvisionedConcurrentExecutions=2)
     assert (put["Status"], put["AllocatedProvisionedConcurrentExecutions"]) == ("IN_PROGRESS", 0)
-    while (found := api.get_provisioned_concurrency_config(FunctionName=made, Qualifier="1"))["Status"] != "READY":
-        pass
+    CLOCK.skipped += PENDING_SECONDS
+    found = api.get_provisioned_concurrency_config(FunctionName=made, Qualifier="1")
+    assert found["Status"] == "READY"
     assert found["AllocatedProvisionedConcurrentExecutions"] == 2
 
 

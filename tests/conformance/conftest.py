@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 from lambent.engine import Engine
 from lambent.resources import QueueHandle, StreamHandle
 from lambent.testing.loop import VirtualClock
+from tests.api.server import Server, served
+from tests.conformance.api_cases import CLOCK, PENDING_SECONDS
 
 ACCOUNT = "111111111111"
 
@@ -129,3 +131,13 @@ def poison(*values: object) -> Callable[[Any, int], object]:
 
 async def fill(stream: StreamHandle, values: Sequence[object], key: str | None = None) -> list[str]:
     return list(await stream.put_many((json.dumps(value), key or f"k{value}") for value in values))
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all recorded cases, in which nothing is active before its time was skipped."""
+    settings = {"account_id": ACCOUNT, "state_change_seconds": PENDING_SECONDS, "watchdog_seconds": 0}
+    engine = Engine(clock=CLOCK, **settings)
+    engine.queue("orders", visibility_timeout_seconds=900)
+    with served(engine, tmp_path_factory.mktemp("code")) as running:
+        yield running

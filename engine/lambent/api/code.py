@@ -1,32 +1,73 @@
 """Where a function's code comes from: a zip file in the request, a folder of this machine, a container image.
 
-Decides what a request may name, and what is said of its size and its hash (Lambda API reference: FunctionCode). What a
-zip file may be, and where it is kept, is the code store's.
+Decides what a request may name, what is said of its size and its hash (Lambda API reference: FunctionCode), and which
+code is in use. What a zip file may be, and how it is kept, is `code_store.py`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from lambent.api.records import Record
 from lambent.api.refusals import invalid, too_large
+from lambent.code_store import CodeStore
+from lambent.errors import InvalidParameterValue, LambentError
 
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800  # Lambda quotas: direct upload
 FOLDER_BUCKETS: Final = ("folder", "hot-reload")  # S3 buckets that mean this machine: S3Key is the path there
 
 
-class CodeStore(Protocol):
-    """Keeps zip files, each once, by its hash."""
+class Codes:
+    """The code of the functions that calls make, in a store of it."""
 
-    async def put(self, zip_file: bytes) -> Path:
-        """Keep it; gives what an execution environment takes as its code. Raises LambentError if it is none."""
-        ...
+    def __init__(self, store: CodeStore) -> None:
+        self._store = store
+
+    async def keep(self, zip_file: bytes) -> dict[str, Any]:
+        """What is stored of a zip file, which is laid out for whoever runs it. Raises LambentError if it is none."""
+
+        def kept() -> dict[str, Any]:
+            try:
+                code = self._store.put(zip_file)
+                path = self._store.open(code.sha256)
+            except InvalidParameterValue as error:  # AWS says no more than the first sentences
+                raise invalid(error.message.partition(" Reason: ")[0]) from error
+            return {"kind": "zip", "size": code.zipped_bytes, "sha256": code.sha256, "path": str(path)}
+
+        return await asyncio.to_thread(kept)
+
+    async def data(self, sha256: str) -> bytes:
+        """The zip file of this hash. Raises LambentError."""
+        return await asyncio.to_thread(self._store.data, sha256)
+
+    async def use(self, hashes: Collection[str]) -> list[str]:
+        """Hold and lay out these zip files, and let others go that are old; gives those that are not there."""
+
+        def used() -> list[str]:
+            missing = []
+            for each in hashes:
+                try:
+                    self._store.open(each)
+                except LambentError:
+                    missing.append(each)
+            self._store.collect(hashes)
+            return missing
+
+        return await asyncio.to_thread(used)
 
 
-async def code_of(params: Mapping[str, Any], store: CodeStore) -> dict[str, Any]:
+def zips_of(records: Iterable[Record]) -> set[str]:
+    """The hashes of all zip files that these functions and their versions have."""
+    found = (each.code for record in records for each in (record.latest, *record.versions.values()))
+    return {code["sha256"] for code in found if code["kind"] == "zip"}
+
+
+async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:
     """What is stored of the code that these parameters name. Raises `Refusal`."""
     ways = [name for name in ("ZipFile", "S3Bucket", "ImageUri") if params.get(name)]
     if len(ways) != 1:
@@ -46,9 +87,7 @@ async def code_of(params: Mapping[str, Any], store: CodeStore) -> dict[str, Any]
     zip_file = params["ZipFile"]
     if len(zip_file) >= MAXIMUM_ZIPPED_BYTES:
         raise too_large(f"Zipped size must be smaller than {MAXIMUM_ZIPPED_BYTES} bytes")
-    path = await store.put(zip_file)
-    digest = base64.b64encode(hashlib.sha256(zip_file).digest()).decode()
-    return {"kind": "zip", "size": len(zip_file), "sha256": digest, "path": str(path), "location": path.as_uri()}
+    return await codes.keep(zip_file)
 
 
 def _folder(bucket: str, key: str) -> dict[str, Any]:

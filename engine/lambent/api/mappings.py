@@ -15,7 +15,7 @@ from lambent.api.decisions import Answer
 from lambent.api.destinations import arn_of, known
 from lambent.api.names import reference
 from lambent.api.records import Asked, page
-from lambent.api.refusals import invalid, not_found
+from lambent.api.refusals import invalid, joined, not_found
 from lambent.arns import function_arn
 from lambent.control import NOTHING_PROCESSED, StoredMapping
 from lambent.engine import Engine
@@ -27,6 +27,9 @@ from lambent.sources import load_source
 
 REPORT: Final = "ReportBatchItemFailures"
 _NO_FUNCTION: Final = "Function does not exist"
+_NO_POSITION: Final = joined(
+    ["Value null at 'startingPosition' failed to satisfy constraint: Member must not be null."]
+)
 _OPTIONS: Final = {
     "BatchSize": "batch_size",
     "MaximumBatchingWindowInSeconds": "maximum_batching_window_seconds",
@@ -59,10 +62,7 @@ class MappingOperations:
         options = _options(asked, kind, source)
         _check(options, kind)
         if kind == "stream" and "starting_position" not in options:
-            raise invalid(
-                "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member "
-                "must not be null."
-            )
+            raise invalid(_NO_POSITION)
         kept = {name: asked.params[name] for name in _KEPT if asked.get(name) is not None}
         kept |= {"LastModified": asked.now, "FunctionArn": asked.reference.arn}
         for name in (
@@ -172,6 +172,8 @@ def _source(params: Mapping[str, Any], settings: EngineSettings) -> str:
     if found is not None and not found.startswith("function:"):
         return found
     service = arn.split(":")[2]
+    if service in ("dynamodb", "kinesis") and params.get("StartingPosition") is None:
+        raise invalid(_NO_POSITION)
     if service == "dynamodb":
         if params.get("StartingPosition") == "AT_TIMESTAMP":
             raise invalid(f"Unsupported starting position for arn type: {arn}")

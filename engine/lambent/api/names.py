@@ -6,9 +6,10 @@ Decides it purely (Lambda API reference: FunctionName). Whether there is such a 
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from lambent.api.refusals import forbidden, invalid, joined, not_found
+from lambent.api.refusals import Refusal, forbidden, invalid, joined, not_found
 from lambent.arns import function_arn
 from lambent.model import LATEST
 from lambent.settings import EngineSettings
@@ -65,8 +66,11 @@ def reference(given: str, qualifier: str | None, settings: EngineSettings) -> Re
 
 
 def new_name(given: str, settings: EngineSettings) -> Reference:
-    """As `reference`, for a function that is to be created."""
-    found = reference(given, None, settings)
+    """As `reference`, for a function that is to be created. Recorded: of another account AWS says nothing then."""
+    try:
+        found = reference(given, None, settings)
+    except Refusal as error:
+        raise (forbidden("") if error.status == HTTPStatus.FORBIDDEN else error) from None
     if len(found.name) > MAXIMUM_NAME_CHARACTERS:
         problem = (
             f"Value '{found.name}' at 'functionName' failed to satisfy constraint: Member must have length less than "

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lambent.api import aliases, concurrency, event_invoke, extras, functions
-from lambent.api.code import CodeStore, code_of
+from lambent.api.code import Codes, code_of, zips_of
 from lambent.api.constraints import problems
 from lambent.api.decisions import DECISIONS, Answer, Decision
 from lambent.api.engine_functions import function_of, record_of
@@ -53,7 +53,7 @@ EMPTY: Final[Mapping[str, Answer]] = {
 class Operations:
     """The operations, of an engine that runs."""
 
-    def __init__(self, engine: Engine, wire: Wire, codes: CodeStore) -> None:
+    def __init__(self, engine: Engine, wire: Wire, codes: Codes) -> None:
         self._engine = engine
         self._control = engine.control
         self._wire = wire
@@ -105,6 +105,11 @@ class Operations:
             meant = reference(given, params.get("Qualifier"), settings)
         return Asked(operation, params, meant, self._engine.now(), self._engine.new_id, settings, self._runtimes)
 
+    async def prepare(self) -> None:
+        """Lay out the code of all functions that calls made, and let go what none has any more."""
+        for missing in await self._codes.use(zips_of((await self._records()).values())):
+            self._engine.telemetry.log("error", "the code of a function is not here", sha256=missing)
+
     def check_invocable(self, meant: Reference) -> None:
         """Raises `Refusal` while a function that this server created is Pending."""
         if self._pending and (until := self._pending.get(meant.name)) is not None:
@@ -146,6 +151,7 @@ class Operations:
             asked, {"kind": "image" if asked.params["Code"].get("ImageUri") else "zip", "size": 0, "sha256": ""}
         )
         code = await code_of(asked.params["Code"], self._codes)
+        asked.now = self._engine.now()
         answer: Answer = {}
 
         def change(record: Record | None) -> Record:
@@ -166,6 +172,7 @@ class Operations:
         known.settle(asked.now)
         functions.check_changeable(asked, known)
         code = await code_of(asked.params, self._codes)
+        asked.now = self._engine.now()
         answer: Answer = {}
 
         def change(record: Record | None) -> Record:
@@ -238,7 +245,7 @@ class Operations:
 
 
 def how_done(operation: str) -> str:
-    """"done", "empty" (a list of what is not there) or the name of what is not there."""
+    """ "done", "empty" (a list of what is not there) or the name of what is not there."""
     if operation in DECISIONS or operation in _WITH_MORE:
         return "done"
     return "empty" if operation in EMPTY else absent(operation)

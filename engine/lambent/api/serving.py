@@ -21,10 +21,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lambent.api.application import LOOPBACK_HOSTS, Application
+from lambent.api.code import Codes
 from lambent.api.operations import Operations
 from lambent.api.shapes import load_wire
 from lambent.api.trail import Trail
-from lambent.api.zips import ZipFiles
+from lambent.code_store import CodeStore
 from lambent.engine import Engine
 from lambent.errors import InvalidParameterValue
 
@@ -121,12 +122,17 @@ async def serving(engine: Engine, host: str, port: int, folder: Path) -> AsyncIt
     files are kept. Raises InvalidParameterValue if nothing can listen there, or others than this machine could ask."""
     check_loopback(host)
     wire = load_wire()
-    operations = Operations(engine, wire, ZipFiles(folder))
+    store = CodeStore(folder, engine.world)
+    operations = Operations(engine, wire, Codes(store))
+    await operations.prepare()
     application = Application(
         engine, wire, operations, Trail(engine), LOOPBACK_HOSTS | {host.lower(), f"[{host.lower()}]"}
     )
-    async with listening(application, host, port) as url:
-        yield url
+    try:
+        async with listening(application, host, port) as url:
+            yield url
+    finally:
+        store.close()
 
 
 @asynccontextmanager
