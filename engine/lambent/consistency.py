@@ -17,6 +17,7 @@ from lambent.errors import InvalidParameterValue, ResourceConflict
 from lambent.model import LATEST, EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
 from lambent.semantics.concurrency import check_reservation
 from lambent.semantics.filtering import InvalidPattern, compile_filters
+from lambent.semantics.kafka import same_topic
 from lambent.settings import EngineSettings
 from lambent.validation import unknown, validated
 
@@ -78,6 +79,8 @@ class Known(NamedTuple):
         if isinstance(mapping, StreamMapping):
             if mapping.on_failure in (mapping.source, f"function:{mapping.function}"):
                 raise InvalidParameterValue(f"on_failure: {mapping.on_failure} is the mapping's own source or function")
+            if mapping.on_failure is not None and same_topic(mapping.source, mapping.on_failure):
+                raise InvalidParameterValue(f"on_failure: {mapping.on_failure} is a topic that the mapping reads")
             self._check_destination("on_failure", mapping.on_failure)
         elif builtin:
             _check_queue_mapping(mapping, self.queues[name], function)
@@ -128,6 +131,8 @@ class Known(NamedTuple):
         }.get(kind)  # fmt: skip
         if self.final and there is not None and name not in there:
             raise InvalidParameterValue(f'{option}: there is no {kind} "{name}"; declare it with engine.{kind}(…)')
+        if kind == "kafka" and find_spec("aiokafka") is None:
+            raise InvalidParameterValue(f"{option}: a topic needs aiokafka: pip install 'lambent[kafka]'")
         if kind in ("http", "https") and find_spec("aiohttp") is None:
             raise InvalidParameterValue(f"{option}: an HTTP destination needs aiohttp: pip install 'lambent[http]'")
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar, overload
 from lambent.configuration import ExecutionEnvironment
 from lambent.control import Control
 from lambent.errors import InvalidParameterValue, LambentError
-from lambent.model import EventInvokeConfig, Function, QueueMapping, StreamMapping
+from lambent.model import EventInvokeConfig, Function, QueueMapping, Stream, StreamMapping
 from lambent.ports import BuiltinQueue, BuiltinStream, Clock
 from lambent.resources import Functions, MappingHandle, Mappings, QueueHandle, StreamHandle
 from lambent.sources import load_source
@@ -145,13 +145,28 @@ class Declarations(Mappings):
         return self._queues[name]
 
     def stream(self, name: str, **options: object) -> StreamHandle:
-        """The stream of this name; as `queue`, with the fields of `Stream`."""
+        """The stream of this name; as `queue`, with the fields of `Stream`. With a URL, one elsewhere, to be put to and
+        read: 'kafka://HOST:PORT/TOPIC'. Raises InvalidParameterValue for options that it can't have, or a URL of a
+        queue."""
+        if "://" in name:
+            return self._foreign_stream(name, options)
         self.control.declare_stream(name, options)
         if name not in self._streams:
             self._streams[name] = StreamHandle(
                 name, lambda: self.control.streams[name], lambda: self._open().stream(name)
             )
         return self._streams[name]
+
+    def _foreign_stream(self, url: str, options: Mapping[str, object]) -> StreamHandle:
+        if load_source(url).kind != "stream":
+            raise InvalidParameterValue(f'"{url}" is a queue')
+        if options:
+            raise InvalidParameterValue(f"{', '.join(sorted(options))}: a stream elsewhere has its options in its URL")
+
+        def declared() -> Stream:
+            raise InvalidParameterValue(f'"{url}" is configured elsewhere')
+
+        return StreamHandle(url, declared, lambda: self._open().stream(url))
 
     def include(self, functions: Functions) -> None:
         """Take over what a module without the engine declared."""
@@ -277,7 +292,7 @@ class Declarations(Mappings):
 
     def _source(self, source: Source) -> str:
         if isinstance(source, QueueHandle | StreamHandle):
-            return source.destination
+            source = source.destination
         if not isinstance(source, str):
             raise InvalidParameterValue(f"source: {source!r} is not allowed; it must be a queue, a stream or a name")
         if "://" in source and source not in self.control.sources:

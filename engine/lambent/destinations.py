@@ -42,7 +42,10 @@ from lambent.model import (
     Unavailable,
 )
 from lambent.payload import decode_payload
+from lambent.ports import RecordDestination
 from lambent.semantics import backoff
+from lambent.semantics.kafka import KafkaRecord
+from lambent.semantics.kafka import batch_info as kafka_batch_info
 from lambent.semantics.shapes import iso_milliseconds
 from lambent.telemetry import (
     ASYNC_EVENTS_DROPPED,
@@ -80,10 +83,11 @@ def event_record(report: ReportEvent, arn: str, now: float) -> bytes:
 
 
 def batch_record(
-    report: ReportBatch, *, request_id: str, arn: str, shard: str, stream_arn: str, now: float, payload: str | None
+    report: ReportBatch, *, request_id: str, arn: str, info: Mapping[str, object], now: float, payload: str | None
 ) -> bytes:
-    """The record of stream records that were given up. `arn` is the mapping's function; `payload` is the event's JSON,
-    carried as one string as AWS does for S3. Without an outcome, and for records that expired, there is no response."""
+    """The record of stream records that were given up. `arn` is the mapping's function; `info` says of which records,
+    under the name that their kind of source has; `payload` is the event's JSON, carried as one string as AWS does for
+    S3. Without an outcome, and for records that expired, there is no response."""
     members = {
         "requestContext": _request_context(request_id, arn, report.condition, max(report.attempts, 1)),
     }
@@ -93,7 +97,7 @@ def batch_record(
         members["responseContext"] = context
     members["version"] = '"1.0"'
     members["timestamp"] = json.dumps(iso_milliseconds(now))
-    members["KinesisBatchInfo"] = json.dumps(_batch_info(report.records, shard, stream_arn), separators=(",", ":"))
+    members |= {name: json.dumps(about, separators=(",", ":")) for name, about in info.items()}
     if payload is not None:
         members["payload"] = json.dumps(payload)
     return _object(members)
@@ -173,7 +177,16 @@ def _response(outcome: Outcome | None) -> object:
             return None
 
 
-def _batch_info(records: Sequence[Record], shard: str, stream_arn: str) -> dict[str, object]:
+def _batch_info(
+    records: Sequence[Record], shard: str, stream_arn: str, event: Mapping[str, object], payload: str
+) -> dict[str, object]:
+    of_kafka = [record for record in records if isinstance(record, KafkaRecord)]
+    if of_kafka:
+        return {"KafkaBatchInfo": kafka_batch_info(event, of_kafka, len(payload.encode()))}
+    return {"KinesisBatchInfo": _kinesis_batch_info(records, shard, stream_arn)}
+
+
+def _kinesis_batch_info(records: Sequence[Record], shard: str, stream_arn: str) -> dict[str, object]:
     first, last = (records[0], records[-1]) if records else (None, None)  # a window's last call may have no records
     return {
         "shardId": shard,
@@ -199,6 +212,7 @@ class _Parcel:
     hops: int
     attributes: Mapping[str, str] = field(default_factory=dict)
     smaller: bytes | None = None  # goes instead where `record` is too large
+    records: Sequence[Record] = ()  # go instead where the destination takes records as they were
 
 
 class Destinations:
@@ -237,21 +251,22 @@ class Destinations:
         if mapping.on_failure is None:
             return Delivered()
         records, event = report.records, source.to_event(shard, report.records)
+        payload = embedded(event)
         record_of = partial(
             batch_record,
             report,
             request_id=_batch_request_id(mapping_id, shard, records),
             arn=self._function_arn(mapping.function, mapping.called_qualifier),
-            shard=shard,
-            stream_arn=source.arn,
+            info=_batch_info(records, shard, source.arn, event, payload),
             now=self._world.clock.now(),
         )
         parcel = _Parcel(
             mapping.on_failure,
-            record_of(payload=embedded(event)),
+            record_of(payload=payload),
             DESTINATION_DELIVERY_FAILURES,
             max((record.hops for record in records), default=0) + 1,
             smaller=record_of(payload=None),
+            records=records,
         )
         answer = await self._deliver([parcel], mapping_id)
         if isinstance(answer, Delivered):
@@ -296,6 +311,8 @@ class Destinations:
             if parcel.smaller is not None and limit is not None and len(record) > limit:
                 record = parcel.smaller
             async with asyncio.timeout(seconds):
+                if parcel.records and parcel.smaller is not None and isinstance(destination, RecordDestination):
+                    return await destination.deliver_records(parcel.records, parcel.smaller, parcel.hops)
                 return await destination.deliver(record, parcel.attributes, parcel.hops)
         except (StoreUnavailable, EngineStopped, LimitExceeded) as error:
             return Unavailable(error.message)

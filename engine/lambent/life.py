@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 from urllib.parse import unquote, urlsplit
 
 from lambent.calls import InvokeResponse
@@ -253,7 +253,9 @@ class Life:
         return self._queues[name]
 
     def stream(self, name: str) -> BuiltinStream:
-        """As `queue`."""
+        """As `queue`; with a URL, what there is of a stream elsewhere."""
+        if "://" in name:
+            return cast(BuiltinStream, self._stream_source(name))
         if name not in self._streams:
             if name not in self._control.streams:
                 raise ResourceNotFound(f'There is no stream "{name}": declare it with engine.stream({name!r}).')
@@ -453,15 +455,24 @@ class Life:
             return StreamDestination(self.stream(name))
         if kind == "function":
             return FunctionDestination(partial(self._enqueue, name))
+        if kind not in ("file", "http", "https"):
+            return self._foreign_destination(reference)
         from lambent.outbound import FileDestination, HttpDestination  # not every engine has one
 
         if kind == "file":
             return FileDestination(Path(unquote(urlsplit(reference).path)), _in_thread)
-        if kind not in ("http", "https"):
-            raise InvalidParameterValue(f"{reference} is no destination")
         endpoint = HttpDestination(reference, allow_private=self._settings.allow_private_destinations)
         self._closing.push_async_callback(endpoint.close)
         return endpoint
+
+    def _foreign_destination(self, reference: str) -> Destination:
+        make: Callable[[str], Destination] | None
+        make = getattr(load_source(reference), "destination", None) if "://" in reference else None
+        if make is None:
+            raise InvalidParameterValue(f"{reference} is no destination")
+        opened: Destination = make(reference)
+        self._close_with_us(opened)
+        return opened
 
     def _close_with_us(self, opened: object) -> None:
         close = getattr(opened, "close", None)

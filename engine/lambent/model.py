@@ -37,11 +37,17 @@ def _destination(value: object) -> object:
     return getattr(value, "destination", value)
 
 
+_DESTINATIONS: Final = (
+    r"(queue|stream|function):[a-zA-Z0-9-_.]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://[^\s/]+/[^\s/?#,]+(\?\S*)?"
+)
+
+
 def _known_scheme(value: str) -> str:
-    if not re.fullmatch(r"(queue|stream|function):[a-zA-Z0-9-_.]{1,128}|file:///.+|https?://[^\s/?#]\S*", value):
+    if not re.fullmatch(_DESTINATIONS, value):
         raise ValueError(
             "a destination is a queue, stream or function of this engine (an object, or 'queue:NAME', 'stream:NAME', "
-            "'function:NAME'), a JSON-lines file ('file:///PATH') or an HTTP endpoint ('https://…')"
+            "'function:NAME'), a JSON-lines file ('file:///PATH'), an HTTP endpoint ('https://…') or a topic "
+            "('kafka://HOST:PORT/TOPIC')"
         )
     return value
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
 from lambent.logs import Logs
@@ -103,6 +103,15 @@ class Destination(Protocol):
     async def deliver(self, record: bytes, attributes: Mapping[str, str], hops: int) -> Delivery:
         """Hand over one record: JSON, with a dead-letter event's attributes; `hops` is the length of the chain that it
         goes on with."""
+        ...
+
+
+@runtime_checkable
+class RecordDestination(Destination, Protocol):
+    """A destination that takes a stream's records themselves, as they were."""
+
+    async def deliver_records(self, records: Sequence[Record], about: bytes, hops: int) -> Delivery:
+        """Hand over records that were given up; `about` is their invocation record without them."""
         ...
 
 

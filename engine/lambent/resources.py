@@ -118,7 +118,7 @@ class QueueHandle:
 
 
 class StreamHandle:
-    """A built-in stream. As an option (`on_failure=stream`) it is a destination."""
+    """A built-in stream, or one elsewhere that a URL names. As an option (`on_failure=stream`) it is a destination."""
 
     def __init__(self, name: str, declared: Callable[[], Stream], opened: Callable[[], BuiltinStream]) -> None:
         self.name = name
@@ -127,7 +127,7 @@ class StreamHandle:
 
     @property
     def destination(self) -> str:
-        return f"stream:{self.name}"
+        return self.name if "://" in self.name else f"stream:{self.name}"
 
     @property
     def configuration(self) -> Stream:
@@ -152,11 +152,16 @@ class StreamHandle:
     async def split(self, shard: str) -> Sequence[Shard]:
         """Close a shard, and open two children, each with half of its keys. A mapping reads a child after its parent is
         finished. Raises InvalidParameterValue, ResourceNotFound."""
-        return await self._opened().split(shard)
+        return await self._ours("split").split(shard)
 
     async def merge(self, one: str, other: str) -> Shard:
         """Close two neighbouring shards, and open one child for their keys. Raises as `split` does."""
-        return await self._opened().merge(one, other)
+        return await self._ours("merged").merge(one, other)
+
+    def _ours(self, done: str) -> BuiltinStream:
+        if "://" in self.name:
+            raise InvalidParameterValue(f'"{self.name}" is not kept here: its shards are {done} where it is')
+        return self._opened()
 
     def __repr__(self) -> str:
         return f"<stream {self.name}>"

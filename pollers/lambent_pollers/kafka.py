@@ -27,7 +27,7 @@ from lambent.ports import World
 from lambent.semantics import kafka
 from lambent.semantics.builtin import begins_at
 from lambent_pollers.kafka_group import GroupMember
-from lambent_pollers.kafka_producer import KafkaProducer
+from lambent_pollers.kafka_producer import KafkaDestination, KafkaProducer
 from lambent_pollers.kafka_reader import KafkaReader
 from lambent_pollers.kafka_url import KafkaUrl, parse_kafka_url
 
@@ -180,6 +180,10 @@ class _Factory:
         parsed = parse_kafka_url(url)
         parsed.client()
         return KafkaStream(parsed)
+
+    def destination(self, url: str) -> KafkaDestination:
+        """As a destination of results."""
+        return KafkaDestination(parse_kafka_url(url))
 
 
 source: Final = _Factory()

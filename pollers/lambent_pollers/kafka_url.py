@@ -28,6 +28,7 @@ After `?` may stand, joined by `&`:
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lambent.errors import InvalidParameterValue
 
+TOPIC_NAME: Final = r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}"
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "security": ("", "tls"),
@@ -102,6 +104,9 @@ def parse_kafka_url(url: str) -> KafkaUrl:
     topics = tuple(unquote(topic) for topic in parts.path.strip("/").split(",") if topic)
     if scheme != "kafka" or not hosts or not topics or "/" in parts.path.strip("/") or parts.fragment:
         _refuse(url, "write kafka://HOST:PORT/TOPIC, with hosts and topics joined by commas")
+    for topic in topics:
+        if not re.fullmatch(TOPIC_NAME, topic):
+            _refuse(url, f"{topic!r} is no topic's name: that has 1 to 249 letters, digits, dots, _ and -")
     said = dict(parse_qsl(parts.query, keep_blank_values=True))
     if strange := said.keys() - _CHOICES.keys() - _SECONDS.keys() - _TEXTS.keys():
         known = ", ".join(sorted([*_CHOICES, *_SECONDS, *_TEXTS]))

@@ -30,6 +30,7 @@ from lambent.model import (
 from lambent.semantics import asynchronous, redriving
 from lambent.semantics.concurrency import ACCOUNT_CONCURRENCY, RESERVED, UNRESERVED
 from lambent.semantics.filtering import Miss
+from lambent.semantics.kafka import retry_limit
 from lambent.semantics.shapes import iso_milliseconds
 from lambent.semantics.stream import MAXIMUM_SPAN_RECORDS, lane_of
 
@@ -355,7 +356,7 @@ def _unfinished(
             continue
         if piece.first <= placed.position <= piece.last:
             tried = f"attempt {piece.attempts} of its batch" if piece.attempts else "half of a batch that failed"
-            retries = mapping.maximum_retry_attempts
+            retries = retry_limit(mapping)
             limit = "" if retries < 0 else f" of at most {1 + retries}"
             batch = f"{piece.first} to {piece.last}"
             return "trying", [f"It is in {tried}{limit} ({batch}), which runs or is to be tried again."]

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from lambent.model import Piece, Progress, Record
+from lambent.model import Piece, Progress, Record, StreamMapping
 from lambent.semantics.filtering import decoded_view
+from lambent.semantics.shapes import iso_milliseconds
 
 HOPS_HEADER: Final = "lambent-hops"  # of a record that a function put: the length of its chain
 TIMESTAMP_TYPES: Final = ("CREATE_TIME", "LOG_APPEND_TIME")
 MAXIMUM_METADATA_BYTES: Final = 3 * 1024  # of a commit; the broker's limit is 4,096 (offset.metadata.max.bytes)
 RECORD_OVERHEAD_BYTES: Final = 320  # a record's JSON without topic, key, value and headers
-RETRIES_WITH_DESTINATION: Final = 10  # «Using a Kafka topic as an on-failure destination»: instead of endless ones
+RETRIES_WITH_DESTINATION: Final = 10  # in place of endless ones
 _DIGITS: Final = 19
 _VERSION: Final = 1
 
@@ -115,6 +116,25 @@ def size(record: Record) -> int:
     return RECORD_OVERHEAD_BYTES + 2 * len(raw.topic) + content * 4 // 3 + 8 + headers
 
 
+def batch_info(event: Mapping[str, object], records: Sequence[KafkaRecord], payload_bytes: int) -> dict[str, object]:
+    """What an invocation record says of records that were given up, KafkaBatchInfo (Lambda developer guide, «Capturing
+    discarded batches for Amazon MSK and self-managed Apache Kafka»)."""
+    first, last = records[0], records[-1]
+    return {
+        "batchSize": len(records),
+        "bootstrapServers": event["bootstrapServers"],
+        "payloadSize": payload_bytes,
+        "recordsInfo": {
+            first.position.partition("@")[0]: {
+                "firstRecordOffset": str(offset_after(first.position) - 1),
+                "lastRecordOffset": str(offset_after(last.position) - 1),
+                "firstRecordTimestamp": iso_milliseconds(first.arrived_at),
+                "lastRecordTimestamp": iso_milliseconds(last.arrived_at),
+            }
+        },
+    }
+
+
 def _as_aws(raw: Raw) -> dict[str, object]:
     # The dearest loop of this source: nothing called that need not be.
     found: dict[str, object] = {
@@ -168,6 +188,25 @@ def _hops(raw: Raw) -> int:
     return 0
 
 
+# --------------------------------------------------------------------------- what a mapping may
+
+
+def retry_limit(mapping: StreamMapping) -> int:
+    """How many retries there are, -1: endless. A topic's are not where a destination waits for what fails (Lambda
+    developer guide, «Using a Kafka topic as an on-failure destination»)."""
+    ends = mapping.source.startswith("kafka://") and mapping.on_failure is not None
+    return RETRIES_WITH_DESTINATION if ends and mapping.maximum_retry_attempts == -1 else mapping.maximum_retry_attempts
+
+
+def same_topic(source: str, destination: str) -> bool:
+    """Does this destination put into what this source reads? Both are URLs; of another kind, they do not."""
+    read, put = urlsplit(source), urlsplit(destination)
+    if read.scheme != "kafka" or put.scheme != "kafka":
+        return False
+    hosts = set(put.netloc.rpartition("@")[2].split(",")) & set(read.netloc.rpartition("@")[2].split(","))
+    return bool(hosts) and put.path.strip("/") in read.path.strip("/").split(",")
+
+
 # --------------------------------------------------------------------------- what a commit carries
 
 
@@ -204,15 +243,3 @@ def further(shard: str, stored: Progress | None, committed: Progress | None, see
     if stored is None or offset_after(committed.position) > offset_after(stored.position):
         return committed
     return stored
-
-
-# --------------------------------------------------------------------------- URLs
-
-
-def same_topic(source: str, destination: str) -> bool:
-    """Does this destination put into what this source reads? Both are URLs; of another kind, they do not."""
-    read, put = urlsplit(source), urlsplit(destination)
-    if read.scheme != "kafka" or put.scheme != "kafka":
-        return False
-    hosts = set(put.netloc.rpartition("@")[2].split(",")) & set(read.netloc.rpartition("@")[2].split(","))
-    return bool(hosts) and put.path.strip("/") in read.path.strip("/").split(",")

@@ -49,6 +49,7 @@ from lambent.model import (
     WindowState,
 )
 from lambent.semantics import backoff, batching, responses, windows
+from lambent.semantics.kafka import retry_limit
 from lambent.semantics.watermark import Watermark
 
 MAXIMUM_FETCH_RECORDS: Final = 10_000
@@ -118,7 +119,8 @@ class ShardConsumer:
         self._accepts = accepts
         age = config.maximum_record_age_seconds
         self._maximum_age = retention_seconds if age == -1 else min(age, retention_seconds)
-        self._endless = config.maximum_retry_attempts == -1 and not config.bisect_batch_on_function_error
+        self._retries = retry_limit(config)
+        self._endless = self._retries == -1 and not config.bisect_batch_on_function_error
         self._watermark = Watermark(progress.position)
         self._read_to = progress.position
         self._restored = {piece.first: piece for piece in progress.pieces}
@@ -401,7 +403,7 @@ class ShardConsumer:
         batch.begun = False
         batch.deferrals = 0
         self._dirty = True
-        retries = self._config.maximum_retry_attempts
+        retries = self._retries
         if self._config.bisect_batch_on_function_error and len(batch.records) > 1:
             half = len(batch.records) // 2
             lane.batches.popleft()
