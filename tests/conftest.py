@@ -7,28 +7,34 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import kafka
+from tests.servers import kafka, node
 from tests.servers.kafka import KafkaProcess
 from tests.servers.redis import RedisProcess, running
 
 _NUMBERS = itertools.count(1)
-_LEFT_OUT = pytest.StashKey[str]()
+_LEFT_OUT = pytest.StashKey[list[str]]()
+_NEEDING = {  # what tests need, by how the names of their files begin
+    "test_kafka": ("of Kafka", kafka.left_out),
+    "test_node": ("of Node functions", node.left_out),
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there is no Kafka, its tests (those of files named test_kafka…) are not there, which the end of the run
-    says."""
-    of_kafka = [item for item in items if item.path.name.startswith("test_kafka")]
-    if of_kafka and (reason := kafka.left_out()):
-        items[:] = [item for item in items if item not in of_kafka]
-        config.hook.pytest_deselected(items=of_kafka)
-        config.stash[_LEFT_OUT] = f"{len(of_kafka)} tests of Kafka are left out: {reason}"
+    """Where what they need is not there, tests are not there, which the end of the run says."""
+    config.stash[_LEFT_OUT] = []
+    for prefix, (kind, left_out) in _NEEDING.items():
+        needing = [item for item in items if item.path.name.startswith(prefix)]
+        if needing and (reason := left_out()):
+            items[:] = [item for item in items if item not in needing]
+            config.hook.pytest_deselected(items=needing)
+            config.stash[_LEFT_OUT].append(f"{len(needing)} tests {kind} are left out: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if reason := config.stash.get(_LEFT_OUT, ""):
+    if reasons := config.stash.get(_LEFT_OUT, []):
         terminalreporter.section("left out")
-        terminalreporter.line(reason)
+        for reason in reasons:
+            terminalreporter.line(reason)
 
 
 @pytest.fixture(scope="session")
