@@ -221,6 +221,7 @@ class Invocation:
     items: Sequence[Record] | Sequence[Message] | None = None  # what the batch was built from, for typed handlers
     partial: bool = False  # does the mapping report batch item failures
     tail: bool = False  # collect the log tail
+    streamed: bool = False  # chunks of a streamed answer are handed on, and not kept for the outcome
     build: Callable[[], object] | None = None
     start_before: float = inf  # monotonic seconds: what it is made of is then somebody else's
 
@@ -238,6 +239,7 @@ class Succeeded:
     executed_version: str = LATEST
     run_seconds: float = 0.0
     log_tail: str = ""
+    init_seconds: float | None = None  # it was the first of an environment, whose init took so long
 
 
 @dataclass(slots=True)
@@ -249,6 +251,7 @@ class Failed:
     executed_version: str = LATEST
     run_seconds: float = 0.0
     log_tail: str = ""
+    init_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -501,9 +501,14 @@ class World:
 @dataclass(frozen=True, slots=True)
 class RuntimeSurroundings:
     """What an `EnvironmentRuntime` is made with. `log(level, event, **fields)` says what happens to environments;
-    `logs` takes what their functions print. `allow_private`: addresses that are not public may be reached."""
+    `logs` takes what their functions print. `allow_private`: addresses that are not public may be reached.
+    `initialized(function, seconds)` counts an init that ended well. `maximum_environments` at once, of all functions;
+    one that serves nothing is kept for `idle_seconds`."""
 
     world: World
     log: Callable[..., None]
     logs: Logs
     allow_private: bool = False
+    initialized: Callable[[str, float], None] = lambda function, seconds: None
+    maximum_environments: int = 256
+    idle_seconds: float = 300.0

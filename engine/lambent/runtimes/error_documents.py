@@ -18,6 +18,14 @@ MAXIMUM_STACK_FRAMES: Final = 100
 """Of a longer trace the innermost are kept."""
 
 
+_SIGNALS: Final = {  # in the words of Go, in which AWS's side is written
+    1: "hangup", 2: "interrupt", 3: "quit", 4: "illegal instruction", 5: "trace/breakpoint trap", 6: "aborted",
+    7: "bus error", 8: "floating point exception", 9: "killed", 10: "user defined signal 1",
+    11: "segmentation fault", 12: "user defined signal 2", 13: "broken pipe", 14: "alarm clock", 15: "terminated",
+    25: "file size limit exceeded",
+}  # fmt: skip
+
+
 class UnreadableEvent(ValueError):
     """The event is not JSON, and nobody noticed when it came in."""
 
@@ -60,9 +68,19 @@ def too_large() -> Failed:
     return Failed({"errorMessage": message, "errorType": "Function.ResponseSizeTooLarge"})
 
 
+def exited(returncode: int, request_id: str) -> Failed:
+    """Its process ended by itself, or was ended: `returncode` as of `subprocess`, a signal is negative."""
+    if returncode < 0:
+        return _ended(f"exited with error: signal: {_SIGNALS.get(-returncode, f'signal {-returncode}')}", request_id)
+    how = f"exited with error: exit status {returncode}" if returncode else "exited without providing a reason"
+    return _ended(how, request_id)
+
+
 def _exited(code: object, request_id: str) -> Failed:
-    status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1  # as the interpreter does
-    how = f"exited with error: exit status {status}" if status else "exited without providing a reason"
+    return exited(0 if code is None else code & 0xFF if isinstance(code, int) else 1, request_id)  # as the interpreter
+
+
+def _ended(how: str, request_id: str) -> Failed:
     message = f"RequestId: {request_id} Error: Runtime {how}"
     return Failed({"errorType": "Runtime.ExitError", "errorMessage": message})
 

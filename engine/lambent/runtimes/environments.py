@@ -1,0 +1,396 @@
+"""One execution environment: a Runtime API, a /tmp, and a process that may end and begin anew.
+
+Decides what each event of a process's life means for the invocation that it has: its answer, its end, its deadline. The
+order of what a client says is `semantics/conversation.py`'s, which environment serves what `semantics/fleet.py`'s. The
+deadline begins when the environment takes the invocation; one whose process was reset, or whose init failed or took
+longer than `INIT_SECONDS`, begins anew within the invocation (Lambda guide: «Understanding the Lambda execution
+environment lifecycle»). A time-out or exit resets the process and keeps /tmp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+from lambent.arns import function_arn
+from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
+from lambent.payload import encode_event
+from lambent.ports import LogStream, World
+from lambent.runtimes import error_documents, kinship
+from lambent.runtimes.launching import CannotBegin, Code, Identity, isolation, launch
+from lambent.runtimes.process import Process
+from lambent.runtimes.runtime_api import RuntimeApi, header
+from lambent.semantics.conversation import Conversation
+
+INIT_SECONDS: Final = 10.0  # Lambda guide: «Init phase»
+PROVISIONED_INIT_SECONDS: Final = 130.0  # the same, or the function's time limit if that is longer
+SILENCE_SECONDS: Final = 1.0
+"""How long what an ended process said last may take to come in; its sockets are closed by then."""
+
+TOO_LATE: Final = Unavailable("it could not be started in time: what it was for may be with others")
+STOPPED: Final = Unavailable("the engine was stopped while the call ran")
+
+
+class Work:
+    """An invocation on its way through an environment; a `ports.Call`."""
+
+    __slots__ = ("began", "chunks", "environment", "give_up", "invocation", "respond", "started", "tell")
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        ended: Callable[[Outcome], None],
+        started: Callable[[], None],
+        respond: Callable[[bytes], None],
+        give_up: Callable[[Work], None],
+    ) -> None:
+        self.invocation = invocation
+        self.tell: Callable[[Outcome], None] | None = ended
+        self.started = started
+        self.respond = respond
+        self.give_up = give_up
+        self.environment: Environment | None = None
+        self.began = 0.0
+        self.chunks: list[bytes] = []
+
+    def end(self, outcome: Outcome) -> None:
+        """Say what became of it, unless somebody was faster."""
+        tell, self.tell = self.tell, None
+        if tell is not None:
+            tell(outcome)
+
+    def abandon(self) -> None:
+        """Nobody wants to know. It is not left running beyond the permit that it had."""
+        if self.tell is not None:
+            self.tell = None
+            self.give_up(self)
+
+
+class Reports(Protocol):
+    """What becomes of an environment, for whoever decides about it."""
+
+    def initialized(self, environment: Environment, seconds: float) -> None:
+        """Its process asked for the first invocation, after so long."""
+        ...
+
+    def ready(self, environment: Environment) -> None:
+        """It waits for an invocation."""
+        ...
+
+    def reset(self, environment: Environment, *, init_failed: bool) -> None:
+        """It has no process any more. `init_failed`: the last one never asked for an invocation."""
+        ...
+
+    def failed_to_begin(self, environment: Environment, document: Mapping[str, object]) -> None:
+        """With this error document."""
+        ...
+
+    def heard(self, environment: Environment, work: Work | None, stream: int, data: bytes) -> None:
+        """It printed this."""
+        ...
+
+    def served(self, environment: Environment, work: Work, outcome: Succeeded | Failed) -> None:
+        """An invocation ended, and its caller is about to be told."""
+        ...
+
+
+class Environment:
+    """Opened, it takes one invocation at a time, until it is closed. All methods are called in the loop's thread."""
+
+    def __init__(
+        self, number: int, function: Function, identity: Identity, folder: Path, reports: Reports, world: World
+    ) -> None:
+        self.number = number
+        self.function = function
+        self.identity = identity
+        self.stream = LogStream(function, identity.log_stream_name, identity.version)
+        self.conversation = Conversation()
+        self.memory_bytes = 0
+        """The most that it was seen to use."""
+        self.init_seconds: float | None = None
+        """What its last init took; taken by the first invocation after it."""
+        self.work: Work | None = None
+        self._world = world
+        self._monotonic = world.clock.monotonic
+        self._loop = asyncio.get_running_loop()
+        self._folder = folder
+        self._temporary = folder / "tmp"
+        self._reports = reports
+        self._api = RuntimeApi(self)
+        self._code: Code | None = None
+        self._process: Process | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self._began = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._over: asyncio.Task[None] | None = None
+        self._closed: asyncio.Event | None = None
+        self._why = ""  # it is killed by us
+        self._arn = function_arn(world.region, world.account_id, function.name)
+        self._initialized = False
+
+    # --- what it is told ---------------------------------------------------------------------------------------------
+
+    async def open(self, code: Code) -> None:
+        """Make its places, and begin. Raises OSError."""
+        self._code = code
+        await self._loop.run_in_executor(None, _make, self._temporary)
+        await self._api.open()
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a process; what it has to work on, if anything, it gets once it asks."""
+        assert self._process is None, "it has a process"
+        self.conversation = Conversation()
+        self._why = ""
+        self._began = self._monotonic()
+        self._process = Process(self._heard, self._ended)
+        if self.work is None:
+            seconds = INIT_SECONDS
+            if self.identity.provisioned:
+                seconds = max(PROVISIONED_INIT_SECONDS, self.function.timeout_seconds)
+            self._set_timer(seconds, self._init_took_too_long)
+        self._beginning = self._loop.create_task(self._begin(self._process), name=f"environment {self.number}: begin")
+
+    def take(self, work: Work) -> None:
+        """Serve it: its deadline begins now."""
+        assert self.work is None, "it serves one invocation at a time"
+        work.began = self._monotonic()
+        if work.began >= work.invocation.start_before:
+            work.end(TOO_LATE)
+            if self._process is None:
+                self._reports.reset(self, init_failed=False)
+            else:
+                self._reports.ready(self)
+            return
+        self.work = work
+        work.environment = self
+        self._set_timer(self.function.timeout_seconds, self._time_is_up)
+        work.started()
+        if self._process is None:
+            self.begin()
+        else:
+            self._deliver(work)
+
+    def kill(self, why: str) -> None:
+        """End its process, whatever it does; `reset` is reported once it is gone."""
+        self._why = self._why or why
+        self._set_timer(0, None)
+        if self._process is not None:
+            self._process.kill()
+
+    def drop(self) -> None:
+        """Nobody wants to know what its invocation comes to."""
+        if self.work is not None:
+            self.work.environment, self.work = None, None
+            self.kill("its invocation was abandoned")
+
+    def measure(self) -> int:
+        """What it uses of memory now, in bytes; the most of it is remembered."""
+        if self._process is None or not self._process.pid:
+            return 0
+        now = self._process.resident_bytes()
+        self.memory_bytes = max(self.memory_bytes, now)
+        return now
+
+    @property
+    def temporary(self) -> Path:
+        """Its /tmp, as seen from outside."""
+        return self._temporary
+
+    async def close(self) -> None:
+        """End it kindly, and leave nothing of it."""
+        self._why = "closed"
+        self._set_timer(0, None)
+        if self.work is not None:
+            self._finish(STOPPED)
+        if self._process is not None:
+            self._closed = asyncio.Event()
+            killing = self._process.ask_to_leave()
+            await self._closed.wait()
+            killing.cancel()
+        if self._over is not None:
+            await asyncio.wait({self._over})
+        await self._api.close()
+        await self._loop.run_in_executor(None, _remove, self._folder)
+
+    # --- what its runtime says (runtime_api.Owner) -------------------------------------------------------------------
+
+    def is_ours(self, peer: tuple[str, int], port: int) -> bool:
+        process = self._process
+        return process is not None and kinship.holds(process.pid, process.marker, peer, port)
+
+    def asks_for_next(self) -> None:
+        if not self._initialized:
+            self._initialized = True
+            self.init_seconds = self._monotonic() - self._began
+            self.measure()
+            self._reports.initialized(self, self.init_seconds)
+        if self.work is not None:
+            self._deliver(self.work)
+        else:
+            self._set_timer(0, None)
+            self._reports.ready(self)
+
+    def chunk(self, data: bytes) -> None:
+        if (work := self.work) is not None:
+            work.respond(data)
+            if not work.invocation.streamed:
+                work.chunks.append(data)
+
+    def answers(self, body: bytes | None, error: bool, error_type: str, streamed: bool) -> None:
+        work = self.work
+        if work is None:
+            return
+        if streamed and not error:
+            body = b"".join(work.chunks)
+            if len(body) > MAXIMUM_RESPONSE_BYTES:
+                body = None
+        outcome: Succeeded | Failed
+        if body is None:
+            outcome = error_documents.too_large()
+        elif error:
+            outcome = Failed(_document(body, error_type))
+        else:
+            outcome = Succeeded(body)
+        self._finish(outcome)
+
+    def cannot_begin(self, body: bytes, error_type: str) -> None:
+        self._cannot_begin(_document(body, error_type))
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    async def _begin(self, process: Process) -> None:
+        assert self._code is not None
+        try:
+            spec = await self._loop.run_in_executor(
+                None, launch, self.function, self._code, self.identity, self._api.port, self._temporary
+            )
+            await process.begin(spec)
+        except (CannotBegin, OSError) as error:
+            kind = error.error_type if isinstance(error, CannotBegin) else "Runtime.InvalidEntrypoint"
+            self._process = None
+            self._set_timer(0, None)
+            self._cannot_begin({"errorType": kind, "errorMessage": str(error), "requestId": "", "stackTrace": []})
+            self._has_no_process(init_failed=True)
+            return
+        if self._why:  # meanwhile somebody ended it
+            process.kill()
+
+    def _cannot_begin(self, document: Mapping[str, object]) -> None:
+        self._reports.failed_to_begin(self, document)
+        if self.work is not None:
+            self._finish(Failed(document))
+        if self._process is not None:
+            self.kill("its init failed")
+
+    def _init_took_too_long(self) -> None:
+        self.kill("its init took too long")
+
+    def _time_is_up(self) -> None:
+        if self.work is not None:
+            self._finish(error_documents.timed_out(self.work.invocation.request_id, self.function.timeout_seconds))
+        self.kill("its time was up")
+
+    def _heard(self, stream: int, data: bytes) -> None:
+        self._reports.heard(self, self.work, stream, data)
+
+    def _ended(self, returncode: int) -> None:
+        self._over = self._loop.create_task(self._after(returncode), name=f"environment {self.number}: after")
+
+    async def _after(self, returncode: int) -> None:
+        """What its process said last is heard before it counts as gone."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await self._api.silence()
+        self._api.hang_up()
+        self._process = None
+        self._set_timer(0, None)
+        never_began = not self._initialized
+        if self.work is not None:
+            self._finish(error_documents.exited(returncode, self.work.invocation.request_id))
+        if never_began and self.conversation.state == "Initializing" and not self._why:
+            self._reports.failed_to_begin(self, error_documents.exited(returncode, "").document)
+        self._has_no_process(init_failed=never_began)
+
+    def _has_no_process(self, *, init_failed: bool) -> None:
+        self._initialized = False
+        if self._closed is not None:
+            self._closed.set()
+        else:
+            self._reports.reset(self, init_failed=init_failed)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, work: Work) -> None:
+        invocation = work.invocation
+        self.conversation.deliver(invocation.request_id)
+        event = invocation.event()
+        self._api.deliver(self._headers(work), event if type(event) is bytes else encode_event(event))
+
+    def _headers(self, work: Work) -> bytes:
+        invocation = work.invocation
+        now, began = self._monotonic(), work.began
+        deadline = self._world.clock.now() + self.function.timeout_seconds - (now - began)
+        arn = self._arn if invocation.qualifier is None else f"{self._arn}:{invocation.qualifier}"
+        lines = [
+            header(b"Lambda-Runtime-Aws-Request-Id", invocation.request_id),
+            b"Lambda-Runtime-Deadline-Ms: %d\r\n" % (deadline * 1000),
+            header(b"Lambda-Runtime-Invoked-Function-Arn", arn),
+            header(b"Lambda-Runtime-Trace-Id", invocation.trace_id or self._trace_id()),
+        ]
+        if invocation.client_context is not None:
+            context = json.dumps(dict(invocation.client_context))
+            lines.append(header(b"Lambda-Runtime-Client-Context", context))
+        return b"".join(lines)
+
+    def _trace_id(self) -> str:
+        """AWS's form, made of the time and a new id; nobody samples it."""
+        made = self._world.new_id().replace("-", "")
+        return f"Root=1-{int(self._world.clock.now()):08x}-{made[:24]};Parent={made[16:32]};Sampled=0"
+
+    def _finish(self, outcome: Outcome) -> None:
+        """The invocation is over: tell its caller. The timer runs on until the runtime asks for the next one."""
+        work, self.work = self.work, None
+        assert work is not None
+        work.environment = None
+        if isinstance(outcome, Succeeded | Failed):
+            if self._process is not None:
+                self._process.read_all()
+            outcome.run_seconds = self._monotonic() - work.began
+            outcome.executed_version = self.identity.version
+            outcome.init_seconds, self.init_seconds = self.init_seconds, None
+            self._reports.served(self, work, outcome)
+        work.end(outcome)
+
+    def _set_timer(self, seconds: float, callback: Callable[[], None] | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if callback is None else self._loop.call_later(seconds, callback)
+
+
+def _document(body: bytes, error_type: str) -> Mapping[str, object]:
+    """What a runtime says of an error, which is JSON if it keeps to the rules."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    return {"errorMessage": body.decode("utf-8", "replace"), "errorType": error_type or "Unknown"}
+
+
+def _make(temporary: Path) -> None:
+    temporary.mkdir(parents=True)
+    temporary.parent.chmod(0o711)
+    temporary.chmod(0o1777)
+    if (user := isolation().user) is not None:
+        shutil.chown(temporary, user, user)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

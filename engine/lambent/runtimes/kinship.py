@@ -1,0 +1,127 @@
+"""Which processes belong to an environment, and whose a connection is, as /proc tells it.
+
+Decides kinship: a process belongs to the environment in whose session it is, from whose first process it descends, or
+whose Runtime API it was told of when it began (the port in its variables, which a daemon keeps that left the session
+and lost its parents). A process that also wiped its variables is not found: an environment of this kind protects from
+accidents, not from attackers (docs/environments.md).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+MAXIMUM_ROUNDS: Final = 100
+"""Of killing: a process that forks faster than it is looked for is caught when it is stopped, in the first few."""
+
+
+class Process(NamedTuple):
+    """One line of the table: who, whose child, in which session, and is it dead and only not yet collected."""
+
+    pid: int
+    parent: int
+    session: int
+    dead: bool
+
+
+def processes() -> Iterator[Process]:
+    """All that there are now."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (found := _read(int(name))) is not None:
+            yield found
+
+
+def members(first: int, marker: bytes) -> set[int]:
+    """The living processes of the environment whose first process is, or was, `first`; its session has that number,
+    too. `marker`: the variable that tells it its Runtime API."""
+    table = {each.pid: each for each in processes() if not each.dead and each.pid != os.getpid()}
+    found = {each.pid for each in table.values() if each.session == first or each.pid == first}
+    found |= {pid for pid in table if pid not in found and _was_told(pid, marker)}
+    grown = True
+    while grown:
+        grown = False
+        for each in table.values():
+            if each.pid not in found and each.parent in found:
+                found.add(each.pid)
+                grown = True
+    return found
+
+
+def kill(first: int, marker: bytes) -> None:
+    """End all of them, also those that are born meanwhile. Theirs to collect is whoever their parents are."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(first, signal.SIGKILL)
+    for _ in range(MAXIMUM_ROUNDS):
+        found = members(first, marker)
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+
+
+def resident_bytes(first: int) -> int:
+    """What the first process and its descendants hold in memory; pages that several share count for each of them."""
+    pages, waiting = 0, [first]
+    while waiting:
+        pid = waiting.pop()
+        with suppress(OSError, IndexError, ValueError):
+            with open(f"/proc/{pid}/statm", "rb") as file:
+                pages += int(file.read().split()[1])
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                    waiting += map(int, file.read().split())
+    return pages * _PAGE
+
+
+def holds(first: int, marker: bytes, peer: tuple[str, int], port: int) -> bool:
+    """Is the end of a loopback connection, from `peer` to our `port`, held by one of them?"""
+    inode = _inode(peer[1], port)
+    if inode is None:
+        return False
+    wanted = f"socket:[{inode}]"
+    if _has(first, wanted):
+        return True
+    return any(_has(pid, wanted) for pid in members(first, marker))
+
+
+def _read(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
+    except (OSError, ValueError):  # it ended just now
+        return None
+    return Process(pid, int(parent), int(session), state in b"ZX")
+
+
+def _was_told(pid: int, marker: bytes) -> bool:
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return marker in file.read().split(b"\0")
+    return False
+
+
+def _has(pid: int, wanted: str) -> bool:
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") == wanted:
+                    return True
+    return False
+
+
+def _inode(peer_port: int, port: int) -> bytes | None:
+    """Of the socket at 127.0.0.1:`peer_port` that is connected to 127.0.0.1:`port`."""
+    local, remote = b"0100007F:%04X" % peer_port, b"0100007F:%04X" % port
+    for table, prefix in (("/proc/net/tcp", b""), ("/proc/net/tcp6", b"0000000000000000FFFF0000")):
+        with suppress(OSError), open(table, "rb") as file:
+            for line in file:
+                fields = line.split()
+                if len(fields) > 9 and fields[1] == prefix + local and fields[2] == prefix + remote:
+                    return fields[9]
+    return None
+
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096

@@ -1,0 +1,259 @@
+"""What a process of an environment is given: its command, variables, places and limits.
+
+Decides what surrounds the user's code, after the developer guide («Defined runtime environment variables», «Lambda
+execution environment lifecycle») and recorded answers: variables are made anew and nothing of the engine's is passed
+on, layers are at /opt and a /tmp of its own at /tmp where the kernel lets us put them there, and elsewhere in search
+paths and TMPDIR. Beginning and ending the process is `process.py`'s.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from lambent.configuration import ExecutionEnvironment
+from lambent.model import LATEST, Function
+
+MAXIMUM_DESCRIPTORS: Final = 1024  # Lambda quotas: file descriptors
+MAXIMUM_PROCESSES: Final = 4096
+"""Of all environments together, where they have a user of their own (the kernel counts by user)."""
+UNPRIVILEGED: Final = 65_534
+"""The user and group, nobody's, that an engine which is root lets its environments be."""
+PROBE_SECONDS: Final = 10.0
+
+_MOUNTING: Final = 'set -e; while [ "$1" != -- ]; do mount --rbind "$1" "$2"; shift 2; done; shift; exec "$@"'
+
+
+class CannotBegin(Exception):
+    """There is nothing that could be started; the message says what to install or mend. `error_type` is AWS's."""
+
+    def __init__(self, message: str, error_type: str = "Runtime.InvalidEntrypoint") -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What this machine lets us do for an environment. `mounting`: the command that gives it mounts of its own, if any;
+    `dropping`: the one that takes its privileges; `user`: whom it becomes; `gaps`: what is not possible, in words."""
+
+    mounting: tuple[str, ...]
+    dropping: tuple[str, ...]
+    user: int | None
+    gaps: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def isolation() -> Isolation:
+    """Find out, once, by trying. Blocks for some milliseconds."""
+    root = os.getuid() == 0
+    gaps: list[str] = []
+    mounting: tuple[str, ...] = ()
+    for flags in (["--mount"], ["--user", "--map-current-user", "--keep-caps", "--mount"]):
+        command = ("unshare", *flags, "--propagation", "private", "--", "sh", "-c", _MOUNTING, "sh")
+        if (root or "--user" in flags) and _works([*command, "/tmp", "/opt", "--", "true"]):  # noqa: S108
+            mounting = command
+            break
+    if not mounting:
+        gaps.append(
+            "environments see the machine's /tmp and /opt: their own are named by TMPDIR and the search paths (the
+            kernel " "allows no mounts of their own, or util-linux is missing)" ) dropping = ["setpriv",
+            "--no-new-privs", "--inh-caps=-all"] if "--user" in mounting: dropping.append("--ambient-caps=-all") if
+            root: dropping += ["--bounding-set=-all", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}",
+            "--clear-groups"] if not _works([*dropping, "--", "true"]): gaps.append("environments keep the engine's user
+            and privileges (setpriv of util-linux is missing or refused)") dropping = [] return Isolation(mounting,
+            tuple(dropping), UNPRIVILEGED if root and dropping else None, tuple(gaps))
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Where a function's code is now: its folder, and that of all of its layers (None: it has none)."""
+
+    folder: Path
+    layers: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a process is begun with."""
+
+    command: Sequence[str]
+    variables: Mapping[str, str]
+    folder: str
+    limits: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose environment it is: what it is told of itself."""
+
+    region: str
+    log_stream_name: str
+    provisioned: bool = False
+    version: str = LATEST
+
+
+def launch(function: Function, code: Code, identity: Identity, port: int, temporary: Path) -> Launch:
+    """How to begin a process for this function. `port` is its Runtime API's, `temporary` what is to be its /tmp.
+
+    Raises CannotBegin."""
+    environment = function.environment
+    assert environment is not None
+    own = isolation()
+    command = [*_command(environment, code)]
+    wrapper = environment.variables.get("AWS_LAMBDA_EXEC_WRAPPER")
+    if wrapper:
+        command.insert(0, wrapper)
+    mounts: list[tuple[str, str]] = []
+    opt = None if code.layers is None else str(code.layers)
+    if own.mounting:
+        needed = {str(code.folder), sys.prefix, sys.base_prefix, *([opt] if opt else [])}
+        for path in sorted(needed):
+            if path.startswith("/tmp/"):  # noqa: S108 - would be hidden by a /tmp of its own
+                inside = temporary / path.removeprefix("/tmp/")
+                inside.mkdir(parents=True, exist_ok=True)
+                mounts.append((path, str(inside)))
+        mounts.append((str(temporary), "/tmp"))  # noqa: S108
+        if opt is not None and not any(path.startswith("/opt/") for path in needed) and os.path.isdir("/opt"):
+            mounts.insert(0, (opt, "/opt"))
+            opt = "/opt"
+    places = [place for mount in mounts for place in mount]
+    mounting = [*own.mounting, *places, "--"] if own.mounting else []
+    variables = _variables(function, environment, code, identity, opt, port)
+    if not own.mounting:
+        variables["TMPDIR"] = str(temporary)
+    return Launch([*mounting, *own.dropping, *command], variables, str(code.folder), _limits(environment, own))
+
+
+def _variables(
+    function: Function, environment: ExecutionEnvironment, code: Code, identity: Identity, opt: str | None, port: int
+) -> dict[str, str]:
+    """AWS's, then the user's, then those that only we set."""
+    defaults = {
+        "LANG": "en_US.UTF-8",
+        "TZ": ":UTC",
+        "PATH": os.pathsep.join(["/usr/local/bin", "/usr/bin", "/bin", *([f"{opt}/bin"] if opt else [])]),
+        "LD_LIBRARY_PATH": os.pathsep.join(_libraries(code, opt)),
+        "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
+        "AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000",
+    }
+    if environment.family == "python" and opt is not None:
+        packages = f"{opt}/python/lib/{environment.runtime}/site-packages"
+        defaults["PYTHONPATH"] = os.pathsep.join([packages, f"{opt}/python"])
+    if environment.family == "nodejs" and opt is not None:
+        defaults["NODE_PATH"] = f"{opt}/nodejs/node_modules"
+    ours = {
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{port}",
+        "AWS_LAMBDA_FUNCTION_NAME": function.name,
+        "AWS_LAMBDA_FUNCTION_VERSION": identity.version,
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size_mb),
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "provisioned-concurrency" if identity.provisioned else "on-demand",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": identity.log_stream_name,
+        "AWS_LAMBDA_LOG_FORMAT": environment.log_format,
+        "AWS_REGION": identity.region,
+        "AWS_DEFAULT_REGION": identity.region,
+        "_HANDLER": environment.handler,
+        "LAMBDA_TASK_ROOT": str(code.folder),
+        "LAMBDA_RUNTIME_DIR": "/var/runtime",
+    }
+    if environment.family != "provided":
+        ours["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{environment.runtime}"
+    if environment.application_log_level is not None:
+        ours["AWS_LAMBDA_LOG_LEVEL"] = environment.application_log_level
+    return {**defaults, **environment.variables, **ours}
+
+
+def _libraries(code: Code, opt: str | None) -> list[str]:
+    folder = str(code.folder)
+    return [folder, f"{folder}/lib", *([f"{opt}/lib"] if opt else [])]
+
+
+def _limits(environment: ExecutionEnvironment, own: Isolation) -> dict[int, int]:
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: MAXIMUM_DESCRIPTORS,
+        resource.RLIMIT_FSIZE: environment.ephemeral_storage_mb * 1024 * 1024,
+    }
+    if own.user is not None:
+        limits[resource.RLIMIT_NPROC] = MAXIMUM_PROCESSES
+    return limits
+
+
+# --------------------------------------------------------------------------- the families
+
+
+def _command(environment: ExecutionEnvironment, code: Code) -> Sequence[str]:
+    match environment.family:
+        case "python":
+            _find_module(environment.handler, code)
+            return [_interpreter(environment.runtime, code), "-m", "awslambdaric", environment.handler]
+        case "nodejs":
+            client = shutil.which("aws-lambda-ric")
+            if client is None:
+                raise CannotBegin("aws-lambda-ric is not installed: npm install --global aws-lambda-ric")
+            return [client, environment.handler]
+        case "provided":
+            return [_bootstrap(code)]
+        case family:
+            raise CannotBegin(f"nothing here runs runtimes of the family {family!r}")
+
+
+def _bootstrap(code: Code) -> str:
+    for folder in (code.folder, code.layers):
+        if folder is not None and (file := folder / "bootstrap").is_file():
+            if not os.access(file, os.X_OK):
+                raise CannotBegin(f"{file} is not executable: chmod +x it")
+            return str(file)
+    raise CannotBegin(f"{code.folder} has no executable file called bootstrap")
+
+
+def _find_module(handler: str, code: Code) -> None:
+    """The module is looked for in the code and its layers only, although an interpreter has more to offer."""
+    module = handler.rpartition(".")[0]
+    path = Path(*module.replace("/", ".").split("."))
+    roots = [code.folder] if code.layers is None else [code.folder, code.layers / "python"]
+    for root in roots:
+        for found in (*(root / path.parent).glob(f"{path.name}.*"), root / path / "__init__.py", root / path):
+            if found.exists() and found.resolve().is_relative_to(root.resolve()):
+                return
+    raise CannotBegin(
+        f"Unable to import module '{module}': No module named '{module}' in the function's code",
+        "Runtime.ImportModuleError",
+    )
+
+
+def _interpreter(runtime: str, code: Code) -> str:
+    own = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    executable = sys.executable if runtime == own else shutil.which(runtime)
+    if executable is None:
+        raise CannotBegin(f"{runtime} is not installed here, or not in PATH; this engine runs on {own}")
+    if not (code.folder / "awslambdaric").is_dir() and not _has_client(executable):
+        raise CannotBegin(f"awslambdaric is not installed for {runtime}: {executable} -m pip install awslambdaric")
+    return executable
+
+
+@lru_cache(maxsize=64)
+def _has_client(executable: str) -> bool:
+    if executable == sys.executable:
+        return importlib.util.find_spec("awslambdaric") is not None
+    return _works([executable, "-c", "import awslambdaric"])
+
+
+def _works(command: Sequence[str]) -> bool:
+    try:
+        done = subprocess.run(  # noqa: S603 - a command of ours
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False, close_fds=True
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

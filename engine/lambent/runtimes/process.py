@@ -1,0 +1,162 @@
+"""One process of an environment: begun, heard, ended, collected.
+
+Decides that nothing of the engine is inherited (descriptors, variables, session), that what it prints is read and never
+waited for, and that it ends with everything that it left behind. What it is given is `launching.py`'s; who belongs to
+it, `kinship.py`'s; what its end means, `environments.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from lambent.runtimes import kinship
+from lambent.runtimes.launching import Launch
+
+READ_BYTES: Final = 65_536
+MAXIMUM_READS: Final = 16
+"""Of one stream at once, so that a process which prints without end does not stop the engine."""
+LEAVING_SECONDS: Final = 0.5
+"""Between SIGTERM and SIGKILL (Lambda guide: «Shutdown phase»)."""
+
+
+class Process:
+    """`heard(stream, data)` is called with what it prints, on 1 or 2; `ended(returncode)` once, when it has ended and
+    nothing of it is left (negative: the signal)."""
+
+    def __init__(self, heard: Callable[[int, bytes], None], ended: Callable[[int], None]) -> None:
+        self.pid = 0
+        self.marker = b""
+        self._heard = heard
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipes: dict[int, int] = {}  # descriptor: stream
+        self._pidfd = -1
+        self._ending: asyncio.Task[None] | None = None
+
+    async def begin(self, launch: Launch) -> None:
+        """Raises OSError: it cannot be started."""
+        readers, writers = [], []
+        for stream in (1, 2):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            self._pipes[reader] = stream
+            readers.append(reader)
+            writers.append(writer)
+        self.marker = f"AWS_LAMBDA_RUNTIME_API={launch.variables['AWS_LAMBDA_RUNTIME_API']}".encode()
+        starting = self._loop.run_in_executor(None, _start, launch, writers)
+        try:
+            self._process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # it begins nevertheless, and nobody would end it
+            starting.add_done_callback(_unwanted)
+            self._close_pipes()
+            raise
+        except OSError:
+            self._close_pipes()
+            raise
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop.add_reader(self._pidfd, self._exited)
+        for reader in readers:
+            self._loop.add_reader(reader, self._read, reader)
+
+    def kill(self) -> None:
+        """End it now, with all that belongs to it."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def ask_to_leave(self) -> asyncio.TimerHandle:
+        """SIGTERM, and SIGKILL a little later."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+        return self._loop.call_later(LEAVING_SECONDS, self.kill)
+
+    def read_all(self) -> None:
+        """Hear what it has printed up to now."""
+        for reader in list(self._pipes):
+            self._read(reader)
+
+    def resident_bytes(self) -> int:
+        """What it and its children hold in memory now."""
+        return kinship.resident_bytes(self.pid)
+
+    def _read(self, reader: int) -> None:
+        stream = self._pipes[reader]
+        for _ in range(MAXIMUM_READS):
+            try:
+                data = os.read(reader, READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(reader)
+                os.close(reader)
+                del self._pipes[reader]
+                return
+            self._heard(stream, data)
+            if len(data) < READ_BYTES:
+                return
+
+    def _exited(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ending = self._loop.create_task(self._end(), name=f"process {self.pid}: end")
+
+    async def _end(self) -> None:
+        """What it left behind ends, too. It is collected after that: until then nobody else gets its number."""
+        assert self._process is not None
+        await self._loop.run_in_executor(None, kinship.kill, self.pid, self.marker)
+        returncode = self._process.wait()
+        self.read_all()
+        self._close_pipes()
+        self._ended(returncode)
+
+    def _close_pipes(self) -> None:
+        for reader in self._pipes:
+            self._loop.remove_reader(reader)
+            os.close(reader)
+        self._pipes.clear()
+
+
+def _start(launch: Launch, writers: list[int]) -> subprocess.Popen[bytes]:
+    try:
+        process = subprocess.Popen(  # noqa: S603 - running the user's code is what this is for
+            launch.command,
+            stdin=subprocess.DEVNULL,
+            stdout=writers[0],
+            stderr=writers[1],
+            env=dict(launch.variables),
+            cwd=launch.folder,
+            start_new_session=True,
+            close_fds=True,
+            umask=0o022,
+        )
+    finally:
+        for writer in writers:
+            os.close(writer)
+    for limit, value in launch.limits.items():
+        with suppress(OSError, ValueError):
+            hard = resource.prlimit(process.pid, limit)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.prlimit(process.pid, limit, (value, value))
+    return process
+
+
+def _unwanted(starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        process = starting.result()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,271 @@
+"""Functions with an environment, each in processes of its own: a shell around `semantics/fleet.py`.
+
+Decides nothing about pools: it performs steps and reports what became of them. Fetches the code of a function once for
+each configuration, samples memory while something runs, and keeps the places of all environments under one folder that
+goes with the engine. Linux only: /proc and pidfds tell whose a connection is and when a process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+from typing import Final, assert_never
+
+from lambent.errors import InvalidParameterValue
+from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
+from lambent.ports import Call, RuntimeSurroundings
+from lambent.runtimes.environments import STOPPED, Environment, Work
+from lambent.runtimes.fetching import fetch
+from lambent.runtimes.launching import CannotBegin, Code, Identity, isolation
+from lambent.semantics.fleet import Fleet, Refuse, Run, Start, Step, Stop
+
+BUSY_SECONDS: Final = 0.25
+"""Between two looks at the memory of what runs."""
+IDLE_SECONDS: Final = 5.0
+"""Between two looks at what is idle, if nothing runs."""
+
+
+class Processes:
+    """An EnvironmentRuntime for the families python, nodejs and provided."""
+
+    def __init__(self, surroundings: RuntimeSurroundings) -> None:
+        """Raises InvalidParameterValue on a system without pidfds."""
+        if sys.platform != "linux":
+            raise InvalidParameterValue("functions with an environment run on Linux only, as yet")
+        self._world = surroundings.world
+        self._log = surroundings.log
+        self._logs = surroundings.logs
+        self._monotonic = surroundings.world.clock.monotonic
+        self._loop = asyncio.get_running_loop()
+        self._fleet: Fleet[Work] = Fleet(surroundings.maximum_environments, surroundings.idle_seconds)
+        self._functions: dict[str, _Registered] = {}
+        self._environments: dict[int, Environment] = {}
+        self._busy: set[Environment] = set()  # also those that begin
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._folder: Path | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._closed = False
+
+    # --- EnvironmentRuntime ------------------------------------------------------------------------------------------
+
+    def register(self, function: Function) -> None:
+        """See `ports.EnvironmentRuntime`."""
+        environment = function.environment
+        assert environment is not None
+        self._functions[function.name] = _Registered(function)
+        steps = self._fleet.configure(
+            function.name, self._monotonic(), environment.provisioned_concurrency, environment.recycle_after
+        )
+        self._perform(steps)
+        self._tick_later()
+
+    def withdraw(self, name: str) -> None:
+        """See `ports.EnvironmentRuntime`."""
+        if self._functions.pop(name, None) is not None:
+            for work in self._fleet.give_up(name):
+                work.end(Unavailable(f"function {name!r} is served here no longer"))
+            self._perform(self._fleet.withdraw(name))
+
+    def start(
+        self,
+        invocation: Invocation,
+        ended: Callable[[Outcome], None],
+        started: Callable[[], None],
+        respond: Callable[[bytes], None],
+    ) -> Call:
+        """See `ports.Runtime.start`. The deadline begins when an environment takes it, which may need an init before."""
+        registered = self._functions.get(invocation.function)
+        work = Work(invocation, ended, started, respond, self._give_up)
+        if registered is None or self._closed:
+            work.end(STOPPED if self._closed else Unavailable(f"function {invocation.function!r} is not served here"))
+            return work
+        self._perform(self._fleet.call(invocation.function, work, self._monotonic()))
+        return work
+
+    async def close(self) -> None:
+        """See `ports.Runtime.close`. Every process ends, and every file of theirs goes."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for name in list(self._functions):
+            for work in self._fleet.give_up(name):
+                work.end(STOPPED)
+        if self._tasks:
+            await asyncio.wait(self._tasks)  # what is being made is made, and then ended
+        for environment in list(self._environments.values()):
+            self._stop(environment)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._folder is not None:
+            await self._loop.run_in_executor(None, shutil.rmtree, self._folder, True)
+
+    def counts(self, name: str) -> Mapping[str, int]:
+        """How many environments of a function begin, are warm, were reset, or run."""
+        return self._fleet.counts(name)
+
+    def cautions(self) -> tuple[str, ...]:
+        """What this machine does not allow, each a sentence."""
+        return isolation().gaps
+
+    # --- performing --------------------------------------------------------------------------------------------------
+
+    def _perform(self, steps: list[Step[Work]]) -> None:
+        for step in steps:
+            match step:
+                case Run(number, work):
+                    environment = self._environments[number]
+                    self._is_busy(environment)
+                    environment.take(work)
+                case Start(number, function, provisioned):
+                    self._keep(self._open(number, self._functions[function], provisioned), f"environment {number}: open")
+                case Stop(number):
+                    if (environment := self._environments.get(number)) is not None:
+                        self._stop(environment)
+                case Refuse(work):
+                    work.end(self._functions[work.invocation.function].refusal())
+                case _:
+                    assert_never(step)
+
+    async def _open(self, number: int, registered: _Registered, provisioned: bool) -> None:
+        function = registered.function
+        environment: Environment | None = None
+        try:
+            folder = self._scratch()
+            code = await registered.code(folder / f"code-{number}")
+            now = datetime.fromtimestamp(self._world.clock.now(), UTC)
+            stream = f"{now:%Y/%m/%d}/[{LATEST}]{self._world.new_id().replace('-', '')}"
+            environment = Environment(
+                number,
+                function,
+                Identity(self._world.region, stream, provisioned),
+                folder / str(number),
+                self,
+                self._world,
+            )
+            self._environments[number] = environment
+            self._is_busy(environment)
+            if self._closed:
+                return
+            await environment.open(code)
+        except (CannotBegin, OSError) as error:
+            kind = error.error_type if isinstance(error, CannotBegin) else "Runtime.InvalidEntrypoint"
+            document = {"errorType": kind, "errorMessage": str(error), "requestId": "", "stackTrace": []}
+            registered.init_error = document
+            self._log("error", "an environment cannot be made", function=function.name, reason=str(error))
+            if environment is not None:
+                self._environments.pop(number)
+                self._busy.discard(environment)
+                await environment.close()
+            for work in self._fleet.give_up(function.name):
+                work.end(registered.refusal())
+            self._perform(self._fleet.reset(number, self._monotonic(), init_failed=True))
+
+    def _is_busy(self, environment: Environment) -> None:
+        if not self._busy:
+            self._busy.add(environment)
+            self._tick_later()
+        else:
+            self._busy.add(environment)
+
+    def _scratch(self) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="lambent-"))
+            self._folder.chmod(0o711)
+        return self._folder
+
+    def _stop(self, environment: Environment) -> None:
+        if self._environments.pop(environment.number, None) is not None:
+            self._busy.discard(environment)
+            self._keep(environment.close(), f"environment {environment.number}: close")
+
+    def _give_up(self, work: Work) -> None:
+        if work.environment is not None:
+            work.environment.drop()
+        else:
+            self._fleet.cancel(work.invocation.function, work)
+
+    def _keep(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+        task = self._loop.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log("error", f"{task.get_name()} ended", exc_info=error)
+
+    # --- what becomes of environments (environments.Reports) ---------------------------------------------------------
+
+    def initialized(self, environment: Environment, seconds: float) -> None:
+        self._logs.initialized(environment.stream, seconds)
+
+    def ready(self, environment: Environment) -> None:
+        if environment.number in self._environments:
+            self._busy.discard(environment)
+            self._perform(self._fleet.ready(environment.number, self._monotonic()))
+
+    def reset(self, environment: Environment, *, init_failed: bool) -> None:
+        if environment.number in self._environments:
+            self._busy.discard(environment)
+            self._perform(self._fleet.reset(environment.number, self._monotonic(), init_failed=init_failed))
+
+    def failed_to_begin(self, environment: Environment, document: Mapping[str, object]) -> None:
+        if (registered := self._functions.get(environment.function.name)) is not None:
+            registered.init_error = document
+        self._log("warning", "an init failed", function=environment.function.name, error=document.get("errorType"))
+
+    def heard(self, environment: Environment, work: Work | None, stream: int, data: bytes) -> None:
+        self._logs.heard(environment.stream, "" if work is None else work.invocation.request_id, stream, data)
+
+    def served(self, environment: Environment, work: Work, outcome: Succeeded | Failed) -> None:
+        self._logs.ended(environment.stream, work.invocation, outcome, environment.memory_bytes)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _tick_later(self) -> None:
+        """Often while something runs; an engine whose environments are idle is idle, too."""
+        if self._closed:
+            return
+        at = self._loop.time() + (BUSY_SECONDS if self._busy else IDLE_SECONDS)
+        if at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_at = self._loop.call_at(at, self._tick), at
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, inf
+        for environment in list(self._busy):
+            limit = environment.function.memory_size_mb * 1024 * 1024
+            if environment.measure() > limit:
+                environment.kill("out of memory")
+                self._log("warning", "an environment used more memory than it has", function=environment.function.name)
+        self._perform(self._fleet.tick(self._monotonic()))
+        self._tick_later()
+
+
+class _Registered:
+    """A function as it is configured now, and what is known of its code."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.init_error: Mapping[str, object] = {}
+        self._fetching: asyncio.Future[Code] | None = None
+
+    async def code(self, scratch: Path) -> Code:
+        """Fetched once; after a failure again. Raises CannotBegin, OSError."""
+        assert self.function.environment is not None
+        if self._fetching is None or (self._fetching.done() and self._fetching.exception() is not None):
+            loop = asyncio.get_running_loop()
+            self._fetching = loop.run_in_executor(None, fetch, self.function.environment, scratch)
+        return await asyncio.shield(self._fetching)
+
+    def refusal(self) -> Failed:
+        """What an invocation gets that is not even tried."""
+        return Failed(self.init_error)
