@@ -13,7 +13,7 @@ from typing import Any
 from lambent.context import CURRENT
 from lambent.errors import FunctionError, InvalidParameterValue
 from lambent.model import Event
-from lambent.payload import check_payload, decode_payload, encode_payload, encode_result
+from lambent.payload import check_payload, decode_answer, encode_payload, encode_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class InvokeResponse:
 
 def value_of_response(response: InvokeResponse) -> Any:
     """What the function returned. Raises FunctionError with AWS's document if it failed."""
-    value = decode_payload(response.payload)
+    value = decode_answer(response.payload)
     if response.function_error is not None:
         raise FunctionError(value, response.request_id)
     return value

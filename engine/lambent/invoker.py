@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from lambent.errors import ResourceNotFound
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled, Unavailable
-from lambent.payload import decode_payload
+from lambent.payload import decode_answer
 from lambent.ports import Call, Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
 from lambent.telemetry import CONCURRENT_EXECUTIONS, DURATION, ERRORS, INVOCATIONS, THROTTLES, UNAVAILABLE, Telemetry
@@ -26,7 +26,7 @@ Whom = TypeVar("Whom")
 
 def value_of(outcome: Succeeded) -> object:
     """What the handler returned: decoded anew, or the object itself where the function asked for it by reference."""
-    return outcome.payload if outcome.by_reference else decode_payload(outcome.payload)  # type: ignore[arg-type]
+    return outcome.payload if outcome.by_reference else decode_answer(outcome.payload)  # type: ignore[arg-type]
 
 
 class Invoker:

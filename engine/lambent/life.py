@@ -46,7 +46,15 @@ from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
 from lambent.settings import EngineSettings
 from lambent.sources import load_runtime, load_source
-from lambent.telemetry import ABANDONED_HANDLERS, INVOCATIONS, LOG_LINES_LOST, OVERRUN_THREADS, Level, Telemetry
+from lambent.telemetry import (
+    ABANDONED_HANDLERS,
+    INIT_DURATION,
+    INVOCATIONS,
+    LOG_LINES_LOST,
+    OVERRUN_THREADS,
+    Level,
+    Telemetry,
+)
 from lambent.vitals import Vitals
 from lambent.watchdog import Watchdog
 
@@ -100,7 +108,15 @@ class Life:
         logs = self._kept_logs(log_directory)
         overheard = logs if settings.log_in_process else None
         in_process = InProcess(world=world, threads=settings.threads, executor=executor, logs=overheard)
-        surroundings = RuntimeSurroundings(world, telemetry.log, logs, settings.allow_private_destinations)
+        surroundings = RuntimeSurroundings(
+            world,
+            telemetry.log,
+            logs,
+            settings.allow_private_destinations,
+            partial(telemetry.observe, INIT_DURATION),
+            settings.maximum_environments,
+            settings.environment_idle_seconds,
+        )
         self._runtime = Router(in_process, load_runtime, surroundings)
         self._closing.push_async_callback(self._runtime.close)
         telemetry.gauge(ABANDONED_HANDLERS, in_process.abandoned)

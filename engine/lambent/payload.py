@@ -63,6 +63,15 @@ def decode_payload(payload: bytes) -> Any:
     return from_json(payload, allow_inf_nan=False)
 
 
+def decode_answer(payload: bytes) -> Any:
+    """The value of what a function answered. Only Lambda's own runtimes promise JSON: nothing is None, and what is no
+    JSON is a text."""
+    try:
+        return from_json(payload, allow_inf_nan=False)
+    except ValueError:
+        return payload.decode("utf-8", "replace") if payload else None
+
+
 def encode_event(event: object) -> bytes:
     """A source's event, built of texts, numbers, lists and objects. Raises ValueError (of pydantic-core)."""
     return to_json(event)

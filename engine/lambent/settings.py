@@ -43,6 +43,12 @@ class EngineSettings(Configuration):
     threads: Annotated[int, Field(ge=1, le=1000)] = 32
     """Plain functions (`def`) that may run at once."""
 
+    maximum_environments: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Environments of functions whose code is elsewhere, at once; further invocations wait for one."""
+
+    environment_idle_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
+    """How long an environment that serves nothing is kept (AWS says nothing exact; people see 5 to 15 minutes)."""
+
     watchdog_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
     """A loop that is blocked for longer is reported with its stack; 0: never."""
 

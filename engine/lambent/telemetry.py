@@ -42,6 +42,7 @@ ABANDONED_HANDLERS: Final = "AbandonedHandlers"
 OVERRUN_THREADS: Final = "OverrunThreads"
 LOOP_BLOCKED: Final = "LoopBlocked"
 LOG_LINES_LOST: Final = "LogLinesLost"
+INIT_DURATION: Final = "InitDuration"
 UNAVAILABLE: Final = "Unavailable"
 # ours: whether the engine finds itself well
 HEALTHY: Final = "Healthy"
@@ -181,6 +182,9 @@ WIRE: Final[Mapping[str, OnWire]] = {
         "lambent.loop_blocked",
         "summary",
         "How long the event loop was blocked, each time that it was.",
+    ),
+    INIT_DURATION: OnWire(
+        "lambent_init_duration_seconds", "faas.init_duration", "summary", "How long environments took to begin."
     ),
     LOG_LINES_LOST: OnWire(
         "lambent_log_lines_lost_total", "lambent.log_lines_lost", "counter", "Lines of logs that could not be kept."

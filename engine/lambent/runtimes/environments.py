@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from lambent.arns import function_arn
+from lambent.logs import InvocationLog, LogStream
 from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.payload import encode_event
-from lambent.ports import LogStream, World
+from lambent.ports import World
 from lambent.runtimes import error_documents, kinship
-from lambent.runtimes.launching import CannotBegin, Code, Identity, isolation, launch
+from lambent.runtimes.launching import CannotBegin, Code, Identity, launch
 from lambent.runtimes.process import Process
 from lambent.runtimes.runtime_api import RuntimeApi, header
 from lambent.semantics.conversation import Conversation
+from lambent.semantics.logs import Lines, status_of
 
 INIT_SECONDS: Final = 10.0  # Lambda guide: «Init phase»
 PROVISIONED_INIT_SECONDS: Final = 130.0  # the same, or the function's time limit if that is longer
@@ -33,6 +35,9 @@ SILENCE_SECONDS: Final = 1.0
 """How long what an ended process said last may take to come in; its sockets are closed by then."""
 
 TOO_LATE: Final = Unavailable("it could not be started in time: what it was for may be with others")
+ABANDONED: Final = Unavailable("nobody waits for it any more")
+OUT_OF_MEMORY: Final = "out of memory"
+MEGABYTE: Final = 1024 * 1024
 STOPPED: Final = Unavailable("the engine was stopped while the call ran")
 
 
@@ -78,8 +83,16 @@ class Reports(Protocol):
         """Its process asked for the first invocation, after so long."""
         ...
 
+    def cautioned(self, environment: Environment, caution: str) -> None:
+        """Something about it is less than it should be."""
+        ...
+
     def ready(self, environment: Environment) -> None:
         """It waits for an invocation."""
+        ...
+
+    def answered(self, environment: Environment) -> None:
+        """Its invocation is over; `ready` or `reset` follows."""
         ...
 
     def reset(self, environment: Environment, *, init_failed: bool) -> None:
@@ -90,25 +103,26 @@ class Reports(Protocol):
         """With this error document."""
         ...
 
-    def heard(self, environment: Environment, work: Work | None, stream: int, data: bytes) -> None:
-        """It printed this."""
-        ...
-
-    def served(self, environment: Environment, work: Work, outcome: Succeeded | Failed) -> None:
-        """An invocation ended, and its caller is about to be told."""
-        ...
-
 
 class Environment:
     """Opened, it takes one invocation at a time, until it is closed. All methods are called in the loop's thread."""
 
     def __init__(
-        self, number: int, function: Function, identity: Identity, folder: Path, reports: Reports, world: World
+        self,
+        number: int,
+        function: Function,
+        identity: Identity,
+        log: LogStream,
+        folder: Path,
+        reports: Reports,
+        world: World,
     ) -> None:
         self.number = number
         self.function = function
         self.identity = identity
-        self.stream = LogStream(function, identity.log_stream_name, identity.version)
+        self._log = log
+        self._invocation_log: InvocationLog | None = None
+        self._lines = {1: Lines(), 2: Lines()}
         self.conversation = Conversation()
         self.memory_bytes = 0
         """The most that it was seen to use."""
@@ -130,6 +144,7 @@ class Environment:
         self._over: asyncio.Task[None] | None = None
         self._closed: asyncio.Event | None = None
         self._why = ""  # it is killed by us
+        self._said = False  # the runtime told the error, and so has logged it
         self._arn = function_arn(world.region, world.account_id, function.name)
         self._initialized = False
 
@@ -148,6 +163,8 @@ class Environment:
         self.conversation = Conversation()
         self._why = ""
         self._began = self._monotonic()
+        assert self.function.environment is not None
+        self._log.init_start(self.function.environment.runtime, self._kind)
         self._process = Process(self._heard, self._ended)
         if self.work is None:
             seconds = INIT_SECONDS
@@ -170,6 +187,8 @@ class Environment:
         self.work = work
         work.environment = self
         self._set_timer(self.function.timeout_seconds, self._time_is_up)
+        self._said = False
+        self._invocation_log = self._log.start(work.invocation.request_id, work.invocation.tail)
         work.started()
         if self._process is None:
             self.begin()
@@ -185,9 +204,8 @@ class Environment:
 
     def drop(self) -> None:
         """Nobody wants to know what its invocation comes to."""
-        if self.work is not None:
-            self.work.environment, self.work = None, None
-            self.kill("its invocation was abandoned")
+        self._leave(ABANDONED)
+        self.kill("its invocation was abandoned")
 
     def measure(self) -> int:
         """What it uses of memory now, in bytes; the most of it is remembered."""
@@ -198,6 +216,10 @@ class Environment:
         return now
 
     @property
+    def _kind(self) -> str:
+        return "provisioned-concurrency" if self.identity.provisioned else "on-demand"
+
+    @property
     def temporary(self) -> Path:
         """Its /tmp, as seen from outside."""
         return self._temporary
@@ -206,8 +228,7 @@ class Environment:
         """End it kindly, and leave nothing of it."""
         self._why = "closed"
         self._set_timer(0, None)
-        if self.work is not None:
-            self._finish(STOPPED)
+        self._leave(STOPPED)
         if self._process is not None:
             self._closed = asyncio.Event()
             killing = self._process.ask_to_leave()
@@ -229,6 +250,7 @@ class Environment:
             self._initialized = True
             self.init_seconds = self._monotonic() - self._began
             self.measure()
+            self._log.init_report(self.init_seconds, "success", None, self._kind)
             self._reports.initialized(self, self.init_seconds)
         if self.work is not None:
             self._deliver(self.work)
@@ -251,6 +273,7 @@ class Environment:
             if len(body) > MAXIMUM_RESPONSE_BYTES:
                 body = None
         outcome: Succeeded | Failed
+        self._said = error
         if body is None:
             outcome = error_documents.too_large()
         elif error:
@@ -260,6 +283,7 @@ class Environment:
         self._finish(outcome)
 
     def cannot_begin(self, body: bytes, error_type: str) -> None:
+        self._said = True
         self._cannot_begin(_document(body, error_type))
 
     # --- what happens ------------------------------------------------------------------------------------------------
@@ -270,11 +294,14 @@ class Environment:
             spec = await self._loop.run_in_executor(
                 None, launch, self.function, self._code, self.identity, self._api.port, self._temporary
             )
+            if spec.caution:
+                self._reports.cautioned(self, spec.caution)
             await process.begin(spec)
         except (CannotBegin, OSError) as error:
             kind = error.error_type if isinstance(error, CannotBegin) else "Runtime.InvalidEntrypoint"
             self._process = None
             self._set_timer(0, None)
+            self._said = False
             self._cannot_begin({"errorType": kind, "errorMessage": str(error), "requestId": "", "stackTrace": []})
             self._has_no_process(init_failed=True)
             return
@@ -282,6 +309,8 @@ class Environment:
             process.kill()
 
     def _cannot_begin(self, document: Mapping[str, object]) -> None:
+        status, error_type = status_of(document)
+        self._log.init_report(self._monotonic() - self._began, status, error_type, self._kind)
         self._reports.failed_to_begin(self, document)
         if self.work is not None:
             self._finish(Failed(document))
@@ -289,6 +318,7 @@ class Environment:
             self.kill("its init failed")
 
     def _init_took_too_long(self) -> None:
+        self._log.init_report(self._monotonic() - self._began, "timeout", None, self._kind)
         self.kill("its init took too long")
 
     def _time_is_up(self) -> None:
@@ -297,7 +327,9 @@ class Environment:
         self.kill("its time was up")
 
     def _heard(self, stream: int, data: bytes) -> None:
-        self._reports.heard(self, self.work, stream, data)
+        log = self._invocation_log or self._log
+        for line in self._lines[stream].feed(data):
+            log.line(line.replace("\r", "\n"))  # so AWS's clients keep together what belongs together
 
     def _ended(self, returncode: int) -> None:
         self._over = self._loop.create_task(self._after(returncode), name=f"environment {self.number}: after")
@@ -312,9 +344,10 @@ class Environment:
         self._set_timer(0, None)
         never_began = not self._initialized
         if self.work is not None:
-            self._finish(error_documents.exited(returncode, self.work.invocation.request_id))
-        if never_began and self.conversation.state == "Initializing" and not self._why:
-            self._reports.failed_to_begin(self, error_documents.exited(returncode, "").document)
+            end = error_documents.out_of_memory if self._why == OUT_OF_MEMORY else error_documents.exited
+            self._finish(end(returncode, self.work.invocation.request_id))
+        elif never_began and self.conversation.state == "Initializing" and not self._why:
+            self._cannot_begin(error_documents.exited(returncode, "").document)
         self._has_no_process(init_failed=never_began)
 
     def _has_no_process(self, *, init_failed: bool) -> None:
@@ -353,19 +386,43 @@ class Environment:
         made = self._world.new_id().replace("-", "")
         return f"Root=1-{int(self._world.clock.now()):08x}-{made[:24]};Parent={made[16:32]};Sampled=0"
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Succeeded | Failed) -> None:
         """The invocation is over: tell its caller. The timer runs on until the runtime asks for the next one."""
         work, self.work = self.work, None
         assert work is not None
         work.environment = None
-        if isinstance(outcome, Succeeded | Failed):
-            if self._process is not None:
-                self._process.read_all()
-            outcome.run_seconds = self._monotonic() - work.began
-            outcome.executed_version = self.identity.version
-            outcome.init_seconds, self.init_seconds = self.init_seconds, None
-            self._reports.served(self, work, outcome)
+        outcome.run_seconds = self._monotonic() - work.began
+        outcome.executed_version = self.identity.version
+        outcome.init_seconds, self.init_seconds = self.init_seconds, None
+        self._close_log(outcome)
+        self._reports.answered(self)
         work.end(outcome)
+
+    def _leave(self, outcome: Unavailable) -> None:
+        """What it has is given up."""
+        work, self.work = self.work, None
+        if work is not None:
+            work.environment = None
+            self._close_log(outcome)
+            work.end(outcome)
+
+    def _close_log(self, outcome: Outcome) -> None:
+        """All that was printed up to now belongs to the invocation that ended."""
+        log = self._invocation_log
+        if log is None:
+            return
+        if self._process is not None:
+            self._process.read_all()
+        for lines in self._lines.values():
+            for line in lines.close():
+                log.line(line.replace("\r", "\n"))
+        self._invocation_log = None
+        if isinstance(outcome, Failed) and not self._said:
+            log.fail(outcome)
+        init_seconds = outcome.init_seconds if isinstance(outcome, Succeeded | Failed) else None
+        tail = log.close(outcome, maximum_memory_mb=-(-self.memory_bytes // MEGABYTE), init_seconds=init_seconds)
+        if isinstance(outcome, Succeeded | Failed):
+            outcome.log_tail = tail
 
     def _set_timer(self, seconds: float, callback: Callable[[], None] | None) -> None:
         if self._timer is not None:
@@ -388,8 +445,6 @@ def _make(temporary: Path) -> None:
     temporary.mkdir(parents=True)
     temporary.parent.chmod(0o711)
     temporary.chmod(0o1777)
-    if (user := isolation().user) is not None:
-        shutil.chown(temporary, user, user)
 
 
 def _remove(folder: Path) -> None:

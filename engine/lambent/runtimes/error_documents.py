@@ -76,13 +76,17 @@ def exited(returncode: int, request_id: str) -> Failed:
     return _ended(how, request_id)
 
 
+def out_of_memory(returncode: int, request_id: str) -> Failed:
+    """It used more memory than it has, and was ended for that."""
+    return _ended("exited with error: signal: killed", request_id, "Runtime.OutOfMemory")
+
+
 def _exited(code: object, request_id: str) -> Failed:
     return exited(0 if code is None else code & 0xFF if isinstance(code, int) else 1, request_id)  # as the interpreter
 
 
-def _ended(how: str, request_id: str) -> Failed:
-    message = f"RequestId: {request_id} Error: Runtime {how}"
-    return Failed({"errorType": "Runtime.ExitError", "errorMessage": message})
+def _ended(how: str, request_id: str, kind: str = "Runtime.ExitError") -> Failed:
+    return Failed({"errorType": kind, "errorMessage": f"RequestId: {request_id} Error: Runtime {how}"})
 
 
 def _of_the_runtime(kind: str, message: str, request_id: str) -> Failed:

@@ -112,7 +112,7 @@ def _has(pid: int, wanted: str) -> bool:
     return False
 
 
-def _inode(peer_port: int, port: int) -> bytes | None:
+def _inode(peer_port: int, port: int) -> int | None:
     """Of the socket at 127.0.0.1:`peer_port` that is connected to 127.0.0.1:`port`."""
     local, remote = b"0100007F:%04X" % peer_port, b"0100007F:%04X" % port
     for table, prefix in (("/proc/net/tcp", b""), ("/proc/net/tcp6", b"0000000000000000FFFF0000")):
@@ -120,7 +120,7 @@ def _inode(peer_port: int, port: int) -> bytes | None:
             for line in file:
                 fields = line.split()
                 if len(fields) > 9 and fields[1] == prefix + local and fields[2] == prefix + remote:
-                    return fields[9]
+                    return int(fields[9])
     return None
 
 

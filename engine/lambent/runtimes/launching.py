@@ -28,6 +28,7 @@ MAXIMUM_PROCESSES: Final = 4096
 """Of all environments together, where they have a user of their own (the kernel counts by user)."""
 UNPRIVILEGED: Final = 65_534
 """The user and group, nobody's, that an engine which is root lets its environments be."""
+_TMP: Final = "/tmp"  # noqa: S108 - what environments call theirs
 PROBE_SECONDS: Final = 10.0
 
 _MOUNTING: Final = 'set -e; while [ "$1" != -- ]; do mount --rbind "$1" "$2"; shift 2; done; shift; exec "$@"'
@@ -44,11 +45,12 @@ class CannotBegin(Exception):
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """What this machine lets us do for an environment. `mounting`: the command that gives it mounts of its own, if any;
-    `dropping`: the one that takes its privileges; `user`: whom it becomes; `gaps`: what is not possible, in words."""
+    `dropping`: the one that takes its privileges; `becoming`: what makes that another user; `gaps`: what is not
+    possible, in words."""
 
     mounting: tuple[str, ...]
     dropping: tuple[str, ...]
-    user: int | None
+    becoming: tuple[str, ...]
     gaps: tuple[str, ...]
 
 
@@ -60,18 +62,25 @@ def isolation() -> Isolation:
     mounting: tuple[str, ...] = ()
     for flags in (["--mount"], ["--user", "--map-current-user", "--keep-caps", "--mount"]):
         command = ("unshare", *flags, "--propagation", "private", "--", "sh", "-c", _MOUNTING, "sh")
-        if (root or "--user" in flags) and _works([*command, "/tmp", "/opt", "--", "true"]):  # noqa: S108
+        if (root or "--user" in flags) and _works([*command, _TMP, "/opt", "--", "true"]):
             mounting = command
             break
     if not mounting:
         gaps.append(
-            "environments see the machine's /tmp and /opt: their own are named by TMPDIR and the search paths (the
-            kernel " "allows no mounts of their own, or util-linux is missing)" ) dropping = ["setpriv",
-            "--no-new-privs", "--inh-caps=-all"] if "--user" in mounting: dropping.append("--ambient-caps=-all") if
-            root: dropping += ["--bounding-set=-all", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}",
-            "--clear-groups"] if not _works([*dropping, "--", "true"]): gaps.append("environments keep the engine's user
-            and privileges (setpriv of util-linux is missing or refused)") dropping = [] return Isolation(mounting,
-            tuple(dropping), UNPRIVILEGED if root and dropping else None, tuple(gaps))
+            "environments see the machine's /tmp and /opt; their own are named by TMPDIR and the search paths (the "
+            "kernel allows no mounts of their own, or util-linux is missing)"
+        )
+    dropping = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
+    if "--user" in mounting:
+        dropping.append("--ambient-caps=-all")
+    becoming: tuple[str, ...] = ()
+    if root:
+        dropping.append("--bounding-set=-all")
+        becoming = (f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups")
+    if not _works([*dropping, *becoming, "--", "true"]):
+        gaps.append("environments keep the engine's user and privileges (setpriv of util-linux is missing or refused)")
+        dropping, becoming = [], ()
+    return Isolation(mounting, tuple(dropping), becoming, tuple(gaps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,8 @@ class Launch:
     variables: Mapping[str, str]
     folder: str
     limits: Mapping[int, int]
+    caution: str = ""
+    """What is less than it should be, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +126,47 @@ def launch(function: Function, code: Code, identity: Identity, port: int, tempor
         command.insert(0, wrapper)
     mounts: list[tuple[str, str]] = []
     opt = None if code.layers is None else str(code.layers)
+    needed = {str(code.folder), os.path.dirname(command[-1] if environment.family == "provided" else command[0])}
+    needed |= {sys.prefix, sys.base_prefix} if command[0] == sys.executable else set()
+    needed |= {opt} if opt is not None else set()
     if own.mounting:
-        needed = {str(code.folder), sys.prefix, sys.base_prefix, *([opt] if opt else [])}
-        for path in sorted(needed):
-            if path.startswith("/tmp/"):  # noqa: S108 - would be hidden by a /tmp of its own
-                inside = temporary / path.removeprefix("/tmp/")
-                inside.mkdir(parents=True, exist_ok=True)
-                mounts.append((path, str(inside)))
-        mounts.append((str(temporary), "/tmp"))  # noqa: S108
+        for path in sorted(path for path in needed if path.startswith(_TMP + "/")):  # a /tmp of its own would hide it
+            inside = temporary / path.removeprefix(_TMP + "/")
+            _make_public(inside, temporary)
+            mounts.append((path, str(inside)))
+        mounts.append((str(temporary), _TMP))
         if opt is not None and not any(path.startswith("/opt/") for path in needed) and os.path.isdir("/opt"):
             mounts.insert(0, (opt, "/opt"))
             opt = "/opt"
     places = [place for mount in mounts for place in mount]
     mounting = [*own.mounting, *places, "--"] if own.mounting else []
+    hidden = [path for path in sorted(needed) if not _is_public(path, mounted=bool(own.mounting))]
+    becoming = () if hidden else own.becoming
+    caution = ""
+    if hidden and own.becoming:
+        caution = f"its environments keep the engine's user: {hidden[0]} is closed to others (chmod o+x its folders)"
     variables = _variables(function, environment, code, identity, opt, port)
     if not own.mounting:
         variables["TMPDIR"] = str(temporary)
-    return Launch([*mounting, *own.dropping, *command], variables, str(code.folder), _limits(environment, own))
+    whole = [*mounting, *own.dropping, *becoming, *command]
+    return Launch(whole, variables, str(code.folder), _limits(environment, bool(becoming)), caution)
+
+
+def _make_public(folder: Path, within: Path) -> None:
+    """So that it can be reached, whatever umask the engine has."""
+    missing = [each for each in (folder, *folder.parents) if each.is_relative_to(within) and not each.exists()]
+    for each in reversed(missing):
+        each.mkdir()
+        each.chmod(0o755)
+
+
+def _is_public(path: str, *, mounted: bool) -> bool:
+    """Can anybody go there? What is mounted into a /tmp of our making is reached through folders of our making."""
+    for each in {path, os.path.realpath(path)}:
+        parents = () if mounted and each.startswith(_TMP + "/") else Path(each).parents
+        if not all(folder.stat().st_mode & 0o001 for folder in (Path(each), *parents)):
+            return False
+    return True
 
 
 def _variables(
@@ -178,13 +213,14 @@ def _libraries(code: Code, opt: str | None) -> list[str]:
     return [folder, f"{folder}/lib", *([f"{opt}/lib"] if opt else [])]
 
 
-def _limits(environment: ExecutionEnvironment, own: Isolation) -> dict[int, int]:
+def _limits(environment: ExecutionEnvironment, of_its_own: bool) -> dict[int, int]:
+    """`of_its_own`: the user, whose processes the kernel counts."""
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: MAXIMUM_DESCRIPTORS,
         resource.RLIMIT_FSIZE: environment.ephemeral_storage_mb * 1024 * 1024,
     }
-    if own.user is not None:
+    if of_its_own:
         limits[resource.RLIMIT_NPROC] = MAXIMUM_PROCESSES
     return limits
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from lambent.errors import InvalidParameterValue
-from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
+from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Unavailable
 from lambent.ports import Call, RuntimeSurroundings
-from lambent.runtimes.environments import STOPPED, Environment, Work
+from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work
 from lambent.runtimes.fetching import fetch
 from lambent.runtimes.launching import CannotBegin, Code, Identity, isolation
 from lambent.semantics.fleet import Fleet, Refuse, Run, Start, Step, Stop
@@ -41,6 +41,7 @@ class Processes:
         self._world = surroundings.world
         self._log = surroundings.log
         self._logs = surroundings.logs
+        self._initialized = surroundings.initialized
         self._monotonic = surroundings.world.clock.monotonic
         self._loop = asyncio.get_running_loop()
         self._fleet: Fleet[Work] = Fleet(surroundings.maximum_environments, surroundings.idle_seconds)
@@ -49,6 +50,7 @@ class Processes:
         self._busy: set[Environment] = set()  # also those that begin
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder: Path | None = None
+        self._cautions: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._closed = False
@@ -80,7 +82,7 @@ class Processes:
         started: Callable[[], None],
         respond: Callable[[bytes], None],
     ) -> Call:
-        """See `ports.Runtime.start`. The deadline begins when an environment takes it, which may need an init before."""
+        """See `ports.Runtime.start`. The deadline begins when an environment takes it, perhaps after an init."""
         registered = self._functions.get(invocation.function)
         work = Work(invocation, ended, started, respond, self._give_up)
         if registered is None or self._closed:
@@ -99,8 +101,8 @@ class Processes:
                 work.end(STOPPED)
         if self._tasks:
             await asyncio.wait(self._tasks)  # what is being made is made, and then ended
-        for environment in list(self._environments.values()):
-            self._stop(environment)
+        for number in list(self._environments):
+            self._stop(number)
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._folder is not None:
@@ -112,7 +114,7 @@ class Processes:
 
     def cautions(self) -> tuple[str, ...]:
         """What this machine does not allow, each a sentence."""
-        return isolation().gaps
+        return (*isolation().gaps, *self._cautions)
 
     # --- performing --------------------------------------------------------------------------------------------------
 
@@ -124,10 +126,10 @@ class Processes:
                     self._is_busy(environment)
                     environment.take(work)
                 case Start(number, function, provisioned):
-                    self._keep(self._open(number, self._functions[function], provisioned), f"environment {number}: open")
+                    opening = self._open(number, self._functions[function], provisioned)
+                    self._keep(opening, f"environment {number}: open")
                 case Stop(number):
-                    if (environment := self._environments.get(number)) is not None:
-                        self._stop(environment)
+                    self._stop(number)
                 case Refuse(work):
                     work.end(self._functions[work.invocation.function].refusal())
                 case _:
@@ -145,6 +147,7 @@ class Processes:
                 number,
                 function,
                 Identity(self._world.region, stream, provisioned),
+                self._logs.open(function, stream),
                 folder / str(number),
                 self,
                 self._world,
@@ -180,10 +183,10 @@ class Processes:
             self._folder.chmod(0o711)
         return self._folder
 
-    def _stop(self, environment: Environment) -> None:
-        if self._environments.pop(environment.number, None) is not None:
+    def _stop(self, number: int) -> None:
+        if (environment := self._environments.pop(number, None)) is not None:
             self._busy.discard(environment)
-            self._keep(environment.close(), f"environment {environment.number}: close")
+            self._keep(environment.close(), f"environment {number}: close")
 
     def _give_up(self, work: Work) -> None:
         if work.environment is not None:
@@ -204,12 +207,22 @@ class Processes:
     # --- what becomes of environments (environments.Reports) ---------------------------------------------------------
 
     def initialized(self, environment: Environment, seconds: float) -> None:
-        self._logs.initialized(environment.stream, seconds)
+        self._initialized(environment.function.name, seconds)
+
+    def cautioned(self, environment: Environment, caution: str) -> None:
+        said = f"{environment.function.name}: {caution}"
+        if said not in self._cautions:
+            self._cautions.append(said)
+            self._log("warning", caution, function=environment.function.name)
 
     def ready(self, environment: Environment) -> None:
         if environment.number in self._environments:
             self._busy.discard(environment)
             self._perform(self._fleet.ready(environment.number, self._monotonic()))
+
+    def answered(self, environment: Environment) -> None:
+        if environment.number in self._environments:
+            self._fleet.answered(environment.number, self._monotonic())
 
     def reset(self, environment: Environment, *, init_failed: bool) -> None:
         if environment.number in self._environments:
@@ -220,12 +233,6 @@ class Processes:
         if (registered := self._functions.get(environment.function.name)) is not None:
             registered.init_error = document
         self._log("warning", "an init failed", function=environment.function.name, error=document.get("errorType"))
-
-    def heard(self, environment: Environment, work: Work | None, stream: int, data: bytes) -> None:
-        self._logs.heard(environment.stream, "" if work is None else work.invocation.request_id, stream, data)
-
-    def served(self, environment: Environment, work: Work, outcome: Succeeded | Failed) -> None:
-        self._logs.ended(environment.stream, work.invocation, outcome, environment.memory_bytes)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -244,7 +251,7 @@ class Processes:
         for environment in list(self._busy):
             limit = environment.function.memory_size_mb * 1024 * 1024
             if environment.measure() > limit:
-                environment.kill("out of memory")
+                environment.kill(OUT_OF_MEMORY)
                 self._log("warning", "an environment used more memory than it has", function=environment.function.name)
         self._perform(self._fleet.tick(self._monotonic()))
         self._tick_later()

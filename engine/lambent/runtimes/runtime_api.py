@@ -89,6 +89,8 @@ class RuntimeApi:
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
             % (headers, len(body), body)
         )
+        if waiting.closes:
+            waiting.transport.close()
 
     def hang_up(self) -> None:
         """End every connection at once: the process behind them is gone, or about to."""
@@ -121,6 +123,8 @@ class _Connection(asyncio.Protocol):
     """One connection of a client: requests, one after the other."""
 
     transport: asyncio.Transport
+    _path: bytes
+    _what: bytes
 
     def __init__(self, api: RuntimeApi) -> None:
         from httptools import HttpRequestParser  # the extra is only needed where there are environments
@@ -129,6 +133,7 @@ class _Connection(asyncio.Protocol):
         self._owner = api.owner
         self._parser = HttpRequestParser(self)
         self._known = False  # to be of this environment
+        self.closes = False  # after the invocation that it waits for
         self._unread = 0  # bytes of a request whose headers are not complete
         self._refusal: Refusal | None = None
         self._begin()
@@ -233,8 +238,11 @@ class _Connection(asyncio.Protocol):
             self._refuse(refusal)
         elif what != b"next":
             self.transport.write(_ACCEPTED)
-        if not self._parser.should_keep_alive() and what != b"next":
-            self.transport.close()
+        if not self._parser.should_keep_alive():
+            if what == b"next" and refusal is None:
+                self.closes = True
+            else:
+                self.transport.close()
         self._begin()
 
     # --- inside ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final, Generic, Literal, TypeVar
 
+TURNAROUND_SECONDS: Final = 0.1
+"""How long one that has answered is waited for, instead of starting another."""
 FREE_FAILURES: Final = 2
 """Inits that may fail in a row before the next one has to wait."""
 FIRST_PAUSE_SECONDS: Final = 0.5
@@ -68,7 +70,7 @@ class _Environment:
     function: str
     generation: int
     provisioned: bool
-    state: Literal["starting", "warm", "cold", "busy"] = "starting"
+    state: Literal["starting", "warm", "cold", "busy", "answered"] = "starting"
     uses: int = 0
     since: float = 0.0
 
@@ -164,6 +166,12 @@ class Fleet(Generic[Ticket]):
         pool.failures, pool.not_before = 0, -inf
         return self._free(pool, environment, "warm", now)
 
+    def answered(self, number: int, now: float) -> None:
+        """The caller has its answer; it will ask for the next invocation in a moment, for which it is worth waiting."""
+        environment = self._all[number]
+        environment.state = "answered"
+        environment.since = now
+
     def reset(self, number: int, now: float, *, init_failed: bool) -> list[Step[Ticket]]:
         """Its process ended; with the next invocation it begins anew, and /tmp stays. `init_failed`: it never began."""
         environment = self._all[number]
@@ -205,14 +213,14 @@ class Fleet(Generic[Ticket]):
         """How many environments of a function are in which state."""
         found = dict.fromkeys(("starting", "warm", "cold", "busy"), 0)
         for each in self._pools[function].all.values():
-            found[each.state] += 1
+            found["busy" if each.state == "answered" else each.state] += 1
         return found
 
     def provisioned(self, function: str) -> tuple[Status, int, int]:
         """(status, wanted, ready) of its provisioned concurrency."""
         pool = self._pools[function]
         ready = sum(
-            each.provisioned and each.generation == pool.generation and each.state in ("warm", "busy")
+            each.provisioned and each.generation == pool.generation and each.state in ("warm", "busy", "answered")
             for each in pool.all.values()
         )
         if ready >= pool.provisioned:
@@ -294,7 +302,10 @@ class Fleet(Generic[Ticket]):
         if pool.withdrawn and not pool.waiting:
             return []
         current = [each for each in pool.all.values() if each.generation == pool.generation]
-        starting = sum(each.state == "starting" for each in current)
+        starting = sum(
+            each.state == "starting" or (each.state == "answered" and now - each.since < TURNAROUND_SECONDS)
+            for each in current
+        )
         steps: list[Step[Ticket]] = []
         if now < pool.not_before:
             return steps
@@ -335,4 +346,4 @@ class Fleet(Generic[Ticket]):
         return steps
 
     def _busy_or_starting(self, pool: _Pool[Ticket]) -> bool:
-        return any(each.state in ("busy", "starting") for each in pool.all.values())
+        return any(each.state in ("busy", "answered", "starting") for each in pool.all.values())
