@@ -19,8 +19,6 @@ from lambent.stores.memory import MemoryStore
 GROUP: Final = "lambent.sources"
 STORES: Final = "lambent.stores"
 RUNTIMES: Final = "lambent.runtimes"
-OWN_FAMILIES: Final = ("python", "nodejs", "provided")
-"""Of runtimes, that this project runs, in processes."""
 _ON_REDIS: Final = [
     f"{redis}{kind}{group}"
     for redis in ("redis", "rediss")
@@ -72,10 +70,6 @@ class RuntimeFactory(Protocol):
 def load_runtime(family: str) -> RuntimeFactory:
     """What runs functions of this family ('nodejs' for 'nodejs22.x'). Raises InvalidParameterValue that says what to
     install."""
-    if family in OWN_FAMILIES:
-        from lambent.runtimes.processes import Processes  # not every engine runs processes
-
-        return Processes
     found = {entry.name: entry for entry in entry_points(group=RUNTIMES)}
     if family not in found:
         known = f"Those that are there: {', '.join(sorted(found))}." if found else "None is installed."
