@@ -67,8 +67,7 @@ class EventInvokeConfig(Configuration):
 
 
 class Function(Configuration):
-    """A function's configuration (CreateFunction), with its asynchronous part. Without an `environment` it is a
-    callable of the engine's process."""
+    """A function's configuration (CreateFunction). Without an `environment` it is a callable of the engine's process."""
 
     name: FunctionName
     description: Annotated[str, Field(max_length=256)] = ""
@@ -221,7 +220,7 @@ class Invocation:
     items: Sequence[Record] | Sequence[Message] | None = None  # what the batch was built from, for typed handlers
     partial: bool = False  # does the mapping report batch item failures
     tail: bool = False  # collect the log tail
-    streamed: bool = False  # chunks of a streamed answer are handed on, and not kept for the outcome
+    streamed: bool = False  # hand chunks of a streamed answer on, and keep none
     build: Callable[[], object] | None = None
     start_before: float = inf  # monotonic seconds: what it is made of is then somebody else's
 
@@ -239,7 +238,7 @@ class Succeeded:
     executed_version: str = LATEST
     run_seconds: float = 0.0
     log_tail: str = ""
-    init_seconds: float | None = None  # it was the first of an environment, whose init took so long
+    init_seconds: float | None = None  # of its environment, whose first it was
 
 
 @dataclass(slots=True)
