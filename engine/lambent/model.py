@@ -67,7 +67,7 @@ class EventInvokeConfig(Configuration):
 
 
 class Function(Configuration):
-    """A function's configuration (CreateFunction). Without an `environment` it is a callable of the engine's process."""
+    """A function's configuration (CreateFunction). Without an `environment` it is a callable of this process."""
 
     name: FunctionName
     description: Annotated[str, Field(max_length=256)] = ""
