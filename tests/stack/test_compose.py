@@ -23,6 +23,7 @@ from examples.flights.board import Board
 from examples.flights.data import truth
 from tests.cli.test_metrics import Series, series
 from tests.cli.test_run import line_with
+from tests.servers.kafka import CLUSTER_ID, POM, SETTINGS
 from tests.servers.redis import RedisProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +157,15 @@ def test_redis_has_the_settings_and_the_version_of_the_tests_server(
     told = redis_process.ask("INFO", "server").decode()
     name, version = (re.search(rf"{each}:(\S+)", told)[1] for each in ("server_name", "valkey_version"))  # type: ignore[index]
     assert (server, SERVICES["redis"]["image"]) == (f"{name}-server", f"{name}/{name}:{version}-bookworm")
+
+
+def test_kafka_has_the_settings_and_the_version_of_the_tests_broker() -> None:
+    service = SERVICES["kafka"]
+    assert f"<kafka.version>{service['image'].partition(':')[2]}</kafka.version>" in POM.read_text("utf-8")
+    told = {name: str(value) for name, value in service["environment"].items()}
+    assert told["CLUSTER_ID"] == CLUSTER_ID
+    for name, value in SETTINGS.items():
+        assert told[f"KAFKA_{name.upper().replace('.', '_')}"] == value, name
 
 
 def test_prometheus_scrapes_every_engine_where_it_tells() -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from pydantic_core import from_json
+
 from lambent.model import Piece, Progress, Record, StreamMapping
 from lambent.semantics.filtering import decoded_view
 from lambent.semantics.shapes import iso_milliseconds
@@ -27,6 +29,7 @@ MAXIMUM_METADATA_BYTES: Final = 3 * 1024  # of a commit; the broker's limit is 4
 RECORD_OVERHEAD_BYTES: Final = 320  # a record's JSON without topic, key, value and headers
 RETRIES_WITH_DESTINATION: Final = 10  # in place of endless ones
 _DIGITS: Final = 19
+_JSON_BEGINS: Final = frozenset(bytes([each]) for each in b'{["-0123456789tfn \t\r\n')
 _VERSION: Final = 1
 
 
@@ -153,7 +156,23 @@ def _as_aws(raw: Raw) -> dict[str, object]:
 
 
 def _decoded(raw: Raw) -> dict[str, object]:
-    return {**_metadata(raw), **_key_and_value(raw, decoded_view), "headers": _headers(raw, _text)}
+    found = _metadata(raw)
+    if raw.key is not None:
+        found["key"] = _value_or_text(raw.key)
+    if raw.value is not None:
+        found["value"] = _value_or_text(raw.value)
+    found["headers"] = _headers(raw, _text) if raw.headers else []
+    return found
+
+
+def _value_or_text(data: bytes) -> object:
+    """JSON's value, or else the text itself; bytes that are no text are escaped in it."""
+    if data[:1] in _JSON_BEGINS:  # most keys are no JSON, and to be told so costs more than a value
+        try:
+            return from_json(data, allow_inf_nan=False)
+        except ValueError:
+            pass
+    return _text(data)
 
 
 def _metadata(raw: Raw) -> dict[str, object]:
