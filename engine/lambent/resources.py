@@ -30,10 +30,10 @@ from lambent.model import (
 )
 from lambent.payload import encode_payload
 from lambent.ports import BuiltinQueue, BuiltinStream
+from lambent.semantics.builtin import MAXIMUM_VISIBILITY_SECONDS
 
 F = TypeVar("F", bound=Callable[..., object])
 MAXIMUM_WAIT_SECONDS = 20  # SQS API: ReceiveMessage, WaitTimeSeconds
-MAXIMUM_VISIBILITY_SECONDS = 43_200  # SQS API: ChangeMessageVisibility, VisibilityTimeout
 
 
 class QueueHandle:

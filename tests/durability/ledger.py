@@ -8,7 +8,8 @@ state, and reads what a store holds. Every entry is JSON, so that a child proces
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ANY = "*"
@@ -67,12 +68,16 @@ class Ledger:
     def check(self, found: Mapping[str, str]) -> list[str]:
         """What is wrong with what a store holds now, each a sentence. From then on what is found is what must be."""
         problems = []
-        doubtful: set[str] = set()
+        doubtful: dict[str, list[str | None]] = {}  # what it was, and then would be by each of the calls in turn
+        for changes, _ in self._open.values():
+            for key, state in changes.items():
+                doubtful.setdefault(key, [self.states.get(key)]).append(state)
+        before = Counter[str]()
         for number, (changes, together) in self._open.items():
             self.unanswered += 1
-            doubtful |= {*changes}
-            came = {key: _fits(found.get(key), state) for key, state in changes.items()}
-            stayed = {key: found.get(key) == self.states.get(key) for key in changes}
+            before.update(changes.keys())
+            came = {key: _is_one(found.get(key), doubtful[key][before[key] :]) for key in changes}
+            stayed = {key: _is_one(found.get(key), doubtful[key][: before[key]]) for key in changes}
             if not all(came[key] or stayed[key] for key in changes):
                 key = next(key for key in changes if not came[key] and not stayed[key])
                 problems.append(
@@ -113,5 +118,5 @@ class Ledger:
                 self.states[key] = state
 
 
-def _fits(found: str | None, state: str | None) -> bool:
-    return found is not None if state == ANY else found == state
+def _is_one(found: str | None, states: Sequence[str | None]) -> bool:
+    return found in states or (found is not None and ANY in states)

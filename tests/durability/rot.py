@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lambent.errors import StoreUnavailable
+from lambent.semantics.builtin import MAXIMUM_VISIBILITY_SECONDS
 from lambent.testing.disk import Disk
 from lambent.testing.loop import run
 from tests.durability.power import connect
-from tests.durability.work import Work, drained, held
+from tests.durability.work import Work, drained, held, lost
 
 CALLS = 25  # of each client, that are in the file
 CALLS_IN_LOG = 2
@@ -117,7 +118,9 @@ async def _look(directory: Path, stored: dict[str, str], what: str) -> tuple[str
             connection = await connect(directory / "lambent.db", disk, random.Random(6), "engine")
             connection.on_trouble(told.append)
             found = await held(connection, [key for key in stored if key.startswith("event")])
-            untrue = await drained(connection, found)
+            untrue = await drained(connection, found, MAXIMUM_VISIBILITY_SECONDS)
+            if missing := await lost(connection):
+                told.append(f"{missing} records are missing")
         except StoreUnavailable as error:
             told.append(str(error))
             return "refused", []

@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lambent.errors import StoreUnavailable
@@ -24,6 +24,7 @@ from lambent.model import (
     Progress,
     Put,
     Queue,
+    Read,
     Release,
     Send,
     Settled,
@@ -337,10 +338,20 @@ async def balanced(connection: Connection, found: Mapping[str, str]) -> list[str
     return [] if told == dict(states) else [f"the store counts {told} events, and holds {dict(states)}"]
 
 
-async def drained(connection: Connection, found: Mapping[str, str]) -> list[str]:
-    """Receive all that is left, some claims' time after the crash: what is held and never handed out, each a sentence;
-    and what a FIFO queue hands out of order."""
+async def drained(connection: Connection, found: Mapping[str, str], patience_seconds: float = 0.0) -> list[str]:
+    """Receive all that is left, some claims' time after the crash, and what is missing then once more after so much
+    longer: what is held and never handed out, each a sentence; and what a FIFO queue hands out of order."""
+    left = {key for key, state in found.items() if state.startswith("live") or key.startswith("message")}
     await asyncio.sleep(CLAIM_SECONDS * 2)
+    left -= await _received(connection)
+    if left and patience_seconds:
+        await asyncio.sleep(patience_seconds)
+        left -= await _received(connection)
+    return [f"{key} is held ({found[key]}) and not handed out" for key in sorted(left)]
+
+
+async def _received(connection: Connection) -> set[str]:
+    """The keys of all that can be received now."""
     given = set[str]()
     for function in FUNCTIONS:
         while events := await connection.events.receive(function, 100, CLAIM_SECONDS):
@@ -348,11 +359,9 @@ async def drained(connection: Connection, found: Mapping[str, str]) -> list[str]
     for name in ("orders", "line", "dead"):
         queue = connection.queue(QUEUES[name])
         while messages := await queue.receive(10, 0):
-            numbers = [_number(message.body) for message in messages]
-            given |= {f"message {number}" for number in numbers}
+            given |= {f"message {_number(message.body)}" for message in messages}
             await queue.settle_many([Delete(message.receipt) for message in messages])
-    left = {key for key, state in found.items() if state.startswith("live") or key.startswith("message")}
-    return [f"{key} is held ({found[key]}) and not handed out" for key in sorted(left - given)]
+    return given
 
 
 async def _messages(queue: BuiltinQueue, name: str) -> dict[str, str]:
@@ -367,23 +376,36 @@ async def _messages(queue: BuiltinQueue, name: str) -> dict[str, str]:
     return found
 
 
+async def lost(connection: Connection) -> int:
+    """How many records are missing, as readers are told with what comes after them."""
+    await connection.stream(STREAM).put_many([Put(_body(0).encode(), str(key)) for key in range(20)])
+    return sum([read.lost async for read in _reads(connection)])
+
+
 async def _records(connection: Connection) -> dict[str, str]:
-    stream, found = connection.stream(STREAM), dict[str, str]()
+    found, latest = dict[str, str](), dict[str, int]()
+    async for read in _reads(connection):
+        for record in read.records:
+            number = _number(record.data.decode())
+            right = record.data == _body(number).encode() and number > latest.get(record.key, 0)
+            found[f"record {number}"] = record.position + _unless(right)
+            latest[record.key] = number
+    return found
+
+
+async def _reads(connection: Connection) -> AsyncIterator[Read]:
+    """All that is in the stream, shard by shard."""
+    stream = connection.stream(STREAM)
     for shard in await stream.shards():
         reader, at = stream.reader(), await stream.position(shard.id, "TRIM_HORIZON", None)
-        latest = dict[str, int]()
         while True:
             reader.want(shard.id, at, 1000, 6_000_000)
             (read,) = await reader.ready()
-            for record in read.records:
-                number = _number(record.data.decode())
-                right = record.data == _body(number).encode() and number > latest.get(record.key, 0)
-                found[f"record {number}"] = record.position + _unless(right)
-                latest[record.key], at = number, record.position
+            yield read
             if read.caught_up or not read.records:
                 break
+            at = read.records[-1].position
         await reader.close()
-    return found
 
 
 # --------------------------------------------------------------------------- texts

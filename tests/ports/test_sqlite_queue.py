@@ -142,6 +142,26 @@ class TestSqliteQueuesOnFile(_OnFile):
             assert (await queue.depth()).visible == 0
             assert ids[0] in await self.file.read(_quarantined, None)
 
+    async def test_a_group_whose_messages_cannot_even_be_read_does_not_hold_up_the_others(self) -> None:
+        queue = self.queues.queue(self.standard("q.fifo", fifo=True, content_based_deduplication=True), self.world())
+        await queue.send_many([Send("a", group="rotten"), Send("b", group="sound")])
+        await self.file.write(_unreadable, None)
+        assert bodies(await queue.receive(10, 0)) == ["b"]
+
+    async def test_a_message_whose_time_is_damaged_comes_and_that_is_told(self) -> None:
+        troubles: list[str] = []
+        self.file.on_trouble(troubles.append)
+        for config in (self.standard(), self.standard("q.fifo", fifo=True, content_based_deduplication=True)):
+            queue = self.queues.queue(config, self.world())
+            await queue.send_many([Send(body, group="g" if config.fifo else None) for body in ("a", "b")])
+            await self.file.write(_hidden, None)
+            again = SqliteQueues(self.file).queue(config, self.world())
+            assert bodies(await again.receive(10, 0)) == ["a", "b"]
+        assert [trouble.partition(" were damaged")[0] for trouble in troubles] == [
+            "Times in queue q",
+            "Times in queue q.fifo",
+        ]
+
     async def test_more_old_messages_than_one_step_removes_are_gone_at_once(self) -> None:
         queue = self.queues.queue(self.standard(message_retention_period_seconds=60), self.world())
         await queue.send_many([Send("old")] * (2 * STEP_ROWS + 1))
@@ -190,6 +210,17 @@ def _nothing(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
 
 def _damage(cursor: apsw.Cursor, items: Sequence[str]) -> Sequence[str]:
     cursor.executemany("UPDATE messages SET body = 'x' WHERE id = ?", [(item,) for item in items])
+    return items
+
+
+def _unreadable(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
+    cursor.execute("UPDATE messages SET body = CAST(x'ff' AS TEXT) WHERE line = 'rotten'")
+    return items
+
+
+def _hidden(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
+    cursor.execute("UPDATE messages SET due_at = due_at + 50000")
+    cursor.execute("UPDATE message_groups SET ready_at = ready_at + 50000")
     return items
 
 

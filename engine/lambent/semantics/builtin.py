@@ -19,6 +19,7 @@ from lambent.model import Message, Put, Queue, Record, Send
 from lambent.semantics.shapes import kinesis_event, kinesis_size, kinesis_view, sqs_event, sqs_view
 
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
+MAXIMUM_VISIBILITY_SECONDS: Final = 43_200  # SQS API: ChangeMessageVisibility, VisibilityTimeout
 HASH_KEYS: Final = 2**128  # Kinesis: the MD5 of the partition key is an integer of 128 bits
 PLACE_DIGITS: Final = 24
 SHARD_DIGITS: Final = 12

@@ -23,9 +23,14 @@ import apsw
 
 from lambent.errors import InvalidParameterValue
 from lambent.model import Depth, Message, MessageAttribute, MessageFact, MessageState, Queue, Send
-from lambent.semantics.builtin import DEDUPLICATION_SECONDS, deduplication_id, sequence_number
+from lambent.semantics.builtin import (
+    DEDUPLICATION_SECONDS,
+    MAXIMUM_VISIBILITY_SECONDS,
+    deduplication_id,
+    sequence_number,
+)
 from lambent.stores.sqlite_file import FileClock, Perform
-from lambent.stores.sqlite_rows import checksum, quarantine
+from lambent.stores.sqlite_rows import checksum, quarantine, tell
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -240,12 +245,21 @@ class _Rows:
         """Of a FIFO queue: the first ones of the group whose turn it is."""
         if not self.config.fifo:
             return self._rows(_DUE, (self.number, self.now, limit))
-        line = self.cursor.execute(
+        while (line := self._turn()) is not None:
+            rows = self._rows(_FIRST_IN_LINE, (self.number, line, limit))
+            visible = list(takewhile(lambda row: not _is_sound(row) or row.due_at <= self.now, rows))
+            if visible:
+                return visible
+            self._arrange((line,))  # what it had was set aside as damaged: the others must not wait behind it
+        return ()
+
+    def _turn(self) -> str | None:
+        """The group that has had something to give for the longest time."""
+        line: str | None = self.cursor.execute(
             "SELECT name FROM message_groups WHERE queue = ? AND ready_at <= ? ORDER BY ready_at LIMIT 1",
             (self.number, self.now),
         ).get
-        rows = self._rows(_FIRST_IN_LINE, (self.number, line, limit)) if line is not None else ()
-        return list(takewhile(lambda row: not _is_sound(row) or row.due_at <= self.now, rows))
+        return line
 
     def _open(self, line: str | None) -> bool:
         return line is None or bool(
@@ -347,6 +361,18 @@ class _Rows:
             self.cursor.execute("DELETE FROM deduplications WHERE queue = ?", (self.number,))
         self.cursor.execute("UPDATE queues SET config = ? WHERE number = ?", (config.model_dump_json(), self.number))
 
+    def mend(self) -> None:
+        """A time that no call can have set is damage: it would hide its message for ever. Such a one is visible now."""
+        key, latest = self.number, self.now + MAXIMUM_VISIBILITY_SECONDS
+        hidden = self._lines(
+            "UPDATE messages SET due_at = ? WHERE queue = ? AND due_at > ? RETURNING line", (self.now, key, latest)
+        )
+        blocked = self._lines("SELECT name FROM message_groups WHERE queue = ? AND ready_at > ?", (key, latest))
+        self._arrange([*hidden, *blocked])
+        if hidden or blocked:
+            found = f"{len(hidden)} messages and {len(blocked)} groups"
+            tell(self.cursor, f"Times in queue {self.config.name} were damaged and are now: those of {found}.")
+
     def sweep(self) -> bool:
         """Remove what is too old, within limits; True: there may be more."""
         return self._remove(_SWEEP, (self.number, self.horizon, STEP_ROWS))
@@ -440,6 +466,7 @@ def declare(cursor: apsw.Cursor, items: Sequence[Call[Queue]]) -> Sequence[None]
         rows = _rows_of(cursor, name, clock.now())
         if rows.config != config:
             rows.become(config)
+        rows.mend()
     return [None] * len(items)
 
 

@@ -51,11 +51,15 @@ def quarantine(cursor: apsw.Cursor, source: str, name: str, row: Sequence[object
     content = json.dumps([_shown(each) for each in row])
     cursor.execute("INSERT INTO quarantine (source, name, content) VALUES (?, ?, ?)", (source, name, content))
     cursor.execute("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?", (MAXIMUM_QUARANTINED,))
+    left = "The table `quarantine` has what is left of it."
+    tell(cursor, f"A row of {source} was damaged and is set aside: {name}. {left}")
+
+
+def tell(cursor: apsw.Cursor, trouble: str) -> None:
+    """Something was found wrong, and gone on from."""
     connection = cursor.connection
     assert isinstance(connection, StoreConnection)
-    connection.troubles.append(
-        f"A row of {source} was damaged and is set aside: {name}. The table `quarantine` has what is left of it."
-    )
+    connection.troubles.append(trouble)
 
 
 def set_aside_unreadable(cursor: apsw.Cursor) -> None:
