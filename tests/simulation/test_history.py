@@ -115,6 +115,14 @@ def good_event(story):
     story.terminal("e", "failed")
 
 
+def good_report_that_a_paused_engine_had_begun(story):
+    story.accepted("e", "alert")
+    story.paused("A", 400)
+    story.at(390).reported("dlq", ["e"], "ZeroReservedConcurrency", "alert")
+    story.terminal("e", "failed")
+    story.at(400).reported("dlq", ["e"], "ZeroReservedConcurrency", "alert")
+
+
 def good_success(story):
     story.accepted("e", "alert")
     story.ran("alert", ["e"])
@@ -154,6 +162,7 @@ def good_fan_out(story):
         good_kill_while_running,
         good_pause,
         good_event,
+        good_report_that_a_paused_engine_had_begun,
         good_success,
         good_queue,
         good_fan_out,
@@ -230,6 +239,14 @@ def duplicate_after_another_engine_died(story):
     story.killed("B")
     story.ran("rebook", ["s"], "A")
     story.deleted("rebooking", "s")
+
+
+def duplicate_report_long_after_a_pause(story):
+    story.accepted("e", "alert")
+    story.paused("A", 60)
+    story.at(390).reported("dlq", ["e"], "ZeroReservedConcurrency", "alert")
+    story.at(400).reported("dlq", ["e"], "ZeroReservedConcurrency", "alert")
+    story.terminal("e", "failed")
 
 
 def duplicate_report(story):
@@ -432,6 +449,7 @@ def started_after_its_age(story):
         (duplicate_after_it_was_settled, "duplicate"),
         (duplicate_after_another_engine_died, "duplicate"),
         (duplicate_report, "duplicate"),
+        (duplicate_report_long_after_a_pause, "duplicate"),
         (reported_after_success, "two-fates"),
         (two_last_states, "two-fates"),
         (reordered_in_a_shard, "reordered"),

@@ -140,6 +140,11 @@ class _Fault:
     ids: tuple[str, ...] = ()
     until: float = 0.0
 
+    def between(self, one: _Reported, other: _Reported) -> bool:
+        """It struck between the two, or a paused engine went on then with what it had begun before."""
+        paused = self.what == "paused" and self.row < one.row and other.at <= self.until
+        return paused or one.row < self.row < other.row
+
 
 class History:
     """An append-only record of what the outside world saw. `clock` gives virtual seconds."""
@@ -384,7 +389,7 @@ def _duplicates(case: _Case) -> _Found:
             earlier = seen.setdefault(report.destination, report)
             if any(run.row < report.row and case.excused(run, id, report) for run in runs):
                 continue  # what was run twice is reported twice
-            if earlier is not report and not any(earlier.row < f.row < report.row for f in case.history.faults):
+            if earlier is not report and not any(f.between(earlier, report) for f in case.history.faults):
                 text = f"{id} was reported to {report.destination} at {earlier.at:g} s and at {report.at:g} s"
                 yield "duplicate", f"{text}; no fault in between explains it"
 
