@@ -80,8 +80,12 @@ class LogStream:
         return InvocationLog(self, request_id, tail)
 
     def now(self) -> str:
-        """The time as logs have it."""
-        return timestamp(self._logs.now())
+        """The time as logs have it. Only their JSON shows it, and to format it costs more than the rest of a line."""
+        return timestamp(self._logs.now()) if self.style.log_format == "JSON" else ""
+
+    def seconds(self) -> float:
+        """The time, in epoch seconds."""
+        return self._logs.now()
 
     @property
     def kept(self) -> bool:
@@ -134,7 +138,7 @@ class InvocationLog:
     def fail(self, outcome: Failed) -> None:
         """Show the error, where the function's own runtime has not done so."""
         stream = self._stream
-        text = logs.failure(stream.style, stream.now(), self.request_id, outcome.document)
+        text = logs.failure(stream.style, timestamp(stream.seconds()), self.request_id, outcome.document)
         if self._tail is not None:
             self._tail.add(f"{text}\n")
         stream.put(self.request_id, FUNCTION, logs.cut(text))

@@ -158,7 +158,7 @@ async def test_no_other_process_is_heard_by_an_environments_runtime_api(engine: 
         ("this is not HTTP\r\n\r\n", 400),
         ("GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nX: " + "y" * 1_200_000 + "\r\n\r\n", 431),
+        ("GET / HTTP/1.1\r\nX: " + "y" * 2_000_000 + "\r\n\r\n", 431),
     ],
     ids=lambda value: str(value)[:40],
 )

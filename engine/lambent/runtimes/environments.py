@@ -145,7 +145,7 @@ class Environment:
         self._closed: asyncio.Event | None = None
         self._why = ""  # it is killed by us
         self._said = False  # the runtime told the error, and so has logged it
-        self._arn = function_arn(world.region, world.account_id, function.name)
+        self._usual_headers = self._made_headers()  # of the next invocation, made while nobody waits for them
         self._initialized = False
 
     # --- what it is told ---------------------------------------------------------------------------------------------
@@ -188,12 +188,13 @@ class Environment:
         work.environment = self
         self._set_timer(self.function.timeout_seconds, self._time_is_up)
         self._said = False
-        self._invocation_log = self._log.start(work.invocation.request_id, work.invocation.tail)
-        work.started()
         if self._process is None:
             self.begin()
         else:
             self._deliver(work)
+        if self._log.kept or work.invocation.tail:
+            self._invocation_log = self._log.start(work.invocation.request_id, work.invocation.tail)
+        work.started()
 
     def kill(self, why: str) -> None:
         """End its process, whatever it does; `reset` is reported once it is gone."""
@@ -328,6 +329,8 @@ class Environment:
 
     def _heard(self, stream: int, data: bytes) -> None:
         log = self._invocation_log or self._log
+        if log is self._log and not log.kept:
+            return
         for line in self._lines[stream].feed(data):
             log.line(line.replace("\r", "\n"))  # so AWS's clients keep together what belongs together
 
@@ -367,19 +370,22 @@ class Environment:
 
     def _headers(self, work: Work) -> bytes:
         invocation = work.invocation
-        now, began = self._monotonic(), work.began
-        deadline = self._world.clock.now() + self.function.timeout_seconds - (now - began)
-        arn = self._arn if invocation.qualifier is None else f"{self._arn}:{invocation.qualifier}"
-        lines = [
-            header(b"Lambda-Runtime-Aws-Request-Id", invocation.request_id),
-            b"Lambda-Runtime-Deadline-Ms: %d\r\n" % (deadline * 1000),
-            header(b"Lambda-Runtime-Invoked-Function-Arn", arn),
-            header(b"Lambda-Runtime-Trace-Id", invocation.trace_id or self._trace_id()),
-        ]
-        if invocation.client_context is not None:
-            context = json.dumps(dict(invocation.client_context))
-            lines.append(header(b"Lambda-Runtime-Client-Context", context))
-        return b"".join(lines)
+        deadline = self._world.clock.now() + self.function.timeout_seconds - (self._monotonic() - work.began)
+        if invocation.qualifier is None and invocation.trace_id is None and invocation.client_context is None:
+            known = self._usual_headers
+        else:
+            known = self._made_headers(invocation.qualifier, invocation.trace_id)
+            if invocation.client_context is not None:
+                context = json.dumps(dict(invocation.client_context))
+                known += header(b"Lambda-Runtime-Client-Context", context)
+        named = header(b"Lambda-Runtime-Aws-Request-Id", invocation.request_id)
+        return b"%bLambda-Runtime-Deadline-Ms: %d\r\n%b" % (named, deadline * 1000, known)
+
+    def _made_headers(self, qualifier: str | None = None, trace_id: str | None = None) -> bytes:
+        arn = function_arn(self._world.region, self._world.account_id, self.function.name, qualifier)
+        return header(b"Lambda-Runtime-Invoked-Function-Arn", arn) + header(
+            b"Lambda-Runtime-Trace-Id", trace_id or self._trace_id()
+        )
 
     def _trace_id(self) -> str:
         """AWS's form, made of the time and a new id; nobody samples it."""
@@ -397,6 +403,7 @@ class Environment:
         self._close_log(outcome)
         self._reports.answered(self)
         work.end(outcome)
+        self._usual_headers = self._made_headers()
 
     def _leave(self, outcome: Unavailable) -> None:
         """What it has is given up."""

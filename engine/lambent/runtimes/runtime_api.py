@@ -25,11 +25,11 @@ MAXIMUM_CONNECTIONS: Final = 64
 """Of one environment at once; further ones are closed."""
 MAXIMUM_HEADER_BYTES: Final = 1024 * 1024 + 65_536
 """awslambdaric sends up to 1 MB of X-Ray's cause in a header."""
-_READ_BYTES: Final = 256 * 1024  # at most, of asyncio at once
 MAXIMUM_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 """Of an answer that is too large: read and thrown away, so that the client hears why; beyond it the connection ends."""
 MAXIMUM_STREAMED_BYTES: Final = 200 * 1024 * 1024  # Lambda quotas: streamed response
 PREFIX: Final = b"/2018-06-01/runtime/"
+_NEXT: Final = PREFIX + b"invocation/next"
 
 _STATUS: Final = {
     200: b"OK", 202: b"Accepted", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found",
@@ -134,7 +134,6 @@ class _Connection(asyncio.Protocol):
         self._parser = HttpRequestParser(self)
         self._known = False  # to be of this environment
         self.closes = False  # after the invocation that it waits for
-        self._unread = 0  # bytes of a request whose headers are not complete
         self._refusal: Refusal | None = None
         self._begin()
 
@@ -156,14 +155,13 @@ class _Connection(asyncio.Protocol):
             self._known = self._owner.is_ours(self.transport.get_extra_info("peername"), self._api.port)
             if not self._known:
                 return self._end(_FOREIGN)
-        if self._in_headers:
-            self._unread += len(data)
-            if self._unread > MAXIMUM_HEADER_BYTES + _READ_BYTES:
-                return self._end(Refusal(431, "RequestHeaderTooLarge", "The headers are too large."))
+        self._unread += len(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
-            self._end(Refusal(400, "InvalidRequest", "That is not HTTP/1.1."))
+            return self._end(Refusal(400, "InvalidRequest", "That is not HTTP/1.1."))
+        if self._in_headers and self._unread > MAXIMUM_HEADER_BYTES:
+            self._end(Refusal(431, "RequestHeaderTooLarge", "The headers are too large."))
         return None
 
     # --- httptools' --------------------------------------------------------------------------------------------------
@@ -172,15 +170,14 @@ class _Connection(asyncio.Protocol):
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAXIMUM_HEADER_BYTES:
-            self._end(Refusal(431, "RequestHeaderTooLarge", "The headers are too large."))
-        elif name[:15].lower() == b"lambda-runtime-" and len(value) < 65_536:
+        if name[:1] in b"Ll" and len(value) < 65_536:
             self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        self._unread = 0
+        if self._path == _NEXT and self._parser.get_method() == b"GET":
+            self._what, self._refusal = b"next", None
+            return
         path = self._path.partition(b"?")[0]
         self._what, self._refusal = b"", None
         if not path.startswith(PREFIX):
@@ -236,7 +233,7 @@ class _Connection(asyncio.Protocol):
                 refusal = self._answer(what == b"error")
         if refusal is not None:
             self._refuse(refusal)
-        elif what != b"next":
+        elif what == b"init":
             self.transport.write(_ACCEPTED)
         if not self._parser.should_keep_alive():
             if what == b"next" and refusal is None:
@@ -252,7 +249,8 @@ class _Connection(asyncio.Protocol):
         self._ended = False
         self._path = self._what = b""
         self._headers: dict[bytes, bytes] = {}
-        self._header_bytes = self._size = 0
+        self._size = 0
+        self._unread = 0  # bytes that came since a request began
         self._body: list[bytes] = []
         self._streamed = False
 
@@ -271,6 +269,7 @@ class _Connection(asyncio.Protocol):
         if self._streamed and kind:  # trailers: the handler failed within its stream
             error, body = True, _decoded(self._headers.get(b"lambda-runtime-function-error-body", b""))
         conversation.answered()
+        self.transport.write(_ACCEPTED)  # first: the client goes on while we do
         self._owner.answers(body, error, kind, self._streamed)
         return None
 

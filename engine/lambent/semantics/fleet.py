@@ -299,7 +299,7 @@ class Fleet(Generic[Ticket]):
 
     def _grow(self, function: str, pool: _Pool[Ticket], now: float) -> list[Step[Ticket]]:
         """One environment for each that waits, and as many as are to be ready."""
-        if pool.withdrawn and not pool.waiting:
+        if not pool.waiting and (pool.withdrawn or not pool.provisioned):
             return []
         current = [each for each in pool.all.values() if each.generation == pool.generation]
         starting = sum(
