@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -297,6 +297,12 @@ class Life:
         return {
             name: (each, supervisor.details(name), supervisor.trouble(name)) for name, each in supervisor.wanted.items()
         }
+
+    def cautions(self) -> Sequence[str]:
+        return self._runtime.cautions()
+
+    def environments(self, function: str) -> Mapping[str, object]:
+        return self._runtime.status(function)
 
     async def ask_store(self) -> None:
         await self.connection.documents.get(REQUEST, SNAPSHOT)  # there is none: the answer is what counts

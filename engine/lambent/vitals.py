@@ -11,7 +11,7 @@ for what lies ahead in some shards of which nothing is read, in turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nsmallest
 from typing import Any, Final, Protocol
@@ -55,6 +55,10 @@ class Engine(Protocol):
         nothing)."""
         ...
 
+    def cautions(self) -> Sequence[str]:
+        """What execution environments lack on this machine, each a sentence."""
+        ...
+
     async def ask_store(self) -> None:
         """Have the store answer anything at all. Raises StoreUnavailable."""
         ...
@@ -89,7 +93,8 @@ class Vitals:
 
     def health(self) -> Health:
         """As of the last look."""
-        return judge(self._world.owner, self._seen, self._world.clock.monotonic(), self._troubles)
+        now, cautions = self._world.clock.monotonic(), self._engine.cautions()
+        return judge(self._world.owner, self._seen, now, self._troubles, cautions)
 
     async def look(self) -> None:
         """Look now."""

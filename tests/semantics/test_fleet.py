@@ -93,6 +93,18 @@ def test_one_that_was_reset_comes_after_the_warm_ones(fleet: Fleet[str]) -> None
     assert fleet.call("f", "e", 3.0) == [Run(two, "e")]
 
 
+def test_one_that_ended_while_it_was_idle_is_there_once(fleet: Fleet[str]) -> None:
+    one, two = warm(fleet, "a", "b")
+    assert fleet.reset(two, 1.0, init_failed=False) == []
+    assert fleet.call("f", "c", 2.0) == [Run(one, "c")]
+    assert fleet.call("f", "d", 2.0) == [Run(two, "d")]
+    assert fleet.call("f", "e", 2.0) == [Start(3, "f", False)]
+    assert fleet.ready(one, 3.0) == [Run(one, "e")]
+    assert fleet.ready(3, 4.0) == []
+    assert fleet.gone(3, 5.0) == []
+    assert fleet.counts("f") == {"starting": 0, "warm": 0, "cold": 0, "busy": 2}
+
+
 def test_an_environment_is_replaced_after_as_many_uses_as_were_said(fleet: Fleet[str]) -> None:
     fleet.configure("f", 0.0, recycle_after=2)
     (one,) = warm(fleet, "a")
@@ -261,6 +273,16 @@ class Histories(RuleBasedStateMachine):
             self.perform(self.fleet.ready(number, self.now))
         else:
             self.perform(self.fleet.reset(number, self.now, init_failed=how == "failed"))
+
+    @precondition(lambda self: "idle" in self.states.values())
+    @rule(data=st.data(), gone=st.booleans())
+    def an_idle_one_ends(self, data: st.DataObject, gone: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(n for n, state in self.states.items() if state == "idle")))
+        if gone:
+            del self.states[number]
+            self.perform(self.fleet.gone(number, self.now))
+        else:
+            self.perform(self.fleet.reset(number, self.now, init_failed=False))
 
     @rule(function=st.sampled_from("fg"), provisioned=st.integers(0, 2), recycle_after=st.sampled_from([None, 1, 3]))
     def configure(self, function: str, provisioned: int, recycle_after: int | None) -> None:

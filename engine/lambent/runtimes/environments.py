@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -128,6 +129,8 @@ class Environment:
         """The most that it was seen to use."""
         self.init_seconds: float | None = None
         """What its last init took; taken by the first invocation after it."""
+        self.full = False
+        """It kept more in /tmp than it may, and is not used again."""
         self.work: Work | None = None
         self._world = world
         self._monotonic = world.clock.monotonic
@@ -452,6 +455,16 @@ def _make(temporary: Path) -> None:
     temporary.mkdir(parents=True)
     temporary.parent.chmod(0o711)
     temporary.chmod(0o1777)
+
+
+def stored_bytes(folder: Path) -> int:
+    """How much is kept below. Blocks."""
+    found = 0
+    for path, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                found += os.lstat(os.path.join(path, name)).st_size
+    return found
 
 
 def _remove(folder: Path) -> None:

@@ -67,8 +67,8 @@ def isolation() -> Isolation:
             break
     if not mounting:
         gaps.append(
-            "environments see the machine's /tmp and /opt; their own are named by TMPDIR and the search paths (the "
-            "kernel allows no mounts of their own, or util-linux is missing)"
+            "Environments see the machine's /tmp and /opt; their own are named by TMPDIR and the search paths (the "
+            "kernel allows no mounts of their own, or util-linux is missing)."
         )
     dropping = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
     if "--user" in mounting:
@@ -78,7 +78,7 @@ def isolation() -> Isolation:
         dropping.append("--bounding-set=-all")
         becoming = (f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups")
     if not _works([*dropping, *becoming, "--", "true"]):
-        gaps.append("environments keep the engine's user and privileges (setpriv of util-linux is missing or refused)")
+        gaps.append("Environments keep the engine's user and privileges (setpriv of util-linux is missing or refused).")
         dropping, becoming = [], ()
     return Isolation(mounting, tuple(dropping), becoming, tuple(gaps))
 
@@ -144,7 +144,7 @@ def launch(function: Function, code: Code, identity: Identity, port: int, tempor
     becoming = () if hidden else own.becoming
     caution = ""
     if hidden and own.becoming:
-        caution = f"its environments keep the engine's user: {hidden[0]} is closed to others (chmod o+x its folders)"
+        caution = f"its environments keep the engine's user: {hidden[0]} is closed to others (chmod o+x its folders)."
     variables = _variables(function, environment, code, identity, opt, port)
     if not own.mounting:
         variables["TMPDIR"] = str(temporary)

@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -20,13 +20,15 @@ from typing import Final, assert_never
 from lambent.errors import InvalidParameterValue
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Unavailable
 from lambent.ports import Call, RuntimeSurroundings
-from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work
+from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work, stored_bytes
 from lambent.runtimes.fetching import fetch
 from lambent.runtimes.launching import CannotBegin, Code, Identity, isolation
 from lambent.semantics.fleet import Fleet, Refuse, Run, Start, Step, Stop
 
 BUSY_SECONDS: Final = 0.25
 """Between two looks at the memory of what runs."""
+STORAGE_TICKS: Final = 4
+"""Of these looks, until one is at what it keeps in /tmp."""
 IDLE_SECONDS: Final = 5.0
 """Between two looks at what is idle, if nothing runs."""
 
@@ -50,9 +52,10 @@ class Processes:
         self._busy: set[Environment] = set()  # also those that begin
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder: Path | None = None
-        self._cautions: list[str] = []
+        self._cautions = [*isolation().gaps]
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._ticks = 0
         self._closed = False
 
     # --- EnvironmentRuntime ------------------------------------------------------------------------------------------
@@ -108,13 +111,18 @@ class Processes:
         if self._folder is not None:
             await self._loop.run_in_executor(None, shutil.rmtree, self._folder, True)
 
-    def counts(self, name: str) -> Mapping[str, int]:
-        """How many environments of a function begin, are warm, were reset, or run."""
-        return self._fleet.counts(name)
+    def status(self, name: str) -> Mapping[str, object]:
+        """Of a function that is served here: how many environments begin, are warm, were reset (`cold`) or run; how
+        many invocations wait for one; how far its provisioned concurrency is, in AWS's words, and how many invocations
+        it had no room for."""
+        fleet = self._fleet
+        status, wanted, ready = fleet.provisioned(name)
+        provisioned = {"status": status, "wanted": wanted, "ready": ready, "spilled": fleet.spilled(name)}
+        return {**fleet.counts(name), "waiting": fleet.waiting(name), "provisioned": provisioned}
 
-    def cautions(self) -> tuple[str, ...]:
+    def cautions(self) -> Sequence[str]:
         """What this machine does not allow, each a sentence."""
-        return (*isolation().gaps, *self._cautions)
+        return self._cautions
 
     # --- performing --------------------------------------------------------------------------------------------------
 
@@ -225,7 +233,10 @@ class Processes:
             self._fleet.answered(environment.number, self._monotonic())
 
     def reset(self, environment: Environment, *, init_failed: bool) -> None:
-        if environment.number in self._environments:
+        if environment.full:
+            self._stop(environment.number)
+            self._perform(self._fleet.gone(environment.number, self._monotonic()))
+        elif environment.number in self._environments:
             self._busy.discard(environment)
             self._perform(self._fleet.reset(environment.number, self._monotonic(), init_failed=init_failed))
 
@@ -233,6 +244,14 @@ class Processes:
         if (registered := self._functions.get(environment.function.name)) is not None:
             registered.init_error = document
         self._log("warning", "an init failed", function=environment.function.name, error=document.get("errorType"))
+
+    async def _measure_storage(self, environment: Environment) -> None:
+        assert environment.function.environment is not None
+        limit = environment.function.environment.ephemeral_storage_mb * 1024 * 1024
+        if await self._loop.run_in_executor(None, stored_bytes, environment.temporary) > limit:
+            environment.full = True
+            environment.kill("it kept too much")
+            self._log("warning", "an environment kept more in /tmp than it may", function=environment.function.name)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -248,8 +267,11 @@ class Processes:
 
     def _tick(self) -> None:
         self._timer, self._timer_at = None, inf
+        self._ticks += 1
         for environment in list(self._busy):
             limit = environment.function.memory_size_mb * 1024 * 1024
+            if self._ticks % STORAGE_TICKS == 0:
+                self._keep(self._measure_storage(environment), f"environment {environment.number}: measure")
             if environment.measure() > limit:
                 environment.kill(OUT_OF_MEMORY)
                 self._log("warning", "an environment used more memory than it has", function=environment.function.name)

@@ -6,7 +6,7 @@ engine of the store: its functions fail when they are called, in words that say 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from lambent.errors import InvalidParameterValue
 from lambent.model import Failed, Function, Invocation, Outcome
@@ -54,6 +54,19 @@ class Router:
         """As `ports.Runtime.start`."""
         runtime: Runtime = self._elsewhere.get(invocation.function, self._in_process)
         return runtime.start(invocation, ended, started, respond)
+
+    def status(self, name: str) -> Mapping[str, object]:
+        """What its runtime tells of a function's environments; nothing of a callable of this process."""
+        status: Callable[[str], Mapping[str, object]] | None = getattr(self._elsewhere.get(name), "status", None)
+        return {} if status is None else status(name)
+
+    def cautions(self) -> list[str]:
+        """What environments lack on this machine, each a sentence."""
+        found: list[str] = []
+        for runtime in self._made.values():
+            cautions: Callable[[], Sequence[str]] | None = getattr(runtime, "cautions", None)
+            found += [] if cautions is None else cautions()
+        return found
 
     async def close(self) -> None:
         """Give up what runs, everywhere."""

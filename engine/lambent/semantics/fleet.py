@@ -176,6 +176,8 @@ class Fleet(Generic[Ticket]):
         """Its process ended; with the next invocation it begins anew, and /tmp stays. `init_failed`: it never began."""
         environment = self._all[number]
         pool = self._pools[environment.function]
+        if environment in pool.idle:  # it ended while it served nothing
+            pool.idle.remove(environment)
         if init_failed and environment.generation == pool.generation:
             pool.failures += 1
             if pool.failures >= FREE_FAILURES:
@@ -195,6 +197,9 @@ class Fleet(Generic[Ticket]):
     def gone(self, number: int, now: float) -> list[Step[Ticket]]:
         """It could not even be made, or cannot be used again."""
         environment = self._all[number]
+        pool = self._pools[environment.function]
+        if environment in pool.idle:
+            pool.idle.remove(environment)
         self._forget(environment)
         return self._elsewhere(now)
 

@@ -123,10 +123,14 @@ def _look(before: Seen | None, sight: Sight, now: float) -> Seen:
     return Seen(sight, before.since, before.least)
 
 
-def judge(engine: str, seen: Mapping[str, Seen], now: float, troubles: Sequence[str] = ()) -> Health:
+def judge(
+    engine: str, seen: Mapping[str, Seen], now: float, troubles: Sequence[str] = (), cautions: Sequence[str] = ()
+) -> Health:
     """How an engine is; `troubles` are its own, not those of something that it works on. Shards of one mapping, which
-    have one subject, are one finding."""
+    have one subject, are one finding. `cautions`: what environments lack on this machine, which is no trouble."""
     findings = [Finding(engine, "engine", True, (trouble,)) for trouble in troubles]
+    if cautions:
+        findings.append(Finding(engine, "environments", False, tuple(cautions)))
     by_subject: dict[str, list[tuple[str, Seen]]] = {}
     for name, each in seen.items():
         by_subject.setdefault(each.sight.subject, []).append((name, each))
