@@ -24,6 +24,7 @@ from typing import Final
 from lambent.code_store import CodeStore, layered
 from lambent.configuration import ExecutionEnvironment
 from lambent.errors import InvalidParameterValue, ResourceNotFound, StoreUnavailable
+from lambent.ports import CodePlaces
 from lambent.semantics import zips
 
 UPLOADED: Final = "sha256:"
@@ -32,15 +33,6 @@ MAXIMUM_FILES: Final = zips.MAXIMUM_ENTRIES
 """Of a folder that is code."""
 NOT_CODE: Final = frozenset({"__pycache__", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 """Folders in which nothing is looked for: what tools leave behind does not make code another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where code can be run from now. `fingerprint` is another when the content is; `layers` is None if it has none."""
-
-    folder: Path
-    layers: Path | None
-    fingerprint: str
 
 
 @dataclass(slots=True)
@@ -63,20 +55,22 @@ class _Piece:
 
 
 class CodeSources:
-    """Finds code, and remembers what it has read of it, so that another look costs a `stat` a file."""
+    """Finds code, and remembers what it has read of it, so that another look costs a `stat` a file. `reading`: whether
+    a folder's content is read, without which a change of it is not noticed."""
 
-    def __init__(self, store: CodeStore) -> None:
+    def __init__(self, store: CodeStore, *, reading: bool = True) -> None:
         self._store = store
+        self._reading = reading
         self._pieces: dict[str, _Piece] = {}
 
-    def find(self, environment: ExecutionEnvironment, scratch: Path) -> Places:
+    def find(self, environment: ExecutionEnvironment, scratch: Path) -> CodePlaces:
         """The code of a function as it is now, made ready. What is made of folders is made in `scratch`, which is the
         caller's and not there yet.
 
         Raises ResourceNotFound if it is not there; InvalidParameterValue, RequestTooLarge if it may not be code;
         StoreUnavailable if a disk does not give or take it."""
         code, *layers = self._look(environment)
-        return Places(self._opened(code), self._laid(layers, scratch), _together([code, *layers]))
+        return CodePlaces(self._opened(code), self._laid(layers, scratch), _together([code, *layers]))
 
     def fingerprint(self, environment: ExecutionEnvironment) -> str:
         """That of `find`, with nothing made ready. Raises as `find`."""
@@ -90,12 +84,12 @@ class CodeSources:
         return [*hashes, layered([each for each in layers if each])] if len(layers) > 1 and all(layers) else hashes
 
     def _look(self, environment: ExecutionEnvironment) -> list[_Piece]:
-        pieces = [self._piece(each) for each in (environment.code, *environment.layers)]
+        pieces = [self._piece(environment.code, "code"), *(self._piece(each, "layers") for each in environment.layers)]
         if sum(piece.size for piece in pieces) > zips.MAXIMUM_UNZIPPED_BYTES:
             raise zips.too_large()
         return pieces
 
-    def _piece(self, reference: str) -> _Piece:
+    def _piece(self, reference: str, option: str) -> _Piece:
         known = self._pieces.get(reference)
         if reference.startswith(UPLOADED):
             if known is None:
@@ -105,9 +99,10 @@ class CodeSources:
             return known
         path = Path(reference).absolute()
         try:
-            found = self._zip_file(path, known) if path.suffix == ".zip" else _folder(path, known)
+            found = self._zip_file(path, known) if path.suffix == ".zip" else _folder(path, known, self._reading)
         except OSError as error:
-            raise ResourceNotFound(f"{reference} cannot be read: {error.strerror}, seen from {Path.cwd()}") from None
+            what = f"{option}: {reference!r} is no folder and no zip file that can be read"
+            raise ResourceNotFound(f"{what}: {error.strerror} (seen from {Path.cwd()})") from None
         self._pieces[reference] = found
         return found
 
@@ -138,7 +133,7 @@ class CodeSources:
         return scratch
 
 
-def _folder(path: Path, known: _Piece | None) -> _Piece:
+def _folder(path: Path, known: _Piece | None, reading: bool) -> _Piece:
     """Reads what it has not read yet. Raises OSError, InvalidParameterValue."""
     before = {} if known is None else known.seen
     found: dict[str, os.stat_result] = {}
@@ -155,7 +150,7 @@ def _folder(path: Path, known: _Piece | None) -> _Piece:
     for name in sorted(found):
         now, mode = _status(found[name]), found[name].st_mode
         if name not in before or before[name].status != now:
-            seen[name] = _Seen(now, _digest(path / name, mode))
+            seen[name] = _Seen(now, _digest(path / name, mode) if reading else b"")
         else:
             seen[name] = before[name]
         whole.update(b"%s\0%o\0%s\n" % (os.fsencode(name), mode, seen[name].digest))

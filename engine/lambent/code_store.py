@@ -51,7 +51,7 @@ class Code(NamedTuple):
 
 
 class CodeStore:
-    """A directory of code. Any number of processes may share it, on one machine."""
+    """A directory of code. Any number of processes may share it, on one machine. It is made when it is needed."""
 
     def __init__(self, directory: Path, world: World) -> None:
         self.directory = directory

@@ -90,7 +90,7 @@ def measured(variables: Mapping[str, str]) -> int:
 Reference = Annotated[
     str, BeforeValidator(_text), Field(min_length=1, max_length=2048), AfterValidator(_no_control)
 ]  # fmt: skip
-"""Where code is: a folder, as yet."""
+"""Where code is: a folder, a zip file (.zip), an uploaded zip ('sha256:' and its hash in base64), or a URL ('http')."""
 
 
 class ExecutionEnvironment(Configuration):

@@ -406,6 +406,7 @@ class Engine(Declarations):
             enqueue=self._enqueue,
             followed=self._followed,
             log_directory=Path(named) if (named := self.settings.log_directory) else beside(self.store, "logs"),
+            code_directory=Path(named) if (named := self.settings.code_directory) else beside(self.store, "code"),
         )
         try:
             await life.open(self.store, self._handlers)

@@ -7,12 +7,13 @@ function, file or endpoint is resolved to. When a life begins and in what order 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from lambent.calls import InvokeResponse
@@ -58,6 +59,9 @@ from lambent.telemetry import (
 from lambent.vitals import Vitals
 from lambent.watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from lambent.code_sources import CodeSources
+
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
 MAXIMUM_RESOLVED: Final = 1000  # destinations that are remembered by their references
 
@@ -85,6 +89,7 @@ class Life:
         enqueue: Callable[[str, bytes, int], Awaitable[None]],
         followed: Callable[[Mapping[str, Function]], None],
         log_directory: Path | None = None,
+        code_directory: Path | None = None,
     ) -> None:
         self.stopping = asyncio.Event()
         self._control = control
@@ -108,10 +113,15 @@ class Life:
         logs = self._kept_logs(log_directory)
         overheard = logs if settings.log_in_process else None
         in_process = InProcess(world=world, threads=settings.threads, executor=executor, logs=overheard)
+        code = _Code(code_directory, world, settings.reload_code)
+        self._closing.callback(code.close)
         surroundings = RuntimeSurroundings(
             world,
             telemetry.log,
             logs,
+            lambda environment, scratch: code.sources().find(environment, scratch),
+            lambda environment: code.sources().fingerprint(environment),
+            settings.reload_code,
             settings.allow_private_destinations,
             partial(telemetry.observe, INIT_DURATION),
             settings.maximum_environments,
@@ -500,6 +510,43 @@ class Life:
         close = getattr(opened, "close", None)
         if close is not None:
             self._closing.push_async_callback(close)
+
+
+class _Code:
+    """Where code is found, once somebody wants to know; not every engine does. Without a directory it has one of its
+    own, which goes with it."""
+
+    def __init__(self, directory: Path | None, world: World, reading: bool) -> None:
+        self._directory = directory
+        self._reading = reading
+        self._world = world
+        self._lock = threading.Lock()
+        self._sources: CodeSources | None = None
+        self._close: list[Callable[[], None]] = []
+
+    def sources(self) -> CodeSources:
+        """From any thread."""
+        with self._lock:
+            if self._sources is None:
+                import shutil
+                import tempfile
+
+                from lambent.code_sources import CodeSources
+                from lambent.code_store import CodeStore
+
+                directory = self._directory
+                if directory is None:
+                    directory = Path(tempfile.mkdtemp(prefix="lambent-code-"))
+                    directory.chmod(0o711)
+                    self._close.append(partial(shutil.rmtree, directory, ignore_errors=True))
+                store = CodeStore(directory, self._world)
+                self._close.append(store.close)
+                self._sources = CodeSources(store, reading=self._reading)
+            return self._sources
+
+    def close(self) -> None:
+        while self._close:
+            self._close.pop()()
 
 
 class _QueueMappingLoop:

@@ -103,7 +103,7 @@ class LogStream:
 class InvocationLog:
     """What is said in one invocation, from START to REPORT."""
 
-    __slots__ = ("_began", "_dropped", "_dropped_lines", "_left", "_rest", "_stream", "_tail", "request_id")
+    __slots__ = ("_dropped", "_dropped_lines", "_left", "_rest", "_silent", "_stream", "_tail", "request_id")
 
     def __init__(self, stream: LogStream, request_id: str, tail: bool) -> None:
         self.request_id = request_id
@@ -112,11 +112,13 @@ class InvocationLog:
         self._left = logs.MAXIMUM_INVOCATION_CHARACTERS
         self._dropped = self._dropped_lines = 0
         self._rest = ""
-        self._platform(logs.start(stream.style, stream.now(), request_id, stream.version))
+        self._silent = not tail and not stream.kept  # then nothing need be put into words
+        if not self._silent:
+            self._platform(logs.start(stream.style, stream.now(), request_id, stream.version))
 
     def line(self, text: str) -> None:
         """One line that the function printed, without its end; or several that belong together."""
-        if not logs.wanted(self._stream.style, text):
+        if self._silent or not logs.wanted(self._stream.style, text):
             return
         text = logs.cut(text)
         if self._tail is not None:
@@ -137,6 +139,8 @@ class InvocationLog:
 
     def fail(self, outcome: Failed) -> None:
         """Show the error, where the function's own runtime has not done so."""
+        if self._silent:
+            return
         stream = self._stream
         text = logs.failure(stream.style, timestamp(stream.seconds()), self.request_id, outcome.document)
         if self._tail is not None:
@@ -145,6 +149,8 @@ class InvocationLog:
 
     def close(self, outcome: Outcome, *, maximum_memory_mb: int, init_seconds: float | None = None) -> str:
         """END and REPORT. What was printed must have been told before. Gives the tail if one was asked for, else ""."""
+        if self._silent:
+            return ""
         stream, failed = self._stream, outcome if isinstance(outcome, Failed) else None
         if self._rest:
             self._keep(logs.cut(self._rest))
@@ -190,4 +196,4 @@ def style_of(function: Function) -> LogStyle:
 
 def timestamp(epoch_seconds: float) -> str:
     """ISO 8601 in UTC with milliseconds, as AWS writes it."""
-    return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from lambent.arns import DEFAULT_ACCOUNT_ID, DEFAULT_REGION
+from lambent.configuration import ExecutionEnvironment
 from lambent.logs import Logs
 from lambent.model import (
     Backlog,
@@ -499,15 +501,30 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
+class CodePlaces:
+    """Where a function's code can be run from now. `layers` is None if it has none; `fingerprint` is another when the
+    content of either is."""
+
+    folder: Path
+    layers: Path | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeSurroundings:
     """What an `EnvironmentRuntime` is made with. `log(level, event, **fields)` says what happens to environments;
-    `logs` takes what their functions print. `allow_private`: addresses that are not public may be reached.
+    `logs` takes what their functions print. `find_code(environment, scratch)` and `code_fingerprint(environment)` find
+    code and tell whether it changed; they wait for disks and raise LambentError. `reload_code`: whether that is to be
+    asked before each invocation. `allow_private`: addresses that are not public may be reached.
     `initialized(function, seconds)` counts an init that ended well. `maximum_environments` at once, of all functions;
     one that serves nothing is kept for `idle_seconds`."""
 
     world: World
     log: Callable[..., None]
     logs: Logs
+    find_code: Callable[[ExecutionEnvironment, Path], CodePlaces]
+    code_fingerprint: Callable[[ExecutionEnvironment], str]
+    reload_code: bool = False
     allow_private: bool = False
     initialized: Callable[[str, float], None] = lambda function, seconds: None
     maximum_environments: int = 256

@@ -63,6 +63,14 @@ class EngineSettings(Configuration):
     """How often an engine looks whether what waits gets done; 0: never, and nothing is red but an engine that does not
     answer."""
 
+    code_directory: Annotated[str, Field(min_length=1)] | None = None
+    """Where zips that are code are kept and unpacked; None: beside a store that is a file (`app.db-code`), and with any
+    other store in a temporary folder that ends with the engine."""
+
+    reload_code: bool = False
+    """Whether the code of a function with an environment is looked at before each invocation, and run anew if its
+    content has changed: for development (`lambent run --reload`)."""
+
     log_directory: Annotated[str, Field(min_length=1)] | None = None
     """Where the logs of functions are kept, a folder each; None: beside a store that is a file (`app.db-logs`), and
     nowhere with any other store."""

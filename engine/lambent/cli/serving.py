@@ -51,7 +51,12 @@ def run(
         str | None,
         typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
     ] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Start anew when Python files beside it change.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew when Python files beside it change; --reload-code, too.")
+    ] = False,
+    reload_code: Annotated[
+        bool, typer.Option("--reload-code", help="Run functions with an environment anew when their code changes.")
+    ] = False,
     health: Annotated[
         str | None,
         typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
@@ -72,7 +77,10 @@ def run(
         raise typer.Exit(_serve_anew(target, named))
     from lambent.cli.loading import load_engine
 
-    _run(load_engine(target), store, health, metrics, log_format)
+    engine = load_engine(target)
+    if reload_code:
+        engine.settings = engine.settings.model_copy(update={"reload_code": True})
+    _run(engine, store, health, metrics, log_format)
 
 
 def serve(
@@ -260,7 +268,7 @@ def _serve_anew(target: str, named: Mapping[str, str | None]) -> int:
     code. One that could not start waits for the next change."""
     import watchfiles  # only here
 
-    command = [sys.executable, "-m", "lambent.cli", "run", target]
+    command = [sys.executable, "-m", "lambent.cli", "run", target, "--reload-code"]
     command += [word for name, value in named.items() if value for word in (f"--{name}", value)]
     child = subprocess.Popen(command)  # noqa: S603  our own program, with what we were given
     ending = threading.Event()

@@ -22,9 +22,9 @@ from lambent.arns import function_arn
 from lambent.logs import InvocationLog, LogStream
 from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.payload import encode_event
-from lambent.ports import World
+from lambent.ports import CodePlaces, World
 from lambent.runtimes import error_documents, kinship
-from lambent.runtimes.launching import CannotBegin, Code, Identity, launch
+from lambent.runtimes.launching import CannotBegin, Identity, launch
 from lambent.runtimes.process import Process
 from lambent.runtimes.runtime_api import RuntimeApi, header
 from lambent.semantics.conversation import Conversation
@@ -139,7 +139,7 @@ class Environment:
         self._temporary = folder / "tmp"
         self._reports = reports
         self._api = RuntimeApi(self)
-        self._code: Code | None = None
+        self._code: CodePlaces | None = None
         self._process: Process | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._began = 0.0
@@ -153,7 +153,7 @@ class Environment:
 
     # --- what it is told ---------------------------------------------------------------------------------------------
 
-    async def open(self, code: Code) -> None:
+    async def open(self, code: CodePlaces) -> None:
         """Make its places, and begin. Raises OSError."""
         self._code = code
         await self._loop.run_in_executor(None, _make, self._temporary)

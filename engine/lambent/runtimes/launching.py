@@ -22,6 +22,7 @@ from typing import Final
 
 from lambent.configuration import ExecutionEnvironment
 from lambent.model import LATEST, Function
+from lambent.ports import CodePlaces
 
 MAXIMUM_DESCRIPTORS: Final = 1024  # Lambda quotas: file descriptors
 MAXIMUM_PROCESSES: Final = 4096
@@ -84,14 +85,6 @@ def isolation() -> Isolation:
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
-    """Where a function's code is now: its folder, and that of all of its layers (None: it has none)."""
-
-    folder: Path
-    layers: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Launch:
     """All that a process is begun with."""
 
@@ -113,7 +106,7 @@ class Identity:
     version: str = LATEST
 
 
-def launch(function: Function, code: Code, identity: Identity, port: int, temporary: Path) -> Launch:
+def launch(function: Function, code: CodePlaces, identity: Identity, port: int, temporary: Path) -> Launch:
     """How to begin a process for this function. `port` is its Runtime API's, `temporary` what is to be its /tmp.
 
     Raises CannotBegin."""
@@ -170,7 +163,12 @@ def _is_public(path: str, *, mounted: bool) -> bool:
 
 
 def _variables(
-    function: Function, environment: ExecutionEnvironment, code: Code, identity: Identity, opt: str | None, port: int
+    function: Function,
+    environment: ExecutionEnvironment,
+    code: CodePlaces,
+    identity: Identity,
+    opt: str | None,
+    port: int,
 ) -> dict[str, str]:
     """AWS's, then the user's, then those that only we set."""
     defaults = {
@@ -208,7 +206,7 @@ def _variables(
     return {**defaults, **environment.variables, **ours}
 
 
-def _libraries(code: Code, opt: str | None) -> list[str]:
+def _libraries(code: CodePlaces, opt: str | None) -> list[str]:
     folder = str(code.folder)
     return [folder, f"{folder}/lib", *([f"{opt}/lib"] if opt else [])]
 
@@ -228,7 +226,7 @@ def _limits(environment: ExecutionEnvironment, of_its_own: bool) -> dict[int, in
 # --------------------------------------------------------------------------- the families
 
 
-def _command(environment: ExecutionEnvironment, code: Code) -> Sequence[str]:
+def _command(environment: ExecutionEnvironment, code: CodePlaces) -> Sequence[str]:
     match environment.family:
         case "python":
             _find_module(environment.handler, code)
@@ -244,7 +242,7 @@ def _command(environment: ExecutionEnvironment, code: Code) -> Sequence[str]:
             raise CannotBegin(f"nothing here runs runtimes of the family {family!r}")
 
 
-def _bootstrap(code: Code) -> str:
+def _bootstrap(code: CodePlaces) -> str:
     for folder in (code.folder, code.layers):
         if folder is not None and (file := folder / "bootstrap").is_file():
             if not os.access(file, os.X_OK):
@@ -253,7 +251,7 @@ def _bootstrap(code: Code) -> str:
     raise CannotBegin(f"{code.folder} has no executable file called bootstrap")
 
 
-def _find_module(handler: str, code: Code) -> None:
+def _find_module(handler: str, code: CodePlaces) -> None:
     """The module is looked for in the code and its layers only, although an interpreter has more to offer."""
     module = handler.rpartition(".")[0]
     path = Path(*module.replace("/", ".").split("."))
@@ -268,7 +266,7 @@ def _find_module(handler: str, code: Code) -> None:
     )
 
 
-def _interpreter(runtime: str, code: Code) -> str:
+def _interpreter(runtime: str, code: CodePlaces) -> str:
     own = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     executable = sys.executable if runtime == own else shutil.which(runtime)
     if executable is None:

@@ -17,12 +17,12 @@ from math import inf
 from pathlib import Path
 from typing import Final, assert_never
 
-from lambent.errors import InvalidParameterValue
+from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Unavailable
-from lambent.ports import Call, RuntimeSurroundings
+from lambent.ports import Call, CodePlaces, RuntimeSurroundings
 from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work, stored_bytes
 from lambent.runtimes.fetching import fetch
-from lambent.runtimes.launching import CannotBegin, Code, Identity, isolation
+from lambent.runtimes.launching import CannotBegin, Identity, isolation
 from lambent.semantics.fleet import Fleet, Refuse, Run, Start, Step, Stop
 
 BUSY_SECONDS: Final = 0.25
@@ -40,6 +40,7 @@ class Processes:
         """Raises InvalidParameterValue on a system without pidfds."""
         if sys.platform != "linux":
             raise InvalidParameterValue("functions with an environment run on Linux only, as yet")
+        self._surroundings = surroundings
         self._world = surroundings.world
         self._log = surroundings.log
         self._logs = surroundings.logs
@@ -91,7 +92,10 @@ class Processes:
         if registered is None or self._closed:
             work.end(STOPPED if self._closed else Unavailable(f"function {invocation.function!r} is not served here"))
             return work
-        self._perform(self._fleet.call(invocation.function, work, self._monotonic()))
+        if self._surroundings.reload_code:
+            self._keep(self._look_and_call(registered, work), f"function {invocation.function}: look at its code")
+        else:
+            self._perform(self._fleet.call(invocation.function, work, self._monotonic()))
         return work
 
     async def close(self) -> None:
@@ -124,6 +128,17 @@ class Processes:
         """What this machine does not allow, each a sentence."""
         return self._cautions
 
+    async def _look_and_call(self, registered: _Registered, work: Work) -> None:
+        """If its code is another now, it is as if the function had been changed: what runs ends on the old one."""
+        if await registered.changed(self._surroundings) and self._functions.get(work.invocation.function) is registered:
+            self.register(registered.function)
+        if work.tell is None:
+            return
+        if work.invocation.function not in self._functions or self._closed:
+            work.end(STOPPED)
+        else:
+            self._perform(self._fleet.call(work.invocation.function, work, self._monotonic()))
+
     # --- performing --------------------------------------------------------------------------------------------------
 
     def _perform(self, steps: list[Step[Work]]) -> None:
@@ -148,7 +163,7 @@ class Processes:
         environment: Environment | None = None
         try:
             folder = self._scratch()
-            code = await registered.code(folder / f"code-{number}")
+            code = await registered.code(self._surroundings, folder / f"code-{number}")
             now = datetime.fromtimestamp(self._world.clock.now(), UTC)
             stream = f"{now:%Y/%m/%d}/[{LATEST}]{self._world.new_id().replace('-', '')}"
             environment = Environment(
@@ -285,15 +300,27 @@ class _Registered:
     def __init__(self, function: Function) -> None:
         self.function = function
         self.init_error: Mapping[str, object] = {}
-        self._fetching: asyncio.Future[Code] | None = None
+        self._fetching: asyncio.Future[CodePlaces] | None = None
 
-    async def code(self, scratch: Path) -> Code:
+    async def code(self, surroundings: RuntimeSurroundings, scratch: Path) -> CodePlaces:
         """Fetched once; after a failure again. Raises CannotBegin, OSError."""
         assert self.function.environment is not None
         if self._fetching is None or (self._fetching.done() and self._fetching.exception() is not None):
             loop = asyncio.get_running_loop()
-            self._fetching = loop.run_in_executor(None, fetch, self.function.environment, scratch)
+            self._fetching = loop.run_in_executor(None, fetch, surroundings, self.function.environment, scratch)
         return await asyncio.shield(self._fetching)
+
+    async def changed(self, surroundings: RuntimeSurroundings) -> bool:
+        """Is the code another than what was fetched? Not, if there is none to be found now."""
+        fetching, environment = self._fetching, self.function.environment
+        assert environment is not None
+        if fetching is None or not fetching.done() or fetching.exception() is not None:
+            return False
+        try:
+            now = await asyncio.to_thread(surroundings.code_fingerprint, environment)
+        except LambentError:
+            return False
+        return now != fetching.result().fingerprint
 
     def refusal(self) -> Failed:
         """What an invocation gets that is not even tried."""
