@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 
 from lambent import Engine
-from lambent.api.serving import serving
+from lambent.api.serving import Limits, serving
 from lambent.world import SystemClock
 
 ACCOUNT = "111111111111"
@@ -59,14 +59,14 @@ class Server:
 
 
 @contextmanager
-def served(engine: Engine, folder: Path) -> Iterator[Server]:
+def served(engine: Engine, folder: Path, limits: Limits = Limits()) -> Iterator[Server]:  # noqa: B008  frozen
     """Serve this engine until left."""
     ready, leaving = threading.Event(), asyncio.Event()
     found: list[Server] = []
     failed: list[BaseException] = []
 
     async def serve() -> None:
-        async with engine, serving(engine, "127.0.0.1", 0, folder) as url:
+        async with engine, serving(engine, "127.0.0.1", 0, folder, limits) as url:
             found.append(Server(engine, url, asyncio.get_running_loop()))
             ready.set()
             await leaving.wait()

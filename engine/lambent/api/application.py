@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lambent.api.invoking import Invoking
 from lambent.api.operations import Operations
+from lambent.api.records import CODE_PATH
 from lambent.api.refusals import Refusal, forbidden, too_large, unreadable
 from lambent.api.shapes import Operation, Wire, parse_query
 from lambent.api.trail import Trail
@@ -24,7 +25,6 @@ from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES, MAXIMUM_SYNC_PAYLOAD_BYTE
 MAXIMUM_BODY_BYTES: Final = 1024 * 1024  # of a request without code
 MAXIMUM_CODE_REQUEST_BYTES: Final = 70_167_211  # recorded: of CreateFunction, whose zip file is base64
 BODY_SECONDS: Final = 60.0  # within which a request's body is sent
-SENDING_SECONDS: Final = 60.0  # within which an answer is taken
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _WITH_CODE: Final = frozenset({"CreateFunction", "UpdateFunctionCode", "PublishLayerVersion"})
@@ -59,6 +59,10 @@ class Application:
         try:
             headers = self._headers(scope["headers"])
             query = parse_query(scope["query_string"])
+            if scope["path"].startswith(CODE_PATH):
+                content = await self._operations.zip_file(scope["path"].removeprefix(CODE_PATH))
+                await _send(send, 200, [(b"content-type", b"application/zip")], content)
+                return
             operation, labels = self._wire.route(scope["method"], scope["raw_path"], query)
             body = await _body(receive, headers, _limit(operation, headers), operation)
             if operation.name in self._invoking.operations:
@@ -74,10 +78,7 @@ class Application:
             reply = self._refused(Refusal("ServiceException", 500, "Something went wrong here; the log has it."))
         status, more, content = reply
         more.append((b"x-amzn-requestid", (request_id or self._engine.new_id()).encode()))
-        if status != 204:
-            more.append((b"content-length", b"%d" % len(content)))
-        await send({"type": "http.response.start", "status": status, "headers": more})
-        await send({"type": "http.response.body", "body": content})
+        await _send(send, status, more, content)
 
     async def _do(
         self,
@@ -133,6 +134,13 @@ class Application:
             document["Type"] = "User" if status < 500 else "Service"
         document[called] = error.message or None
         return status, headers, json.dumps(document).encode()
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+    if status != 204:
+        headers.append((b"content-length", b"%d" % len(content)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
 
 
 async def _body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, operation: Operation) -> bytes:

@@ -150,7 +150,7 @@ def get_function(asked: Asked, record: Record) -> Answer:
         uri = found.code["location"]
         answer["Code"] = {"RepositoryType": "ECR", "ImageUri": uri, "ResolvedImageUri": uri}
     else:
-        answer["Code"] = {"RepositoryType": "S3", "Location": found.code.get("location", "")}
+        answer["Code"] = {"RepositoryType": "S3", "Location": found.code.get("location") or asked.code_url(found.code)}
     if record.tags:
         answer["Tags"] = record.tags
     if record.reserved is not None:

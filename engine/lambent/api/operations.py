@@ -69,6 +69,8 @@ class Operations:
             "UpdateEventSourceMapping": mappings.update,
             "DeleteEventSourceMapping": mappings.delete,
         }
+        self.url = ""
+        """Of the server, once it listens."""
         self._pending: dict[str, float] = {}  # functions that were just created, and until when they are Pending
         self._lists: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Answer]]] = {
             "ListFunctions": self._list_functions,
@@ -103,12 +105,17 @@ class Operations:
             meant = new_name(given, settings)
         else:
             meant = reference(given, params.get("Qualifier"), settings)
-        return Asked(operation, params, meant, self._engine.now(), self._engine.new_id, settings, self._runtimes)
+        now, new_id = self._engine.now(), self._engine.new_id
+        return Asked(operation, params, meant, now, new_id, settings, self._runtimes, url=self.url)
 
     async def prepare(self) -> None:
         """Lay out the code of all functions that calls made, and let go what none has any more."""
         for missing in await self._codes.use(zips_of((await self._records()).values())):
             self._engine.telemetry.log("error", "the code of a function is not here", sha256=missing)
+
+    async def zip_file(self, sha256: str) -> bytes:
+        """A function's zip file. Raises LambentError."""
+        return await self._codes.data(sha256)
 
     def check_invocable(self, meant: Reference) -> None:
         """Raises `Refusal` while a function that this server created is Pending."""

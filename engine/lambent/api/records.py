@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 from lambent.api.names import Reference
 from lambent.api.refusals import not_found
 from lambent.model import LATEST
 from lambent.settings import EngineSettings
 
+CODE_PATH: Final = "/lambent/code/"  # on this server, before the hash of a zip file
 CREATING: Final = "The function is being created."
 _CREATING: Final = "Creating"
 
@@ -125,11 +127,16 @@ class Asked:
     settings: EngineSettings
     runtimes: frozenset[str]  # that botocore's model knows
     others: Mapping[str, Record] = field(default_factory=dict)  # all functions of the store, where they matter
+    url: str = ""  # of this server
 
     def get(self, name: str, default: Any = None) -> Any:
         """A parameter; the default if it was not given."""
         value = self.params.get(name)
         return default if value is None else value
+
+    def code_url(self, code: Mapping[str, Any]) -> str:
+        """Where a zip file can be had, by its hash."""
+        return f"{self.url}{CODE_PATH}{quote(code['sha256'], safe='')}" if code["kind"] == "zip" else ""
 
     def change(self, kind: str) -> Change:
         """One that begins now."""

@@ -12,6 +12,7 @@ import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
@@ -29,18 +30,25 @@ from lambent.code_store import CodeStore
 from lambent.engine import Engine
 from lambent.errors import InvalidParameterValue
 
-MAXIMUM_CONNECTIONS: Final = 1000  # more are closed unanswered
-MAXIMUM_HEAD_BYTES: Final = 65_536  # request line and headers
-MAXIMUM_HEADERS: Final = 100
-HEAD_SECONDS: Final = 10.0  # within which the head of a request is sent
-IDLE_SECONDS: Final = 60  # after which a connection without a request is closed
-TAKING_SECONDS: Final = 30.0  # within which an answer is taken that does not fit into the buffers
 CLOSING_SECONDS: Final = 5.0  # for requests that run when the server is left
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection may cost."""
+
+    connections: int = 1000  # more are closed unanswered
+    head_bytes: int = 65_536  # request line and headers
+    headers: int = 100
+    head_seconds: float = 10.0  # within which the head of a request is sent
+    idle_seconds: int = 60  # after which a connection without a request is closed
+    taking_seconds: float = 30.0  # within which an answer is taken that does not fit into the buffers
 
 
 class _Connection(HttpToolsProtocol):
     """A connection of uvicorn's, with limits."""
 
+    limits = Limits()
     _head_timer: asyncio.TimerHandle | None = None
     _taking_timer: asyncio.TimerHandle | None = None
     _in_head = False
@@ -48,7 +56,7 @@ class _Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
-        if len(self.connections) > MAXIMUM_CONNECTIONS:
+        if len(self.connections) > self.limits.connections:
             transport.abort()
         else:
             self._await_head()
@@ -62,7 +70,7 @@ class _Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
-            if self._head_bytes > MAXIMUM_HEAD_BYTES:
+            if self._head_bytes > self.limits.head_bytes:
                 self.send_400_response("The head of the request is too large.")
             elif self._head_timer is None:
                 self._await_head()
@@ -73,7 +81,7 @@ class _Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(self.headers) > MAXIMUM_HEADERS:
+        if len(self.headers) > self.limits.headers:
             raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
@@ -81,10 +89,17 @@ class _Connection(HttpToolsProtocol):
         self._head_came()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head_came()
+
     def on_response_complete(self) -> None:
+        more = self.cycle.more_body
         super().on_response_complete()
         if self.transport.is_closing():
             self._await_taking()
+        elif more and self._head_timer is None:
+            self._await_head()  # refused before its end, which is read so that the answer is, but not for ever
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -99,7 +114,7 @@ class _Connection(HttpToolsProtocol):
         self._taken()
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._head_timer = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
 
     def _head_came(self) -> None:
         if self._head_timer is not None:
@@ -108,7 +123,7 @@ class _Connection(HttpToolsProtocol):
 
     def _await_taking(self) -> None:
         if self._taking_timer is None:
-            self._taking_timer = self.loop.call_later(TAKING_SECONDS, self.transport.abort)
+            self._taking_timer = self.loop.call_later(self.limits.taking_seconds, self.transport.abort)
 
     def _taken(self) -> None:
         if self._taking_timer is not None:
@@ -117,7 +132,7 @@ class _Connection(HttpToolsProtocol):
 
 
 @asynccontextmanager
-async def serving(engine: Engine, host: str, port: int, folder: Path) -> AsyncIterator[str]:
+async def serving(engine: Engine, host: str, port: int, folder: Path, limits: Limits = Limits()) -> AsyncIterator[str]:
     """Serve the API of an engine that runs until left; gives the URL, its port chosen if it was 0. `folder`: where zip
     files are kept. Raises InvalidParameterValue if nothing can listen there, or others than this machine could ask."""
     check_loopback(host)
@@ -129,30 +144,32 @@ async def serving(engine: Engine, host: str, port: int, folder: Path) -> AsyncIt
         engine, wire, operations, Trail(engine), LOOPBACK_HOSTS | {host.lower(), f"[{host.lower()}]"}
     )
     try:
-        async with listening(application, host, port) as url:
+        async with listening(application, host, port, limits) as url:
+            operations.url = url
             yield url
     finally:
         store.close()
 
 
 @asynccontextmanager
-async def listening(application: Any, host: str, port: int) -> AsyncIterator[str]:
+async def listening(application: Any, host: str, port: int, limits: Limits = Limits()) -> AsyncIterator[str]:
     """Serve an ASGI application there until left."""
+    connection = type("Connection", (_Connection,), {"limits": limits})
     config = Config(
         application,
-        http=_Connection,
+        http=connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=IDLE_SECONDS,
+        timeout_keep_alive=limits.idle_seconds,
     )
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
     try:
         server = await loop.create_server(
-            lambda: _Connection(config=config, server_state=state, app_state={}, _loop=loop), host, port, backlog=2048
+            lambda: connection(config=config, server_state=state, app_state={}, _loop=loop), host, port, backlog=2048
         )
     except OSError as error:
         raise InvalidParameterValue(f"api: nothing can listen on {host}:{port}: {error.strerror}") from error
@@ -162,12 +179,12 @@ async def listening(application: Any, host: str, port: int) -> AsyncIterator[str
         yield f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
     finally:
         server.close()
-        for connection in list(state.connections):
-            connection.shutdown()
+        for each in list(state.connections):
+            each.shutdown()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=CLOSING_SECONDS)
-        for connection in list(state.connections):
-            connection.transport.abort()
+        for each in list(state.connections):
+            each.transport.abort()
         dating.cancel()
         await asyncio.wait([dating])
 
