@@ -114,14 +114,14 @@ def launch(function: Function, code: CodePlaces, identity: Identity, port: int, 
     assert environment is not None
     own = isolation()
     command = [*_command(environment, code)]
-    wrapper = environment.variables.get("AWS_LAMBDA_EXEC_WRAPPER")
-    if wrapper:
-        command.insert(0, wrapper)
     mounts: list[tuple[str, str]] = []
     opt = None if code.layers is None else str(code.layers)
     needed = {str(code.folder), os.path.dirname(command[-1] if environment.family == "provided" else command[0])}
     needed |= {sys.prefix, sys.base_prefix} if command[0] == sys.executable else set()
+    needed |= {str(Path(command[1]).parents[2])} if environment.family == "nodejs" else set()
     needed |= {opt} if opt is not None else set()
+    if wrapper := environment.variables.get("AWS_LAMBDA_EXEC_WRAPPER"):
+        command.insert(0, wrapper)
     if own.mounting:
         for path in sorted(path for path in needed if path.startswith(_TMP + "/")):  # a /tmp of its own would hide it
             inside = temporary / path.removeprefix(_TMP + "/")
@@ -232,14 +232,23 @@ def _command(environment: ExecutionEnvironment, code: CodePlaces) -> Sequence[st
             _find_module(environment.handler, code)
             return [_interpreter(environment.runtime, code), "-m", "awslambdaric", environment.handler]
         case "nodejs":
-            client = shutil.which("aws-lambda-ric")
-            if client is None:
-                raise CannotBegin("aws-lambda-ric is not installed: npm install --global aws-lambda-ric")
-            return [client, environment.handler]
+            return [*_node_client(code), environment.handler]
         case "provided":
             return [_bootstrap(code)]
         case family:
             raise CannotBegin(f"nothing here runs runtimes of the family {family!r}")
+
+
+def _node_client(code: CodePlaces) -> Sequence[str]:
+    """Node and the client's file in some `node_modules`: the function's own, or that of the command in PATH."""
+    node = shutil.which("node")
+    if node is None:
+        raise CannotBegin("node is not installed here, or not in PATH")
+    own = code.folder / "node_modules" / "aws-lambda-ric" / "bin" / "index.mjs"
+    client = str(own) if own.is_file() else shutil.which("aws-lambda-ric")
+    if client is None:
+        raise CannotBegin("aws-lambda-ric is not installed: npm install it, --global or in the code's folder")
+    return [node, os.path.realpath(client)]
 
 
 def _bootstrap(code: CodePlaces) -> str:
