@@ -36,7 +36,8 @@ _TOKEN: Final = re.compile(r"<[a-z0-9_-]+(?::[^<>]+)?>|(?<=\t)date(?=\t)")
 _FRAME: Final = re.compile(r'(\s+File ")[^"]+(", line )\d+(, in )[\w.<>]+')
 
 
-Scenario = Callable[[Engine, "Recording", str], Awaitable[None]]
+Scenario = Callable[..., Awaitable[None]]
+"""What it is called with is up to its file: an engine, a `Recording` and what stands in brackets, as a rule."""
 
 
 class Scenarios:
@@ -64,6 +65,10 @@ class Scenarios:
             for case in json.loads(path.read_text())
             if case["id"].partition("[")[0] in self._families
         }
+
+    def scenario(self, identity: str) -> Scenario:
+        """The one for this case."""
+        return self._families[identity.partition("[")[0]]
 
     async def replay(self, engine: Engine, case: Recording) -> None:
         family, _, parameter = case.identity.partition("[")

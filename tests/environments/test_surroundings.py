@@ -30,6 +30,7 @@ async def test_an_environment_has_awss_variables_and_none_of_the_engines(
         found = (await engine.invoke("told", {"do": "environment"}))["variables"]
     assert CANARY not in str(found)
     assert {name: value for name, value in found.items() if not name.startswith(("AWS_LAMBDA_LOG_STREAM", "_X_"))} == {
+        "AWS_ACCESS_KEY_ID": "lambent",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EXECUTION_ENV": f"AWS_Lambda_{PYTHON}",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
@@ -40,8 +41,12 @@ async def test_an_environment_has_awss_variables_and_none_of_the_engines(
         "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/told",
         "AWS_LAMBDA_RUNTIME_API": found["AWS_LAMBDA_RUNTIME_API"],
         "AWS_REGION": "us-east-1",
+        "AWS_SECRET_ACCESS_KEY": "lambent",
+        "AWS_SESSION_TOKEN": "lambent",
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
         "AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000",
+        "_AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1",
+        "_AWS_XRAY_DAEMON_PORT": "2000",
         "LAMBDA_RUNTIME_DIR": "/var/runtime",
         "LAMBDA_TASK_ROOT": str(code),
         "LANG": "en_US.UTF-8",

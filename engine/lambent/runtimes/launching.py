@@ -29,6 +29,8 @@ MAXIMUM_PROCESSES: Final = 4096
 """Of all environments together, where they have a user of their own (the kernel counts by user)."""
 UNPRIVILEGED: Final = 65_534
 """The user and group, nobody's, that an engine which is root lets its environments be."""
+NOBODY: Final = "lambent"
+"""Credentials that are none: an SDK finds some, as on AWS, and looks for no others."""
 _TMP: Final = "/tmp"  # noqa: S108 - what environments call theirs
 PROBE_SECONDS: Final = 10.0
 
@@ -178,6 +180,8 @@ def _variables(
         "LD_LIBRARY_PATH": os.pathsep.join(_libraries(code, opt)),
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
         "AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000",
+        "_AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1",
+        "_AWS_XRAY_DAEMON_PORT": "2000",
     }
     if environment.family == "python" and opt is not None:
         packages = f"{opt}/python/lib/{environment.runtime}/site-packages"
@@ -193,6 +197,9 @@ def _variables(
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
         "AWS_LAMBDA_LOG_STREAM_NAME": identity.log_stream_name,
         "AWS_LAMBDA_LOG_FORMAT": environment.log_format,
+        "AWS_ACCESS_KEY_ID": NOBODY,
+        "AWS_SECRET_ACCESS_KEY": NOBODY,
+        "AWS_SESSION_TOKEN": NOBODY,
         "AWS_REGION": identity.region,
         "AWS_DEFAULT_REGION": identity.region,
         "_HANDLER": environment.handler,

@@ -1,0 +1,5 @@
+"""A handler in a submodule."""
+
+
+def handler(event, context):
+    return {"nested": event}
