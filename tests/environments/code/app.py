@@ -127,6 +127,10 @@ def do_environment(event, context):
     }
 
 
+def do_backwards(event, context):
+    return os.environ[event["name"]][::-1]
+
+
 def do_layers(event, context):
     import in_layer
 
