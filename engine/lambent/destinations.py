@@ -284,7 +284,10 @@ class Destinations:
         attempt = 0
         while parcels:
             attempt += 1
+            began = clock.monotonic()
             answers = [(parcel, await self._try(parcel, deadline)) for parcel in parcels]
+            stood_still = clock.monotonic() - began - DELIVERY_SECONDS * len(parcels)
+            deadline += max(0.0, stood_still)  # this process did, and no destination was away
             delay = backoff.destination(attempt, self._world.random())
             last = clock.monotonic() + delay > deadline
             parcels = []

@@ -467,7 +467,7 @@ class Life:
             maximum_bytes=self._settings.log_maximum_bytes,
             trouble=lost,
         )
-        self._closing.push_async_callback(asyncio.to_thread, files.close)
+        self._closing.push_async_callback(_close, files)
         return Logs(self._world.clock.now, files.keep)
 
     # --- destinations ----------------------------------------------------------------------------------------------
@@ -558,6 +558,11 @@ class _QueueMappingLoop:
 
     def state(self) -> dict[str, object]:
         return self._feed.state()
+
+
+async def _close(files: LogFiles) -> None:
+    if files.busy:  # it writes what is left
+        await asyncio.to_thread(files.close)
 
 
 async def _in_thread(write: Callable[[], Delivery]) -> Delivery:

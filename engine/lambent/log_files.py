@@ -89,6 +89,11 @@ class LogFiles:
             self._entries.put(written)
             written.wait(10)
 
+    @property
+    def busy(self) -> bool:
+        """Was there ever anything to be written?"""
+        return self._thread is not None
+
     def close(self) -> None:
         """Write what is left, and end."""
         thread, self._thread = self._thread, None

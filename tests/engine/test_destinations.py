@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -373,6 +374,26 @@ async def test_a_destination_that_never_answers_is_away() -> None:
     assert isinstance(
         await destinations(bad=Silent()).report_event(report(), function(on_failure="queue:bad")), Refused
     )
+
+
+@pytest.mark.virtual_time
+async def test_that_this_process_stood_still_is_not_held_against_a_destination() -> None:
+    """One that was stopped for longer than a destination is tried finds its delivery timed out when it goes on."""
+
+    class Stopped(Inbox):
+        async def deliver(self, record: bytes, attributes: Mapping[str, str], hops: int) -> Delivery:
+            if not self.asked:
+                self.asked += 1
+                until = asyncio.get_running_loop().time() + 2 * DESTINATION_RETRY_SECONDS
+                while (left := until - asyncio.get_running_loop().time()) > 0:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.sleep(left)
+                raise asyncio.CancelledError
+            return await super().deliver(record, attributes, hops)
+
+    dead = Stopped()
+    assert await destinations(dead=dead).report_event(report(), function(on_failure="queue:dead")) == Delivered()
+    assert dead.asked == 2
 
 
 @pytest.mark.virtual_time
