@@ -61,6 +61,7 @@ from lambent.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from lambent.code_sources import CodeSources
+    from lambent.log_files import LogFiles
 
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
 MAXIMUM_RESOLVED: Final = 1000  # destinations that are remembered by their references

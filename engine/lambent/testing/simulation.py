@@ -279,12 +279,12 @@ class _Run:
             attempt = max(int(record["attributes"]["ApproximateReceiveCount"]) for record in event["Records"])
         if mapped.options.get("filters") and not all(map(self._day.passes, numbers)):
             self._problem(f"{function} got what its filter does not let pass, of {numbers}")
-        partial = mapped.options["report_batch_item_failures"]
+        partial, began_at = mapped.options["report_batch_item_failures"], self._loop.time()
         failed = await self._try(function, numbers, ids, context, attempt, partial, mapped.source.startswith("stream"))
         answer: dict[str, object] = {}
         if "window" in event:
             done = next((i for i, number in enumerate(numbers) if number in failed), len(numbers))
-            answer["state"] = {"numbers": self._witness.windowed(function, event, numbers[:done])}
+            answer["state"] = {"numbers": self._witness.windowed(function, event, numbers[:done], began_at)}
         if partial:
             failures = [name for name, number in zip(names, numbers, strict=True) if number in failed]
             answer["batchItemFailures"] = [{"itemIdentifier": name} for name in failures]

@@ -304,11 +304,14 @@ class Witness:
                 at = self._clock()
                 self.findings.append(f"{lease.name} is read at {at:g} s, but its parent {parent} is unfinished")
 
-    def windowed(self, function: str, event: Mapping[str, Any], done: Sequence[int]) -> list[int]:
-        """A handler finished these numbers in a tumbling window; gives what its state covers now."""
+    def windowed(self, function: str, event: Mapping[str, Any], done: Sequence[int], began_at: float) -> list[int]:
+        """A handler finished these numbers in a tumbling window; gives what its state covers now. It counts for nothing
+        if somebody else has got the shard since it began."""
         covered = [*event["state"].get("numbers", ()), *done]
         if len(set(covered)) < len(covered):
             self.findings.append(f"a window of {function} counts something twice: {covered}")
+        if self._taken_since(began_at, function, event["shardId"]):
+            return covered
         window = function, event["shardId"], event["window"]["start"]
         if window in self._closed and not event["state"]:  # what was still on its way opens it once more
             self._windows[*window[:2], f"{window[2]}, {len(self._windows)}"] = self._windows[window]
@@ -317,6 +320,12 @@ class Witness:
             self._closed.add(window)
         self._windows[window] = covered
         return covered
+
+    def _taken_since(self, at: float, function: str, shard: str) -> bool:
+        mapped = {id for id, name in self.mappings.items() if self._workload.mappings[name].function == function}
+        return any(
+            mark.at > at and mark.shard == shard and mark.mapping in mapped for mark in reversed(self._history.leases)
+        )
 
     def _uncovered(self) -> Iterator[str]:
         """What was done and is in no window's state, although every window was lived to its end."""
