@@ -34,6 +34,14 @@ async def engine() -> AsyncIterator[Engine]:
     await made.stop()
 
 
+@pytest.fixture
+async def narrow() -> AsyncIterator[Engine]:
+    """An engine with room for one environment, so that it is known which one serves a call."""
+    made = Engine("memory://", maximum_environments=1)
+    yield made
+    await made.stop()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No process, no zombie, no descriptor, no file."""

@@ -24,14 +24,14 @@ async def failed(engine: Engine, event: dict[str, object], function: str = "code
     return dict(caught.value.document)
 
 
-async def test_an_exception_is_awss_document_and_the_process_stays(engine: Engine, code: Path) -> None:
-    engine.function_from(code, handler="app.handler")
-    async with engine:
-        document = await failed(engine, {"do": "raise"})
+async def test_an_exception_is_awss_document_and_the_process_stays(narrow: Engine, code: Path) -> None:
+    narrow.function_from(code, handler="app.handler")
+    async with narrow:
+        document = await failed(narrow, {"do": "raise"})
         assert list(document) == ["errorMessage", "errorType", "requestId", "stackTrace"]
         assert (document["errorType"], document["errorMessage"]) == ("ValueError", "that is not right")
         assert 'raise ValueError("that is not right")' in document["stackTrace"][-1]
-        assert (await engine.invoke("code"))["calls"] == 2
+        assert (await narrow.invoke("code"))["calls"] == 2
 
 
 @pytest.mark.parametrize(
@@ -44,43 +44,43 @@ async def test_an_exception_is_awss_document_and_the_process_stays(engine: Engin
     ],
 )
 async def test_a_process_that_ends_in_an_invocation_is_an_error_of_the_function_and_replaced(
-    engine: Engine, code: Path, event: dict[str, object], how: str
+    narrow: Engine, code: Path, event: dict[str, object], how: str
 ) -> None:
-    engine.function_from(code, handler="app.handler")
-    async with engine:
-        await engine.invoke("code")
-        document = await failed(engine, event)
+    narrow.function_from(code, handler="app.handler")
+    async with narrow:
+        await narrow.invoke("code")
+        document = await failed(narrow, event)
         assert list(document) == ["errorType", "errorMessage"]
         assert document["errorType"] == "Runtime.ExitError"
         assert str(document["errorMessage"]).endswith(f" Error: {how}")
-        assert (await engine.invoke("code"))["calls"] == 1
+        assert (await narrow.invoke("code"))["calls"] == 1
 
 
 async def test_a_process_that_hangs_and_ignores_sigterm_is_ended_in_time_and_tmp_stays(
-    engine: Engine, code: Path
+    narrow: Engine, code: Path
 ) -> None:
-    engine.function_from(code, handler="app.handler", timeout_seconds=1)
-    async with engine:
-        document = await failed(engine, {"do": "hang", "left": "a note"})
+    narrow.function_from(code, handler="app.handler", timeout_seconds=1)
+    async with narrow:
+        document = await failed(narrow, {"do": "hang", "left": "a note"})
         assert document["errorType"] == "Sandbox.Timedout"
         assert str(document["errorMessage"]).endswith(" Error: Task timed out after 1.00 seconds")
-        assert await engine.invoke("code", {"do": "read"}) == {"left": "a note", "calls": 1}
+        assert await narrow.invoke("code", {"do": "read"}) == {"left": "a note", "calls": 1}
 
 
 @pytest.mark.parametrize("status", [None, 0])
 async def test_daemons_that_left_the_session_and_children_that_hold_pipes_end_with_the_process(
-    engine: Engine, code: Path, status: int | None
+    narrow: Engine, code: Path, status: int | None
 ) -> None:
-    engine.function_from(code, handler="app.handler", timeout_seconds=10)
+    narrow.function_from(code, handler="app.handler", timeout_seconds=10)
     file = code / "daemon"
-    async with engine:
+    async with narrow:
         if status is None:
-            numbers = await engine.invoke("code", {"do": "fork", "file": str(file)})
+            numbers = await narrow.invoke("code", {"do": "fork", "file": str(file)})
             assert alive(numbers["daemon"])
-            await failed(engine, {"do": "exit", "status": 1})
+            await failed(narrow, {"do": "exit", "status": 1})
             assert not alive(numbers["child"])
         else:
-            await failed(engine, {"do": "fork", "file": str(file), "status": status})
+            await failed(narrow, {"do": "fork", "file": str(file), "status": status})
         assert not alive(int(file.read_text()))
 
 
@@ -91,15 +91,15 @@ async def test_daemons_end_with_the_engine(engine: Engine, code: Path) -> None:
     assert not any(map(alive, numbers.values()))
 
 
-async def test_more_memory_than_allowed_ends_the_process(engine: Engine, code: Path) -> None:
-    engine.function_from(code, handler="app.handler", timeout_seconds=30, memory_size_mb=128)
-    async with engine:
-        answer = await engine.invoke_response("code", {"do": "allocate"}, log_type="Tail")
+async def test_more_memory_than_allowed_ends_the_process(narrow: Engine, code: Path) -> None:
+    narrow.function_from(code, handler="app.handler", timeout_seconds=30, memory_size_mb=128)
+    async with narrow:
+        answer = await narrow.invoke_response("code", {"do": "allocate"}, log_type="Tail")
         document = json.loads(answer.payload)
         assert document["errorType"] == "Runtime.OutOfMemory"
         assert document["errorMessage"].endswith("signal: killed")
         assert "Status: error\tError Type: Runtime.OutOfMemory" in answer.log_tail
-        assert (await engine.invoke("code"))["calls"] == 1
+        assert (await narrow.invoke("code"))["calls"] == 1
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ async def test_what_has_no_json_or_is_too_large_is_an_error_and_the_next_call_is
         assert "calls" in await engine.invoke("code")
 
 
-async def test_a_process_that_breaks_what_it_can_of_itself_breaks_nothing_else(engine: Engine, code: Path) -> None:
+async def test_a_process_that_breaks_what_it_can_of_itself_breaks_nothing_else(narrow: Engine, code: Path) -> None:
     before = (os.getcwd(), os.umask(0o22), dict(os.environ))
-    engine.function_from(code, handler="app.handler", timeout_seconds=5)
-    async with engine:
-        await engine.invoke("code", {"do": "vandal"})
-        assert (await engine.invoke("code"))["calls"] in (1, 2)  # it may die of it when it asks for the next one
+    narrow.function_from(code, handler="app.handler", timeout_seconds=5)
+    async with narrow:
+        await narrow.invoke("code", {"do": "vandal"})
+        assert (await narrow.invoke("code"))["calls"] in (1, 2)  # it may die of it when it asks for the next one
     assert before == (os.getcwd(), os.umask(before[1]), dict(os.environ))
 
 
@@ -212,17 +212,17 @@ async def test_what_cannot_even_be_started_says_what_to_do(
         assert str(document["errorType"]).startswith("Runtime.")
 
 
-async def test_a_call_that_is_given_up_is_not_left_running(engine: Engine, code: Path) -> None:
-    engine.function_from(code, handler="app.handler", timeout_seconds=60)
-    async with engine:
-        await engine.invoke("code")
+async def test_a_call_that_is_given_up_is_not_left_running(narrow: Engine, code: Path) -> None:
+    narrow.function_from(code, handler="app.handler", timeout_seconds=60)
+    async with narrow:
+        await narrow.invoke("code")
         go, waiting = fifos(code, "go")
-        call = asyncio.create_task(engine.invoke("code", {"do": "wait", "file": str(go)}))
+        call = asyncio.create_task(narrow.invoke("code", {"do": "wait", "file": str(go)}))
         await waits(waiting)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert (await engine.invoke("code"))["calls"] == 1
+        assert (await narrow.invoke("code"))["calls"] == 1
 
 
 def test_this_machine_says_what_it_cannot_do() -> None:

@@ -76,10 +76,10 @@ async def test_what_runs_ends_on_the_old_code_and_the_next_call_has_the_new(engi
                 await asyncio.sleep(0)
 
 
-async def test_an_environment_is_replaced_after_as_many_uses_as_were_said(engine: Engine, code: Path) -> None:
-    engine.function_from(code, handler="app.handler", recycle_after=2)
-    async with engine:
-        assert [(await engine.invoke("code"))["calls"] for _ in range(5)] == [1, 2, 1, 2, 1]
+async def test_an_environment_is_replaced_after_as_many_uses_as_were_said(narrow: Engine, code: Path) -> None:
+    narrow.function_from(code, handler="app.handler", recycle_after=2)
+    async with narrow:
+        assert [(await narrow.invoke("code"))["calls"] for _ in range(5)] == [1, 2, 1, 2, 1]
 
 
 async def test_idle_environments_are_let_go(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,17 +92,16 @@ async def test_idle_environments_are_let_go(code: Path, monkeypatch: pytest.Monk
         assert (await engine.invoke("code"))["calls"] == 1
 
 
-async def test_a_process_that_dies_while_it_is_idle_is_begun_anew_by_the_next_call(engine: Engine, code: Path) -> None:
-    engine.function_from(code, handler="app.handler")
+async def test_a_process_that_dies_while_it_is_idle_is_begun_anew_by_the_next_call(narrow: Engine, code: Path) -> None:
     (code / "later.py").write_text(
         "import os, threading\ndef handler(event, context):\n"
         "    if event.get('die'): threading.Timer(0.05, os._exit, [5]).start()\n    return os.getpid()\n"
     )
-    await_name = engine.function_from(code, name="later", handler="later.handler")
-    async with engine:
-        pid = await engine.invoke(await_name, {"die": True})
-        await reaches(engine, "later", cold=1)
-        assert await engine.invoke(await_name) != pid
+    later = narrow.function_from(code, name="later", handler="later.handler")
+    async with narrow:
+        pid = await narrow.invoke(later, {"die": True})
+        await reaches(narrow, "later", cold=1)
+        assert await narrow.invoke(later) != pid
 
 
 async def test_provisioned_environments_begin_with_the_engine_and_take_the_cold_start_away(
