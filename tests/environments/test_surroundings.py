@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,39 @@ async def test_layers_lie_over_each_other_at_opt_and_are_importable(engine: Engi
         if isolation().mounting:
             assert await engine.invoke("code", {"do": "layers"}) == {"module": "first", "file": "second"}
         assert "calls" in await engine.invoke("code")
+
+
+@pytest.fixture
+def bare_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One without util-linux: nothing can be mounted or dropped."""
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", "/nowhere")
+        isolation.cache_clear()
+        assert len(isolation().gaps) == 2
+        yield
+    isolation.cache_clear()
+
+
+async def test_without_mounts_tmpdir_and_search_paths_name_what_is_an_environments_own(
+    engine: Engine, code: Path, tmp_path: Path, bare_machine: None
+) -> None:
+    (tmp_path / "layer" / "python").mkdir(parents=True)
+    (tmp_path / "layer" / "python" / "in_layer.py").write_text("WHO = 'layer'\n")
+    (code / "bare.py").write_text(
+        "import os, tempfile, in_layer\n"
+        "def handler(event, context):\n"
+        "    with tempfile.NamedTemporaryFile(delete=False) as file: pass\n"
+        "    return {'file': file.name, 'module': in_layer.WHO}\n"
+    )
+    engine.function_from(code, handler="bare.handler", layers=[str(tmp_path / "layer")])
+    async with engine:
+        found = await engine.invoke("code")
+        assert Path(found["file"]).exists()
+        assert found["module"] == "layer"
+        (finding,) = [each for each in engine.health().findings if each.subject == "environments"]
+        assert list(finding.sentences) == list(isolation().gaps)
+        assert not finding.red
+    assert not Path(found["file"]).exists()
 
 
 async def test_the_context_is_awss(engine: Engine, code: Path) -> None:

@@ -37,17 +37,10 @@ def processes() -> Iterator[Process]:
 def members(first: int, marker: bytes) -> set[int]:
     """The living processes of the environment whose first process is, or was, `first`; its session has that number,
     too. `marker`: the variable that tells it its Runtime API."""
-    table = {each.pid: each for each in processes() if not each.dead and each.pid != os.getpid()}
-    found = {each.pid for each in table.values() if each.session == first or each.pid == first}
+    table = _living()
+    found = {pid for pid, each in table.items() if each.session == first or pid == first}
     found |= {pid for pid in table if pid not in found and _was_told(pid, marker)}
-    grown = True
-    while grown:
-        grown = False
-        for each in table.values():
-            if each.pid not in found and each.parent in found:
-                found.add(each.pid)
-                grown = True
-    return found
+    return _with_descendants(found, table)
 
 
 def kill(first: int, marker: bytes) -> None:
@@ -85,7 +78,24 @@ def holds(first: int, marker: bytes, peer: tuple[str, int], port: int) -> bool:
     wanted = f"socket:[{inode}]"
     if _has(first, wanted):
         return True
-    return any(_has(pid, wanted) for pid in members(first, marker))
+    table = _living()
+    near = _with_descendants({pid for pid, each in table.items() if each.session == first}, table)
+    if any(_has(pid, wanted) for pid in near):
+        return True
+    return any(_has(pid, wanted) for pid in table.keys() - near if _was_told(pid, marker))  # dear, and rare
+
+
+def _living() -> dict[int, Process]:
+    return {each.pid: each for each in processes() if not each.dead and each.pid != os.getpid()}
+
+
+def _with_descendants(found: set[int], table: dict[int, Process]) -> set[int]:
+    grown = True
+    while grown:
+        born = {each.pid for each in table.values() if each.parent in found and each.pid not in found}
+        grown = bool(born)
+        found |= born
+    return found
 
 
 def _read(pid: int) -> Process | None:
