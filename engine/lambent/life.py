@@ -52,6 +52,7 @@ from lambent.telemetry import (
     INIT_DURATION,
     INVOCATIONS,
     LOG_LINES_LOST,
+    OFFSET_LAG,
     OVERRUN_THREADS,
     Level,
     Telemetry,
@@ -177,6 +178,7 @@ class Life:
             telemetry=telemetry,
             world=world,
         )
+        telemetry.gauge(OFFSET_LAG, self.supervisor.lags)
         self._observer = None
         if self._settings.observe_seconds:
             seconds, running = self._settings.observe_seconds, self._concurrency.running

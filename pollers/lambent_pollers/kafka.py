@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from lambent.errors import ResourceNotFound, StoreUnavailable
 from lambent.model import Backlog, Put, Record, Shard
@@ -143,6 +143,9 @@ class KafkaStream:
                 yield
         except TimeoutError:
             raise StoreUnavailable(f"{self.url}: no answer within {self.url.seconds['timeout']:g} seconds") from None
+        except KafkaConnectionError as error:  # which does not tell why
+            why = "no broker answers, or it refuses us: see to user, password and certificates"
+            raise StoreUnavailable(f"{self.url}: {why}") from error
         except (KafkaError, OSError) as error:
             raise StoreUnavailable(f"{self.url}: {error!r}") from error
 

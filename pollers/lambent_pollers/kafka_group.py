@@ -25,6 +25,7 @@ from lambent_pollers.kafka_url import KafkaUrl
 
 COMMIT_SECONDS: Final = 0.1  # how long a commit waits for company
 DRAIN_SHARE: Final = 0.8  # of the rebalance time-out
+METADATA_SECONDS: Final = 3.0  # how old may be what is known of partitions: new ones are given out then
 AGAIN_SECONDS: Final = 1.0  # after a failure
 LAST_WORD_SECONDS: Final = 2.0
 _NEVER_MS: Final = 2**31 - 1
@@ -139,6 +140,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             heartbeat_interval_ms=int(url.seconds["session_timeout"] / 4 * 1e3),
             rebalance_timeout_ms=int(url.seconds["rebalance_timeout"] * 1e3),
             max_poll_interval_ms=_NEVER_MS,
+            metadata_max_age_ms=int(METADATA_SECONDS * 1e3),
         )
         consumer.subscribe(list(url.topics), listener=self)
         try:

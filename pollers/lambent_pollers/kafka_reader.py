@@ -93,6 +93,16 @@ class KafkaReader:
                 return at_tip
             await self._fetch(consumer, [each.tp for each in wanted.values()], TIP_SECONDS if untold else FETCH_SECONDS)
 
+    def lags(self, positions: Mapping[str, str]) -> Mapping[str, int]:
+        """How many offsets each shard has behind these positions, as far as the last answers of the brokers tell."""
+        found = {}
+        for shard, position in positions.items():
+            each = self._partitions.get(shard)
+            end = None if each is None or each.tp not in self._assigned else self._highwater(each.tp)
+            if end is not None:
+                found[shard] = max(0, end - kafka.offset_after(position))
+        return found
+
     async def close(self) -> None:
         self._closed(self)
         if self.election is not None:
@@ -119,7 +129,8 @@ class KafkaReader:
         return Read(shard, list(map(partial(kafka.record, shard), taken)), of.said, lost=lost)
 
     def _highwater(self, tp: TopicPartition) -> int | None:
-        assert self._consumer is not None
+        if self._consumer is None:
+            return None
         end: int | None = self._consumer.highwater(tp)
         return end
 

@@ -14,6 +14,7 @@ from lambent.errors import InvalidParameterValue
 from lambent.model import StreamMapping
 from lambent.semantics.kafka import retry_limit
 from lambent.stores.memory import MemoryStore
+from lambent.telemetry import ITERATOR_AGE, OFFSET_LAG
 from tests.servers import kafka_topics
 from tests.servers.kafka import KafkaProcess
 
@@ -241,3 +242,29 @@ def test_endless_retries_end_after_ten_where_a_destination_waits() -> None:
     assert limit("kafka://h/t", on_failure="queue:dead") == 10
     assert limit("kafka://h/t") == limit("stream:s", on_failure="queue:dead") == -1
     assert limit("kafka://h/t", on_failure="queue:dead", maximum_retry_attempts=3) == 3
+
+
+async def test_lag_and_age_are_told_by_partition(kafka_process: KafkaProcess, topic: str) -> None:
+    await kafka_topics.create(kafka_process.address, topic, partitions=2)
+    engine, begun, go_on, done = Engine(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @engine.on(f"kafka://{kafka_process.address}/{topic}", name="wait", batch_size=2)
+    async def wait(event: dict[str, Any], context: object) -> None:
+        begun.set()
+        await go_on.wait()
+        if event["records"][f"{topic}-0"][-1]["offset"] == 4:
+            done.set()
+
+    async with kafka_topics.producer(kafka_process.address) as producer:
+        for _ in range(5):
+            await producer.send_and_wait(topic, b"x", partition=0)
+    async with engine, asyncio.timeout(20):
+        await begun.wait()
+        [mapping] = await engine.list_mappings()
+        metrics = engine.telemetry.snapshot()
+        assert metrics[OFFSET_LAG][f"{mapping}/{topic}-0"] == 5
+        assert metrics[ITERATOR_AGE].keys() == {mapping, f"{mapping}/{topic}-0"}
+        go_on.set()
+        await done.wait()
+        while engine.telemetry.snapshot()[OFFSET_LAG][f"{mapping}/{topic}-0"]:
+            await asyncio.sleep(0)

@@ -55,8 +55,9 @@ class Proxy:
         healed.set()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Proxy]:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
+    async def running(self, port: int = 0) -> AsyncIterator[Proxy]:
+        """`port`: where it listens; 0: wherever there is room."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", port, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

@@ -96,6 +96,7 @@ class Ownership:
         self._telemetry, self._world, self._election = telemetry, world, election
         self._from_the_start: frozenset[str] | None = None  # shards that there were when we began
         self._held: set[str] = set()
+        self.trouble = ""  # why shards can't be shared out at the moment
         self.leaving = False  # take nothing more; what is held is renewed until it is released
         self._valid_until = 0.0
         self._look_now = asyncio.Event()
@@ -129,7 +130,9 @@ class Ownership:
                 if before - listed_at >= SHARD_LISTING_SECONDS:
                     shards, listed_at = await self._listed(shards), before
                 await self._beat(shards, before)
+                self.trouble = ""
             except StoreUnavailable as error:
+                self.trouble = f"Its shards cannot be shared out: {error.message}"
                 self._telemetry.log("warning", "lease heartbeat failed", mapping=self._group, error=error.message)
             try:
                 async with asyncio.timeout(self._valid_for / HEARTBEATS_PER_LEASE):

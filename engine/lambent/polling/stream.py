@@ -188,13 +188,17 @@ class StreamLoop:
 
     def state(self) -> dict[str, object]:
         """What can be seen of the loop: shards read here with their positions, how many records of each were read and
-        are not finished, the last result, and what keeps it from going on ("": nothing)."""
+        are not finished, and how many it has that are not, if its reader knows; the last result, and what keeps it from
+        going on ("": nothing)."""
         shards = sorted(self._shards.items())
+        positions = {name: owned.consumer.position for name, owned in shards}
+        lags: Callable[[Mapping[str, str]], Mapping[str, int]] | None = getattr(self._reader, "lags", None)
         return {
-            "shards": {name: owned.consumer.position for name, owned in shards},
+            "shards": positions,
+            "lag": {} if lags is None else lags(positions),
             "unfinished": {name: count for name, owned in shards if (count := owned.consumer.unfinished)},
             "last_processing_result": self._last_result,
-            "trouble": self._trouble,
+            "trouble": self._trouble or self._ownership.trouble,
         }
 
     # --- owning shards -----------------------------------------------------------------------------------------------
@@ -347,6 +351,8 @@ class StreamLoop:
         if records:
             age = clock.now() - records[-1].arrived_at
             telemetry.observe(ITERATOR_AGE, self._id, max(0.0, age))
+            if self._election is not None:  # partitions are watched one by one, as with any of Kafka's consumers
+                telemetry.observe(ITERATOR_AGE, owned.where, max(0.0, age))
         invocation = Invocation(
             request_id=self._world.new_id(),
             function=mapping.function,

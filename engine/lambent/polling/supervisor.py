@@ -123,6 +123,15 @@ class Supervisor:
         running = self._running.get(identity)
         return running.loop.state() if running is not None and running.loop is not None else {}
 
+    def lags(self) -> Mapping[str, float]:
+        """How far shards are behind, by mapping and shard ('ID/SHARD'), where a loop knows."""
+        found: dict[str, float] = {}
+        for identity in self._running:
+            lags = self.details(identity).get("lag")
+            if isinstance(lags, Mapping):
+                found |= {f"{identity}/{shard}": lag for shard, lag in lags.items()}
+        return found
+
     @property
     def wanted(self) -> Mapping[str, StoredMapping]:
         """What should run here, as it was last read."""
