@@ -162,7 +162,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await self._commit()
 
     async def _commit(self) -> None:
-        """What the group refuses or nobody answers for is not tried again: the next checkpoint commits more."""
+        """Until somebody answers. What the group refuses is not tried again: whoever has it now commits it."""
         async with self._committing:
             self._something_to_commit.clear()
             progress, self._to_commit = self._to_commit, {}
@@ -177,6 +177,5 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     ours[partition] = (kafka.offset_after(each.position), kafka.metadata(each))
             if not ours:
                 return
-            with suppress(CommitFailedError, IllegalStateError, KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(self._stream.url.seconds["timeout"]):
-                    await consumer.commit(ours)
+            with suppress(CommitFailedError, IllegalStateError, KafkaError, OSError):
+                await consumer.commit(ours)

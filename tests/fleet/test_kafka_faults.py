@@ -131,7 +131,7 @@ async def cuts(kafka_process: KafkaProcess, topic: str, count: int, seed: int) -
 
 
 async def test_connections_that_are_cut_in_the_middle_cost_nothing(kafka_process: KafkaProcess, topic: str) -> None:
-    await cuts(kafka_process, topic, 6, seed=3)
+    await cuts(kafka_process, topic, 3, seed=3)
 
 
 @pytest.mark.night

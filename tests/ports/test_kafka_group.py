@@ -24,7 +24,7 @@ class TestKafkaGroup(elections.ElectionSuite):
 
     @pytest.fixture(autouse=True)
     async def _broker(self, _begin: None, kafka_process: KafkaProcess, topic: str) -> AsyncIterator[None]:
-        self.url = parse_kafka_url(f"kafka://{kafka_process.address}/{topic}?session_timeout=6")
+        self.url = parse_kafka_url(f"kafka://{kafka_process.address}/{topic}?session_timeout=1.2")
         self.shards = tuple(kafka.shard_id(topic, number) for number in range(4))
         self.opened: list[KafkaStream] = []
         await kafka_topics.create(kafka_process.address, topic, partitions=4)

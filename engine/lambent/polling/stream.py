@@ -223,6 +223,8 @@ class StreamLoop:
             retention_seconds=self._source.retention_seconds,
         )
         self._reader.passed(shard.id, progress.position, lease.counter)
+        if self._election is not None:
+            self._election.commit(shard.id, progress)  # what its former owner could not, perhaps
         self._shards[shard.id] = owned = _OwnedShard(lease, shard, consumer, f"{self._id}/{shard.id}")
         if self._stopping:
             consumer.drain()
