@@ -28,14 +28,14 @@ PARTITION_BYTES: Final = 1024 * 1024  # fetched of one partition at once; a larg
 class _Partition:
     """What is known of one partition. `asked` is the offset that was wanted, `at` where the client goes on."""
 
-    __slots__ = ("asked", "at", "lost", "maximum_bytes", "maximum_records", "records", "said", "tp", "wanted")
+    __slots__ = ("asked", "at", "end", "lost", "maximum_bytes", "maximum_records", "records", "said", "tp", "wanted")
 
     def __init__(self, tp: TopicPartition, offset: int) -> None:
         self.tp = tp
         self.asked = self.at = offset
         self.records: list[ConsumerRecord[Any, Any]] = []
         self.wanted = self.said = False
-        self.maximum_records = self.maximum_bytes = self.lost = 0
+        self.maximum_records = self.maximum_bytes = self.lost = self.end = 0
 
 
 class KafkaReader:
@@ -95,13 +95,12 @@ class KafkaReader:
 
     def lags(self, positions: Mapping[str, str]) -> Mapping[str, int]:
         """How many offsets each shard has behind these positions, as far as the last answers of the brokers tell."""
-        found = {}
-        for shard, position in positions.items():
-            each = self._partitions.get(shard)
-            end = None if each is None or each.tp not in self._assigned else self._highwater(each.tp)
-            if end is not None:
-                found[shard] = max(0, end - kafka.offset_after(position))
-        return found
+        ends = {shard: self._end(each) for shard, each in self._partitions.items()}
+        return {
+            shard: max(0, ends[shard] - kafka.offset_after(position))
+            for shard, position in positions.items()
+            if ends.get(shard)
+        }
 
     async def close(self) -> None:
         self._closed(self)
@@ -124,15 +123,16 @@ class KafkaReader:
         taken = of.records[:count]
         del of.records[:count]
         of.asked, of.wanted = taken[-1].offset + 1, False
-        of.said = not of.records and of.at >= (self._highwater(of.tp) or 0)
+        of.said = not of.records and of.at >= self._end(of)
         lost, of.lost = of.lost, 0
         return Read(shard, list(map(partial(kafka.record, shard), taken)), of.said, lost=lost)
 
-    def _highwater(self, tp: TopicPartition) -> int | None:
-        if self._consumer is None:
-            return None
-        end: int | None = self._consumer.highwater(tp)
-        return end
+    def _end(self, of: _Partition) -> int:
+        """Before which offset all its records are, by the brokers' last word; the client forgets it when others are
+        assigned."""
+        if self._consumer is not None and of.tp in self._assigned:
+            of.end = max(of.end, self._consumer.highwater(of.tp) or 0)
+        return of.end
 
     async def _tips(self, consumer: AIOKafkaConsumer, untold: Mapping[str, _Partition]) -> Sequence[Read]:
         """Those at whose place nothing is yet."""
@@ -140,6 +140,7 @@ class KafkaReader:
             ends = await consumer.end_offsets([each.tp for each in untold.values()])
         reads = []
         for shard, each in untold.items():
+            each.end = ends[each.tp]
             if self._partitions.get(shard) is each and each.wanted and not each.records and each.at == ends[each.tp]:
                 each.said, each.wanted = True, False
                 reads.append(Read(shard, [], True))
@@ -209,6 +210,7 @@ class KafkaReader:
             if found is not None and records and records[0].offset >= found.at:
                 found.records += records
                 found.at = records[-1].offset + 1
+                self._end(found)
 
     async def _out_of_range(self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
         """Go on where the URL says; what is missing in between is lost. Raises StoreUnavailable where somebody is to
@@ -227,6 +229,7 @@ class KafkaReader:
                 told.append(f"{what}: seek the mapping to where it is to go on")
                 continue
             found.at = end[tp] if policy == "latest" else first[tp]
+            found.end = end[tp]
             found.lost += max(0, found.at - offset)
             found.said = False
             self._to_seek[kafka.shard_id(*tp)] = None
