@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 
-class RuntimeLoop(asyncio.Protocol):
-    """A server's one protocol: the client's connections take turns."""
+class RuntimeLoop:
+    """The client's connections take turns."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Transport | None = None
@@ -28,8 +32,15 @@ class RuntimeLoop(asyncio.Protocol):
         self._deliver()
         return await self._answer
 
-    def connection(self) -> asyncio.Protocol:
-        return _Connection(self)
+    async def open(self) -> tuple[int, Callable[[], Awaitable[None]]]:
+        """Serve; gives the port, and what ends that."""
+        server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), "127.0.0.1", 0)
+
+        async def close() -> None:
+            server.close()
+            await server.wait_closed()
+
+        return server.sockets[0].getsockname()[1], close
 
     def asked(self, transport: asyncio.Transport) -> None:
         self._waiting = transport
@@ -79,17 +90,56 @@ class _Connection(asyncio.Protocol):
 _ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
 
 
-class BareClient:
-    """AWS's client for Python in a process, served by a `RuntimeLoop`."""
+class AiohttpLoop(RuntimeLoop):
+    """The same by a library for HTTP, as one would write it."""
 
-    def __init__(self, code: Path, handler: str) -> None:
+    async def open(self) -> tuple[int, Callable[[], Awaitable[None]]]:
+        from aiohttp import web
+
+        application = web.Application()
+        application.router.add_get("/2018-06-01/runtime/invocation/next", self._next)
+        application.router.add_post("/2018-06-01/runtime/invocation/{id}/response", self._response)
+        self._events: asyncio.Queue[bytes] = asyncio.Queue()
+        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner.addresses[0][1], runner.cleanup
+
+    async def invoke(self, event: bytes) -> bytes:
+        self._answer = asyncio.get_running_loop().create_future()
+        self._events.put_nowait(event)
+        return await self._answer
+
+    async def _next(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        body = await self._events.get()
+        self._number += 1
+        headers = {
+            "Content-Type": "application/json",
+            "Lambda-Runtime-Aws-Request-Id": str(self._number),
+            "Lambda-Runtime-Deadline-Ms": "4000000000000",
+            "Lambda-Runtime-Invoked-Function-Arn": "arn",
+        }
+        return web.Response(body=body, headers=headers)
+
+    async def _response(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        self.answered(await request.read())
+        return web.Response(status=202)
+
+
+class BareClient:
+    """AWS's client for Python in a process, served by a loop without an engine."""
+
+    def __init__(self, code: Path, handler: str, loop: RuntimeLoop) -> None:
         self._code = code
         self._handler = handler
-        self.loop = RuntimeLoop()
+        self.loop = loop
 
     async def open(self) -> None:
-        self._server = await asyncio.get_running_loop().create_server(self.loop.connection, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
+        port, self._close = await self.loop.open()
         variables: Mapping[str, str] = {
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{port}",
             "AWS_LAMBDA_FUNCTION_NAME": "bare",
@@ -108,5 +158,4 @@ class BareClient:
     async def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._server.close()
-        await self._server.wait_closed()
+        await self._close()

@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Final
 
 from lambent.code_store import CodeStore, layered
 from lambent.configuration import ExecutionEnvironment
-from lambent.errors import InvalidParameterValue, ResourceNotFound, StoreUnavailable
+from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.ports import CodePlaces
 from lambent.semantics import zips
 
@@ -77,11 +77,24 @@ class CodeSources:
         return _together(self._look(environment))
 
     def used(self, environment: ExecutionEnvironment) -> list[str]:
-        """What of the store this function needs, for `CodeStore.collect`. Raises as `find`."""
-        pieces = self._look(environment)
-        hashes = [piece.sha256 for piece in pieces if piece.sha256 is not None]
-        layers = [piece.sha256 for piece in pieces[1:]]
+        """What of the store this function needs, for `CodeStore.collect`; of files that are not there, nothing."""
+        code = self._kept(environment.code)
+        layers = [self._kept(each) for each in environment.layers]
+        hashes = [each for each in (code, *layers) if each is not None]
         return [*hashes, layered([each for each in layers if each])] if len(layers) > 1 and all(layers) else hashes
+
+    def collect(self, environments: Iterable[ExecutionEnvironment]) -> int:
+        """Let go of what none of these functions needs, and nobody uses; how much that was."""
+        return self._store.collect([each for environment in environments for each in self.used(environment)])
+
+    def _kept(self, reference: str) -> str | None:
+        if reference.startswith(UPLOADED):
+            return reference.removeprefix(UPLOADED)
+        if not reference.endswith(".zip"):
+            return None
+        with suppress(LambentError):
+            return self._piece(reference, "").sha256
+        return None
 
     def _look(self, environment: ExecutionEnvironment) -> list[_Piece]:
         pieces = [self._piece(environment.code, "code"), *(self._piece(each, "layers") for each in environment.layers)]

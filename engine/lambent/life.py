@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -115,7 +115,7 @@ class Life:
         logs = self._kept_logs(log_directory)
         overheard = logs if settings.log_in_process else None
         in_process = InProcess(world=world, threads=settings.threads, executor=executor, logs=overheard)
-        code = _Code(code_directory, world, settings.reload_code)
+        self._code = code = _Code(code_directory, world, settings.reload_code)
         self._closing.callback(code.close)
         surroundings = RuntimeSurroundings(
             world,
@@ -195,6 +195,8 @@ class Life:
             telemetry=telemetry,
             world=world,
         )
+        if self._code.kept:
+            await self._code.collect((await control.list_functions()).values())
         await self._follow()
         control.on_declared = self._declared.set
         if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
@@ -546,6 +548,16 @@ class _Code:
                 self._close.append(store.close)
                 self._sources = CodeSources(store, reading=self._reading)
             return self._sources
+
+    @property
+    def kept(self) -> bool:
+        """Is there any from another life?"""
+        return self._directory is not None and self._directory.is_dir()
+
+    async def collect(self, functions: Iterable[Function]) -> None:
+        """Let go of what none of them needs any longer."""
+        environments = [each.environment for each in functions if each.environment is not None]
+        await asyncio.to_thread(lambda: self.sources().collect(environments))
 
     def close(self) -> None:
         while self._close:

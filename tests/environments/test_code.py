@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ async def test_a_zip_file_and_layers_are_run(tmp_path: Path) -> None:
         assert len(list((tmp_path / "app.db-code" / "folders").iterdir())) == 2
     said = [entry.text for entry in LogReader(tmp_path / "app.db-logs", "app").news() if entry.origin == "function"]
     assert said == ["told {}"]
+
+
+async def test_code_that_no_function_needs_any_longer_is_collected_at_the_next_start(tmp_path: Path) -> None:
+    path, folders = tmp_path / "app.zip", tmp_path / "app.db-code" / "folders"
+    for version_ in ("first", "second"):
+        path.write_bytes(zipped(file("app.py", version(version_))))
+        engine = Engine(f"sqlite:///{tmp_path / 'app.db'}")
+        engine.function_from(path, runtime=PYTHON, handler="app.handler")
+        async with engine:
+            assert (await engine.invoke("app"))[0] == version_
+        for each in (*folders.iterdir(), *(tmp_path / "app.db-code" / "zips").iterdir()):
+            os.utime(each, (1, 1))  # long ago
+    assert len(list(folders.iterdir())) == 1
+    assert (next(folders.iterdir()) / "app.py").read_bytes() == version("second")
 
 
 async def test_a_zip_that_lies_is_an_error_of_the_function_and_writes_nothing(tmp_path: Path, engine: Engine) -> None:

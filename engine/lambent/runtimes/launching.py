@@ -122,6 +122,7 @@ def launch(function: Function, code: CodePlaces, identity: Identity, port: int, 
     needed |= {sys.prefix, sys.base_prefix} if command[0] == sys.executable else set()
     needed |= {str(Path(command[1]).parents[2])} if environment.family == "nodejs" else set()
     needed |= {opt} if opt is not None else set()
+    needed = {path for path in needed if not any(str(each) in needed for each in Path(path).parents)}
     if wrapper := environment.variables.get("AWS_LAMBDA_EXEC_WRAPPER"):
         command.insert(0, wrapper)
     if own.mounting:
