@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from lambent import inspection
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
 from lambent.control import Control, MappingState, StoredMapping
 from lambent.dead_letters import DeadLetters
+from lambent.declaring import stream_elsewhere
 from lambent.desk import LOOK_SECONDS, Snapshot, ask, health, look
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceNotFound
 from lambent.model import (
@@ -25,14 +27,14 @@ from lambent.model import (
     EventFact,
     Function,
 )
-from lambent.ports import Clock, Connection, Store, World
+from lambent.ports import BuiltinStream, Clock, Connection, Store, World
 from lambent.resources import MappingHandle, QueueHandle, StreamHandle
 from lambent.semantics.advising import Advice, Sweep
 from lambent.semantics.auditing import Audit
 from lambent.semantics.explaining import Explanation
 from lambent.semantics.health import Health
 from lambent.settings import EngineSettings
-from lambent.sources import load_store
+from lambent.sources import StreamFactory, load_source, load_store
 from lambent.standing import MappingStanding, running, standing
 from lambent.world import SystemClock, ids_of
 
@@ -62,6 +64,8 @@ class Client:
         self._clock = clock or SystemClock()
         self._chance = random or Random(seed)
         self._connection: Connection | None = None
+        self._closing = AsyncExitStack()
+        self._elsewhere: dict[str, BuiltinStream] = {}
 
     async def __aenter__(self) -> Client:
         new_id = ids_of(self._chance)
@@ -75,7 +79,11 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         connection, self._connection = self._open, None
         self._control.connect(None)
-        await connection.close()
+        self._elsewhere = {}
+        try:
+            await self._closing.aclose()
+        finally:
+            await connection.close()
 
     # --- functions -------------------------------------------------------------------------------------------------
 
@@ -174,10 +182,21 @@ class Client:
         return QueueHandle(name, lambda: configuration, lambda: opened, self._clock.now)
 
     async def stream(self, name: str) -> StreamHandle:
-        """As `queue`."""
+        """As `queue`; with a URL, one elsewhere, as `Engine.stream` has it."""
+        if "://" in name:
+            return stream_elsewhere(name, lambda: self._stream_elsewhere(name))
         configuration = await self._opened.get_stream(_name("stream", name))
         opened = self._open.stream(configuration)
         return StreamHandle(name, lambda: configuration, lambda: opened)
+
+    def _stream_elsewhere(self, url: str) -> BuiltinStream:
+        _ = self._open
+        if url not in self._elsewhere:
+            source = cast(StreamFactory, load_source(url))(url, self._world)
+            self._elsewhere[url] = cast(BuiltinStream, source)
+            if (close := getattr(source, "close", None)) is not None:
+                self._closing.push_async_callback(close)
+        return self._elsewhere[url]
 
     async def send(self, queue: str, body: object, **options: Any) -> str:
         """Send one message, as `QueueHandle.send`; gives its id."""

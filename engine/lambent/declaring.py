@@ -56,6 +56,17 @@ class Opened(Protocol):
     def stream(self, name: str) -> BuiltinStream: ...
 
 
+def stream_elsewhere(url: str, opened: Callable[[], BuiltinStream]) -> StreamHandle:
+    """The stream of a URL. Raises InvalidParameterValue for that of a queue."""
+    if load_source(url).kind != "stream":
+        raise InvalidParameterValue(f'"{url}" is a queue')
+
+    def declared() -> Stream:
+        raise InvalidParameterValue(f'"{url}" is configured elsewhere')
+
+    return StreamHandle(url, declared, opened)
+
+
 class Declarations(Mappings):
     """The declaring half of an engine; may be used before the start and after."""
 
@@ -149,24 +160,16 @@ class Declarations(Mappings):
         read: 'kafka://HOST:PORT/TOPIC'. Raises InvalidParameterValue for options that it can't have, or a URL of a
         queue."""
         if "://" in name:
-            return self._foreign_stream(name, options)
+            if options:
+                given = ", ".join(sorted(options))
+                raise InvalidParameterValue(f"{given}: a stream elsewhere has its options in its URL")
+            return stream_elsewhere(name, lambda: self._open().stream(name))
         self.control.declare_stream(name, options)
         if name not in self._streams:
             self._streams[name] = StreamHandle(
                 name, lambda: self.control.streams[name], lambda: self._open().stream(name)
             )
         return self._streams[name]
-
-    def _foreign_stream(self, url: str, options: Mapping[str, object]) -> StreamHandle:
-        if load_source(url).kind != "stream":
-            raise InvalidParameterValue(f'"{url}" is a queue')
-        if options:
-            raise InvalidParameterValue(f"{', '.join(sorted(options))}: a stream elsewhere has its options in its URL")
-
-        def declared() -> Stream:
-            raise InvalidParameterValue(f'"{url}" is configured elsewhere')
-
-        return StreamHandle(url, declared, lambda: self._open().stream(url))
 
     def include(self, functions: Functions) -> None:
         """Take over what a module without the engine declared."""

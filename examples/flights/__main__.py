@@ -63,10 +63,10 @@ def main() -> int:
             if asked.elsewhere:
                 serving = elsewhere(asked.store)
             elif asked.engines:
-                engines = Engines(asked.store, BOARD_FILE, asked.seed, ENGINES_LOG)
+                engines = Engines(asked.store, BOARD_FILE, asked.seed, ENGINES_LOG, asked.departures)
                 serving = in_processes(engines, asked.engines)
             else:
-                serving = in_this_process(flights(board, asked.store, asked.seed))
+                serving = in_this_process(flights(board, asked.store, asked.seed, asked.departures))
             played = asyncio.run(play(board, serving, departures(asked.limit), per_second=asked.per_second, show=show))
         except StoreUnavailable as unavailable:
             raise SystemExit(str(unavailable)) from None
@@ -93,6 +93,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="start over, even if a run was interrupted")
     parser.add_argument("--store", default=f"sqlite:///{ENGINE_FILE}", help="where the engine keeps everything")
     parser.add_argument("--engines", type=int, default=0, help="in processes of their own (default: one, in this one)")
+    parser.add_argument("--departures", default="departures", metavar="URL", help="a topic of Kafka that has them")
     parser.add_argument("--elsewhere", action="store_true", help="the engines run already, with this board")
     parser.add_argument("--picture", type=Path, default=Path("flights.png"), help="where the picture goes")
     return parser.parse_args(arguments)
@@ -101,7 +102,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def board_of(asked: argparse.Namespace) -> Board:
     """The board of a run that was interrupted, if it had the same options; else an empty one, and no engine's file.
     One that engines elsewhere have open is not removed: it is the board, or nothing is done."""
-    run = f"seed {asked.seed}, {asked.limit} departures, {asked.store}"
+    run = f"seed {asked.seed}, {asked.limit} departures, {asked.store}, {asked.departures}"
     if asked.elsewhere:
         board = Board(BOARD_FILE)
         if board.mark("run", run) != run:

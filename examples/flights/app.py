@@ -14,7 +14,7 @@ import time
 from base64 import b64decode
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from pydantic_core import from_json
 
@@ -51,10 +51,26 @@ class Flights:
     board: Board
 
 
-def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights:
-    """Declares the application. `seed` decides which tries of rebooking and alerting fail."""
+class Arrived(NamedTuple):
+    """A record of the stream: what names it, the flight, when it was put (epoch seconds), and what a function's answer
+    calls it."""
+
+    record: str
+    flight: Flight
+    at: float
+    identifier: object
+
+    @property
+    def told(self) -> Told:
+        return self.record, self.flight
+
+
+def flights(board: Board, store: str | None = None, seed: int = 2013, departures_in: str = "departures") -> Flights:
+    """Declares the application. `seed` decides which tries of rebooking and alerting fail; the departures are in a
+    stream of the store, or in a topic of Kafka if a URL says so."""
     engine = Engine(store, async_retry_delays_seconds=(0.5, 1.0))  # AWS waits 60 s and 120 s; nobody wants to see that
-    departures = engine.stream("departures", shards=SHARDS)
+    elsewhere = "://" in departures_in
+    departures = engine.stream(departures_in) if elsewhere else engine.stream(departures_in, shards=SHARDS)
     rebook = engine.queue("rebook", visibility_timeout_seconds=7, max_receive_count=3, dead_letter_queue="rebook-dead")
     rebook_dead = engine.queue("rebook-dead")
     alerts_sent = engine.queue("alerts-sent")
@@ -65,17 +81,17 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
     @engine.function(timeout_seconds=10, boundary="reference")  # a third of its time would go into JSON
     async def delays(event: dict[str, Any], context: object) -> dict[str, Any]:
         batch, failed = [], []
-        for record in event["Records"]:
-            number, flight = decoded(record)
-            if flight["delay"] is None:  # it never departed: nothing can be added up
+        records = arrived(event)
+        for record in records:
+            if record.flight["delay"] is None:  # it never departed: nothing can be added up
                 board.failed("delays")
-                if len(event["Records"]) == 1:
-                    board.settle("poison", "isolated", [flight["id"]])
-                failed.append(number)
+                if len(records) == 1:
+                    board.settle("poison", "isolated", [record.flight["id"]])
+                failed.append(record.identifier)
                 break  # what follows comes again
-            batch.append((number, flight))
+            batch.append(record.told)
         figures = continued(event["state"] or NO_FIGURES)
-        age = time.time() - event["Records"][-1]["kinesis"]["approximateArrivalTimestamp"] if batch else 0.0
+        age = time.time() - records[-1].at if batch else 0.0
         for number, flight in board.departed(batch, age):  # without those that other records told
             figures["first_record"] = figures["first_record"] or number
             add(figures, flight)
@@ -83,7 +99,7 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
                 await engine.invoke_async("alert", flight)
         if event["isFinalInvokeForWindow"] and not failed and figures["first_record"]:
             board.closed(**figures)
-        return {"state": figures, "batchItemFailures": [{"itemIdentifier": number} for number in failed]}
+        return {"state": figures, "batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
 
     mapping = engine.map(
         departures,
@@ -171,10 +187,19 @@ def flights(board: Board, store: str | None = None, seed: int = 2013) -> Flights
     return Flights(engine, departures, mapping, board)
 
 
-def decoded(record: dict[str, Any]) -> Told:
-    """A record of the stream, as Kinesis shows it to a function: its sequence number, and the flight."""
-    flight: Flight = from_json(b64decode(record["kinesis"]["data"]))  # three times as fast as json.loads
-    return record["kinesis"]["sequenceNumber"], flight
+def arrived(event: dict[str, Any]) -> list[Arrived]:
+    """The records of an event: those of a stream as Kinesis shows them, those of a topic as Kafka does."""
+    found = []
+    for record in event.get("Records", ()):
+        shown = record["kinesis"]
+        number, flight = shown["sequenceNumber"], from_json(b64decode(shown["data"]))  # thrice as fast as json.loads
+        found.append(Arrived(number, flight, shown["approximateArrivalTimestamp"], number))
+    for partition, records in event.get("records", {}).items():
+        for record in records:
+            offset, flight = record["offset"], from_json(b64decode(record["value"]))
+            identifier = {"partition": partition, "offset": offset}
+            found.append(Arrived(f"{partition}@{offset}", flight, record["timestamp"] / 1000, identifier))
+    return found
 
 
 def continued(figures: Figures) -> Figures:
@@ -204,8 +229,8 @@ def add(figures: Figures, flight: Flight) -> None:
 def reported(body: str) -> Told:
     """What a stream's on-failure record is about: its `payload` is the event that was given up, as JSON text. Batches
     are halved, so it is one record."""
-    (record,) = json.loads(json.loads(body)["payload"])["Records"]
-    return decoded(record)
+    (record,) = arrived(json.loads(json.loads(body)["payload"]))
+    return record.told
 
 
 def fails(rate: float, *what: object) -> bool:

@@ -29,7 +29,7 @@ MAPPING_FUNCTION = "delays"
 class Engines:
     """Of one store and board. What they say goes to `log`."""
 
-    def __init__(self, store: str, board: Path, seed: int, log: Path) -> None:
+    def __init__(self, store: str, board: Path, seed: int, log: Path, departures_in: str = "departures") -> None:
         self.store = store
         self.processes: list[asyncio.subprocess.Process] = []
         self.log = log
@@ -37,6 +37,7 @@ class Engines:
             **os.environ,
             "FLIGHTS_BOARD": str(board),
             "FLIGHTS_SEED": str(seed),
+            "FLIGHTS_DEPARTURES": departures_in,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         }
 
@@ -77,8 +78,8 @@ async def in_processes(engines: Engines, count: int) -> AsyncIterator[Service]:
 async def elsewhere(store: str, check: Callable[[], None] = lambda: None) -> AsyncIterator[Service]:
     """Engines run on this store, whoever started them, or will soon; `check` raises if none will."""
     async with AsyncExitStack() as stack:
-        client, mapping = await _declared(store, check, stack)
-        departures = await client.stream("departures")
+        client, mapping, source = await _declared(store, check, stack)
+        departures = await client.stream(source.removeprefix("stream:"))
 
         async def invoke(function: str, payload: object) -> Any:
             while True:
@@ -94,8 +95,8 @@ async def elsewhere(store: str, check: Callable[[], None] = lambda: None) -> Asy
         yield Service(departures.put_many, invoke, account)
 
 
-async def _declared(store: str, check: Callable[[], None], stack: AsyncExitStack) -> tuple[Client, str]:
-    """A client, and the id of the stream's mapping, as soon as an engine has declared it."""
+async def _declared(store: str, check: Callable[[], None], stack: AsyncExitStack) -> tuple[Client, str, str]:
+    """A client, and the id and source of the stream's mapping, as soon as an engine has declared it."""
     while True:
         check()
         async with AsyncExitStack() as trial:
@@ -107,5 +108,5 @@ async def _declared(store: str, check: Callable[[], None], stack: AsyncExitStack
             for identity, stored in (await client.list_mappings()).items():
                 if stored.mapping.function == MAPPING_FUNCTION:
                     await stack.enter_async_context(trial.pop_all())
-                    return client, identity
+                    return client, identity, stored.mapping.source
         await asyncio.sleep(AGAIN_SECONDS)

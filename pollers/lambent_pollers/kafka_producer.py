@@ -18,7 +18,6 @@ from lambent.model import Delivered, Delivery, Put, Record, Refused
 from lambent.semantics import kafka
 from lambent_pollers.kafka_url import KafkaUrl
 
-LINGER_MS: Final = 2  # how long a record waits for company
 MAXIMUM_REQUEST_BYTES: Final = 1024 * 1024  # the broker's own limit by default (message.max.bytes)
 MAXIMUM_RECORD_BYTES: Final = MAXIMUM_REQUEST_BYTES - 1024  # key, value and headers
 FAILURE_HEADER: Final = "lambent-failure"  # of a record that was given up: its invocation record, without it
@@ -77,7 +76,7 @@ class KafkaProducer:
                     **self._url.client(),
                     "acks": "all",
                     "enable_idempotence": True,
-                    "linger_ms": LINGER_MS,
+                    "linger_ms": 0,  # company comes anyway, while a request is under way; waiting for it only costs
                     "max_request_size": MAXIMUM_REQUEST_BYTES,
                     "compression_type": None if compression == "none" else compression,
                 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lambent import Engine
+from lambent import Client, Engine
 from lambent.errors import InvalidParameterValue
 from lambent.model import StreamMapping
 from lambent.semantics.kafka import retry_limit
@@ -112,6 +112,23 @@ async def test_records_are_put_through_the_engine_and_the_chain_is_counted(
     assert seen == [("k", {"n": n}, []) for n in (1, 2, 3)]
     found = await kafka_topics.read_all(kafka_process.address, topic)
     assert [dict(record.headers).get("lambent-hops") for record in found] == [None, b"1", b"2"]
+
+
+async def test_a_client_puts_into_a_topic(kafka_process: KafkaProcess, topic: str) -> None:
+    await kafka_topics.create(kafka_process.address, topic)
+    url, store = f"kafka://{kafka_process.address}/{topic}", MemoryStore()
+    async with Engine(store=store), Client(store) as client:
+        stream = await client.stream(url)
+        assert await stream.put_many([({"n": 1}, "k"), (b"two", "k")]) == [
+            f"{topic}-0@{offset:019d}" for offset in range(2)
+        ]
+        assert await client.put(url, "three", key="k") == f"{topic}-0@{2:019d}"
+        with pytest.raises(InvalidParameterValue, match="is configured elsewhere"):
+            _ = stream.configuration
+        with pytest.raises(InvalidParameterValue, match="there is no source for nowhere://"):
+            await client.stream("nowhere://host/topic")
+    found = await kafka_topics.read_all(kafka_process.address, topic)
+    assert [(record.key, record.value) for record in found] == [(b"k", b'{"n": 1}'), (b"k", b"two"), (b"k", b"three")]
 
 
 async def test_failures_named_by_partition_and_offset_are_isolated_and_go_to_a_topic_as_they_were(

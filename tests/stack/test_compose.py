@@ -3,6 +3,7 @@ the commands in them do what they say, with the servers of the tests where there
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -23,7 +24,8 @@ from examples.flights.board import Board
 from examples.flights.data import truth
 from tests.cli.test_metrics import Series, series
 from tests.cli.test_run import line_with
-from tests.servers.kafka import CLUSTER_ID, POM, SETTINGS
+from tests.servers import kafka_topics
+from tests.servers.kafka import CLUSTER_ID, POM, SETTINGS, KafkaProcess
 from tests.servers.redis import RedisProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,10 +204,14 @@ def started(service: str, places: Mapping[str, str], folder: Path, *more: str) -
 
 
 def test_the_stacks_commands_play_the_flights_with_exact_totals_and_tell_prometheus(
-    redis_url: str, tmp_path: Path
+    redis_url: str, kafka_process: KafkaProcess, topic: str, tmp_path: Path
 ) -> None:
+    asked = SERVICES["topics"]["command"]
+    partitions = int(asked[asked.index("--partitions") + 1])
+    asyncio.run(kafka_topics.create(kafka_process.address, topic, partitions=partitions))
     places = {
         "redis://redis:6379/0": redis_url,
+        f"kafka://kafka:9092/{asked[asked.index('--topic') + 1]}": f"kafka://{kafka_process.address}/{topic}",
         "0.0.0.0:9100": "127.0.0.1:0",
         "examples/flights/served.py": str(ROOT / "examples/flights/served.py"),
         "/board/flights-board.db": str(tmp_path / "flights-board.db"),
