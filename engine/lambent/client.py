@@ -21,7 +21,6 @@ from lambent.declaring import stream_elsewhere
 from lambent.desk import LOOK_SECONDS, Snapshot, ask, health, look
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceNotFound
 from lambent.model import (
-    LATEST,
     MAXIMUM_ASYNC_PAYLOAD_BYTES,
     MAXIMUM_SYNC_PAYLOAD_BYTES,
     EventFact,
@@ -33,6 +32,7 @@ from lambent.semantics.advising import Advice, Sweep
 from lambent.semantics.auditing import Audit
 from lambent.semantics.explaining import Explanation
 from lambent.semantics.health import Health
+from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
 from lambent.sources import StreamFactory, load_source, load_store
 from lambent.standing import MappingStanding, running, standing
@@ -292,9 +292,10 @@ class Client:
         return self._control
 
     async def _function(self, name: str, qualifier: str | None) -> Function:
-        if qualifier not in (None, LATEST):
+        found = await self._opened.get_function(_name("function", name))
+        if not known(found, qualifier):
             raise ResourceNotFound(f"Function not found: {self._opened.function_arn(name, qualifier)}")
-        return await self._opened.get_function(_name("function", name))
+        return found
 
 
 def _name(kind: str, name: object) -> str:

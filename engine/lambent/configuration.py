@@ -129,3 +129,18 @@ class ExecutionEnvironment(Configuration):
     def family(self) -> str:
         """What kind of runtime it is: 'python' of 'python3.13', 'provided' of 'provided.al2023'."""
         return re.split(r"[0-9.-]", self.runtime, maxsplit=1)[0]
+
+
+class PublishedVersion(Configuration):
+    """What is kept of a version: all that a call of it depends on. Without an environment it is the callable itself."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=900)] = 3
+    memory_size_mb: Annotated[int, Field(ge=128, le=10240)] = 128
+    environment: ExecutionEnvironment | None = None
+
+
+class Alias(Configuration):
+    """A name for a version; `weights` are the shares of calls that others get."""
+
+    version: str
+    weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}

@@ -14,10 +14,11 @@ from typing import Final, Literal, NamedTuple
 
 from lambent.arns import queue_arn, stream_arn
 from lambent.errors import InvalidParameterValue, ResourceConflict
-from lambent.model import LATEST, EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
+from lambent.model import EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
 from lambent.semantics.concurrency import check_reservation
 from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.semantics.kafka import same_topic
+from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
 from lambent.validation import unknown, validated
 
@@ -63,10 +64,9 @@ class Known(NamedTuple):
         function = self.functions.get(mapping.function)
         if function is None and self.final:
             raise InvalidParameterValue(f"Function does not exist ({mapping.function})")
-        if mapping.qualifier != LATEST:
+        if function is not None and not known(function, mapping.qualifier):
             raise InvalidParameterValue(
-                f"qualifier: {mapping.qualifier!r} is not allowed; it must be {LATEST!r}: there are no versions and "
-                "aliases yet"
+                f"qualifier: {mapping.qualifier!r} is not allowed; {mapping.function} has no such version or alias"
             )
         try:
             compile_filters(mapping.filters)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Final
 
-from lambent.model import LATEST, Invocation
+from lambent.model import Invocation
 
 CURRENT: Final[ContextVar[Invocation | None]] = ContextVar("lambent_invocation", default=None)
 
@@ -86,7 +86,7 @@ class Context:
 
     @property
     def function_version(self) -> str:
-        return LATEST
+        return self._invocation.version
 
     @property
     def invoked_function_arn(self) -> str:

@@ -25,7 +25,9 @@ from lambent.validation import changed, unknown, validated
 F = TypeVar("F", bound=Callable[..., object])
 Source = QueueHandle | StreamHandle | str
 
-_FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {"event_invoke", "environment"}
+_FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {
+    "event_invoke", "environment", "version", "versions", "aliases",
+}  # fmt: skip
 _ENVIRONMENT_OPTIONS: Final = ExecutionEnvironment.model_fields.keys()
 _EVENT_OPTIONS: Final = EventInvokeConfig.model_fields.keys()
 _MAPPING_OPTIONS: Final = (QueueMapping.model_fields.keys() | StreamMapping.model_fields.keys()) - {

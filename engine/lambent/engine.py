@@ -50,6 +50,7 @@ from lambent.resources import MappingHandle
 from lambent.runtimes.error_documents import not_json
 from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
+from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
 from lambent.sources import beside, load_store
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
@@ -196,10 +197,13 @@ class Engine(Declarations):
         try:
             name = self._find(function, qualifier).name
         except ResourceNotFound:
-            if not isinstance(function, str) or qualifier not in (None, LATEST):
+            if not isinstance(function, str):
                 raise
             try:
-                name = (await self.control.get_function(function)).name
+                stored = await self.control.get_function(function)
+                if not known(stored, qualifier):
+                    raise ResourceNotFound(function)
+                name = stored.name
             except ResourceNotFound:
                 raise self._not_found(function, qualifier) from None
         body = payload_bytes(payload, MAXIMUM_ASYNC_PAYLOAD_BYTES)
@@ -574,7 +578,7 @@ class Engine(Declarations):
 
     def _find(self, function: Callable[..., object] | str, qualifier: str | None) -> Hosted:
         hosted = self._hosted.get(function)
-        if hosted is None or qualifier not in (None, LATEST):
+        if hosted is None or not known(self.control.functions[hosted.name], qualifier):
             raise self._not_found(function, qualifier)
         return hosted
 

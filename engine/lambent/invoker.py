@@ -18,6 +18,7 @@ from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Thro
 from lambent.payload import decode_answer
 from lambent.ports import Call, Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
+from lambent.semantics.routing import resolve
 from lambent.telemetry import CONCURRENT_EXECUTIONS, DURATION, ERRORS, INVOCATIONS, THROTTLES, UNAVAILABLE, Telemetry
 
 _LAPSED: Final = Unavailable("the permit ran out")
@@ -46,6 +47,7 @@ class Invoker:
         self._concurrency = concurrency
         self._telemetry = telemetry
         self._monotonic = world.clock.monotonic
+        self._random = world.random
         self._invocations = telemetry.counter(INVOCATIONS)
         self._durations: dict[str, Callable[[float], None]] = {}
         self._pumping = False
@@ -67,6 +69,9 @@ class Invoker:
             self.release(permit)
             return _LAPSED
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        if invocation.qualifier is not None and (missing := self._route(invocation)) is not None:
+            self.release(permit)
+            return missing
         call = self._runtime.start(invocation, partial(tell, future), _nothing, _ignore)
         try:
             outcome = await future
@@ -86,15 +91,28 @@ class Invoker:
         running = Running(self, invocation, permit, ended, whom)
         if self._concurrency.lapsed(permit, self._monotonic()):  # others may have it by now
             running(_LAPSED)
+        elif invocation.qualifier is not None and (missing := self._route(invocation)) is not None:
+            running(missing)
         else:
             running.call = self._runtime.start(invocation, running, _nothing, _ignore)
         return running
+
+    def _route(self, invocation: Invocation) -> Failed | None:
+        """Find the version that is meant; what comes of the call if there is none any more."""
+        version = resolve(self._functions[invocation.function], invocation.qualifier, self._random())
+        if version is None:
+            named = f"{invocation.function}:{invocation.qualifier}"
+            words = f"Function not found: {named} (its version or alias was deleted)"
+            return Failed({"errorType": "ResourceNotFoundException", "errorMessage": words})
+        invocation.version = version
+        return None
 
     def count(self, invocation: Invocation, outcome: Outcome) -> None:
         """Count and show what became of it."""
         name = invocation.function
         kind = type(outcome)
         if kind is Succeeded or kind is Failed:
+            outcome.executed_version = invocation.version  # type: ignore[union-attr]
             self._invocations[name] += 1
             duration = self._durations.get(name)
             if duration is None:

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lambent.configuration import Configuration, ExecutionEnvironment
+from lambent.configuration import Alias, Configuration, ExecutionEnvironment, PublishedVersion
 
 LATEST: Final = "$LATEST"
 MAXIMUM_SYNC_PAYLOAD_BYTES: Final = 6 * 1024 * 1024  # Lambda quotas: synchronous request payload
@@ -79,6 +79,9 @@ class Function(Configuration):
     dead_letter_queue: DestinationRef | None = None
     event_invoke: EventInvokeConfig = EventInvokeConfig()
     environment: ExecutionEnvironment | None = None
+    version: str = LATEST  # which of its versions this is the configuration of
+    versions: dict[str, PublishedVersion] = Field({})
+    aliases: dict[str, Alias] = Field({})
 
     @model_validator(mode="after")
     def _a_process_takes_json(self) -> Function:
@@ -89,12 +92,8 @@ class Function(Configuration):
     @property
     def destinations(self) -> dict[str, str]:
         """Where results of asynchronous events go, by the option that says so."""
-        events = self.event_invoke
-        named = {
-            "on_success": events.on_success,
-            "on_failure": events.on_failure,
-            "dead_letter_queue": self.dead_letter_queue,
-        }
+        events, dead = self.event_invoke, self.dead_letter_queue
+        named = {"on_success": events.on_success, "on_failure": events.on_failure, "dead_letter_queue": dead}
         return {option: reference for option, reference in named.items() if reference is not None}
 
 
@@ -217,6 +216,7 @@ class Invocation:
     hops: int = 0
     trace_id: str | None = None
     client_context: Mapping[str, object] | None = None
+    version: str = LATEST  # that the qualifier means, once it is routed
     items: Sequence[Record] | Sequence[Message] | None = None  # what the batch was built from, for typed handlers
     partial: bool = False  # does the mapping report batch item failures
     tail: bool = False  # collect the log tail

@@ -40,6 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     async def fails(event: Any, context: Context) -> Any:
         raise ValueError("not today")
 
+    engine.function(name="says_version")(version_of)
+
     @engine.function
     async def hears(event: Any) -> None:
         HEARD.append([each["body"] for each in event["Records"]])
@@ -183,6 +185,32 @@ def test_a_throttled_call_says_why(server: Server, api: Any) -> None:
         api.delete_function_concurrency(FunctionName="fails")
     assert refusal.value.response["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
     assert refusal.value.response["Error"]["Code"] == "TooManyRequestsException"
+
+
+def version_of(event_and_more: Any, context: Context) -> str:
+    return context.function_version
+
+
+def test_a_call_by_a_version_or_an_alias_says_which_version_ran(api: Any) -> None:
+    api.publish_version(FunctionName="says_version")
+    api.create_alias(FunctionName="says_version", Name="live", FunctionVersion="1")
+    for qualifier, version in ((None, "$LATEST"), ("$LATEST", "$LATEST"), ("1", "1"), ("live", "1")):
+        answer = api.invoke(FunctionName="says_version", **({"Qualifier": qualifier} if qualifier else {}))
+        assert (json.load(answer["Payload"]), answer["ExecutedVersion"]) == (version, version)
+    with refused("ResourceNotFoundException", 404) as error:
+        api.invoke(FunctionName="says_version", Qualifier="2")
+    assert error.message == f"Function not found: {FUNCTION}:says_version:2"
+
+
+def test_both_versions_of_a_routed_alias_are_met(api: Any) -> None:
+    api.update_function_configuration(FunctionName="says_version", Description="another")
+    CLOCK.skipped += PENDING_SECONDS
+    other = api.publish_version(FunctionName="says_version")["Version"]
+    weights = {"AdditionalVersionWeights": {other: 0.5}}
+    api.create_alias(FunctionName="says_version", Name="both", FunctionVersion="1", RoutingConfig=weights)
+    met: set[str] = set()
+    while met != {"1", other}:
+        met.add(api.invoke(FunctionName="says_version", Qualifier="both")["ExecutedVersion"])
 
 
 # --------------------------------------------------------------------------- functions

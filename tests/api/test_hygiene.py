@@ -26,7 +26,7 @@ from tests.api.server import ACCOUNT, Server, served
 
 INVOKE = "/2015-03-31/functions/declared/invocations"
 LIST = "/2015-03-31/functions"
-LIMITS = Limits(connections=20, head_seconds=0.3, taking_seconds=0.3)
+LIMITS = Limits(connections=20, head_seconds=0.3, body_seconds=0.3, taking_seconds=0.3)
 
 
 class Slow:
@@ -221,6 +221,12 @@ def test_a_head_that_does_not_come_costs_a_connection_for_a_while_only(server: S
     with connected(server) as silent, connected(server) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: loc")
         assert (received(silent), received(slow)) == (b"", b"")
+
+
+def test_a_body_that_does_not_come_costs_a_connection_for_a_while_only(server: Server) -> None:
+    with connected(server) as slow:
+        slow.sendall(f"POST {INVOKE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n[1".encode())
+        assert received(slow) == b""
 
 
 def test_an_answer_that_is_not_taken_costs_a_connection_for_a_while_only(server: Server) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from lambent import Engine, EngineSettings, InvalidParameterValue
-from lambent.configuration import Configuration, ExecutionEnvironment
+from lambent.configuration import Alias, Configuration, ExecutionEnvironment, PublishedVersion
 from lambent.model import (
     EventInvokeConfig,
     Function,
@@ -27,6 +27,8 @@ NEEDED: dict[type[Configuration], dict[str, object]] = {
     EventInvokeConfig: {},
     Function: {"name": "f"},
     ExecutionEnvironment: {"runtime": "provided.al2023", "code": "folder"},
+    PublishedVersion: {},
+    Alias: {"version": "1"},
     QueueMapping: {"source": "queue:q", "function": "f", "maximum_batching_window_seconds": 1},
     StreamMapping: {"source": "stream:s", "function": "f"},
     Queue: {"name": "q"},

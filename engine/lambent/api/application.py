@@ -1,12 +1,11 @@
 """The API as an ASGI application: a request read, done, and answered in AWS's form.
 
-Decides who may ask (host, no web page), how much is read and for how long, and how an error looks: its header, its body
+Decides who may ask (host, no web page), how much is read, and how an error looks: its header, its body
 and the case of its members, which are not the same for all. What is listened on is `serving.py`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
@@ -24,7 +23,6 @@ from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES, MAXIMUM_SYNC_PAYLOAD_BYTE
 
 MAXIMUM_BODY_BYTES: Final = 1024 * 1024  # of a request without code
 MAXIMUM_CODE_REQUEST_BYTES: Final = 70_167_211  # recorded: of CreateFunction, whose zip file is base64
-BODY_SECONDS: Final = 60.0  # within which a request's body is sent
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _WITH_CODE: Final = frozenset({"CreateFunction", "UpdateFunctionCode", "PublishLayerVersion"})
@@ -144,32 +142,22 @@ async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], con
 
 
 async def _body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, operation: Operation) -> bytes:
-    """All of the body. Raises `Refusal` above the limit, or if it takes too long."""
+    """All of the body. Raises `Refusal` above the limit."""
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _larger(limit, operation)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            message = await receive()
-            body: bytes = message.get("body", b"")
-            if not message.get("more_body"):
-                return body if len(body) <= limit else _raise(_larger(limit, operation))
-            parts = [body]
-            size = len(body)
-            while message.get("more_body"):
-                message = await receive()
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise _larger(limit, operation)
-                parts.append(part)
-            return b"".join(parts)
-    except TimeoutError:
-        raise Refusal("RequestTimeoutException", 408, "The body of the request took too long.", typed=False) from None
-
-
-def _raise(error: Refusal) -> bytes:
-    raise error
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body") and len(body) <= limit:
+        return body
+    parts, size = [body], len(body)
+    while size <= limit and message.get("more_body"):
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
+        raise _larger(limit, operation)
+    return b"".join(parts)
 
 
 def _larger(limit: int, operation: Operation) -> Refusal:

@@ -8,6 +8,7 @@ record's. Pure.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 from lambent.api.configurations import members_of
@@ -15,7 +16,7 @@ from lambent.api.destinations import arn_of, known
 from lambent.api.functions import DECLARED_CODE
 from lambent.api.records import Configuration, Record
 from lambent.api.refusals import invalid
-from lambent.configuration import ExecutionEnvironment
+from lambent.configuration import Alias, ExecutionEnvironment, PublishedVersion
 from lambent.model import LATEST, EventInvokeConfig, Function
 from lambent.settings import EngineSettings
 from lambent.stored import Stored
@@ -60,6 +61,8 @@ def function_of(record: Record, function: Function | None, settings: EngineSetti
         "recursive_loop": record.recursive_loop,
         "event_invoke": _event_invoke(record.event_invoke.get(LATEST, {}), settings),
     }
+    fields["aliases"] = {name: _alias(each) for name, each in record.aliases.items()}
+    fields["versions"] = {number: _version(record, number) for number in record.versions}
     if record.declared:
         assert function is not None
         return changed(function, fields, "a function")
@@ -68,11 +71,30 @@ def function_of(record: Record, function: Function | None, settings: EngineSetti
         fields["dead_letter_queue"] = known(target, settings)
         if fields["dead_letter_queue"] is None:
             raise invalid(f"The dead-letter target {target} is no queue of this region and account.")
-    fields["environment"] = _environment(record.latest)
+    fields["environment"] = _environment(record.latest, 0)
     return validated(Function, {**fields, "name": record.name}, "a function")
 
 
-def _environment(found: Configuration) -> ExecutionEnvironment:
+def _alias(alias: Mapping[str, Any]) -> Alias:
+    weights = alias.get("RoutingConfig", {}).get("AdditionalVersionWeights", {})
+    return validated(Alias, {"version": alias["FunctionVersion"], "weights": weights}, "an alias")
+
+
+def _version(record: Record, number: str) -> PublishedVersion:
+    """With what is provisioned for it, or for aliases that name it."""
+    found = record.versions[number]
+    fields: dict[str, Any] = {
+        "timeout_seconds": found.members["Timeout"],
+        "memory_size_mb": found.members["MemorySize"],
+    }
+    if found.code["kind"] != DECLARED_CODE["kind"]:
+        named = [number, *(name for name, each in record.aliases.items() if each["FunctionVersion"] == number)]
+        ready = sum(record.provisioned[each]["requested"] for each in named if each in record.provisioned)
+        fields["environment"] = _environment(found, ready)
+    return validated(PublishedVersion, fields, "a version")
+
+
+def _environment(found: Configuration, provisioned: int) -> ExecutionEnvironment:
     members = found.members
     logging = members["LoggingConfig"]
     fields: dict[str, Any] = {
@@ -82,6 +104,7 @@ def _environment(found: Configuration) -> ExecutionEnvironment:
         "variables": members.get("Environment", {}).get("Variables", {}),
         "ephemeral_storage_mb": members["EphemeralStorage"]["Size"],
         "log_format": logging["LogFormat"],
+        "provisioned_concurrency": provisioned,
     }
     if logging["LogFormat"] == "JSON":
         fields["application_log_level"] = logging.get("ApplicationLogLevel", "INFO")

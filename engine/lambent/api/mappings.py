@@ -17,10 +17,11 @@ from lambent.api.names import reference
 from lambent.api.records import Asked, page
 from lambent.api.refusals import invalid, joined, not_found
 from lambent.arns import function_arn
-from lambent.control import NOTHING_PROCESSED, StoredMapping
+from lambent.control import NOTHING_PROCESSED, StoredMapping, read_function
 from lambent.engine import Engine
 from lambent.errors import ResourceNotFound
 from lambent.model import LATEST, QueueMapping, StreamMapping
+from lambent.semantics import routing
 from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.settings import EngineSettings
 from lambent.sources import load_source
@@ -56,7 +57,8 @@ class MappingOperations:
 
     async def create(self, asked: Asked) -> Answer:
         source = _source(asked.params, asked.settings)
-        if await self._control.get_stored_function(asked.reference.name) is None:
+        found = await self._control.get_stored_function(asked.reference.name)
+        if found is None or not routing.known(read_function(found[0]), asked.reference.qualifier):
             raise invalid(_NO_FUNCTION)
         kind = await self._kind(source, asked)
         options = _options(asked, kind, source)

@@ -41,6 +41,7 @@ class Limits:
     head_bytes: int = 65_536  # request line and headers
     headers: int = 100
     head_seconds: float = 10.0  # within which the head of a request is sent
+    body_seconds: float = 60.0  # within which its body is sent
     idle_seconds: int = 60  # after which a connection without a request is closed
     taking_seconds: float = 30.0  # within which an answer is taken that does not fit into the buffers
 
@@ -74,6 +75,8 @@ class _Connection(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too large.")
             elif self._head_timer is None:
                 self._await_head()
+        elif self._head_timer is None and getattr(self.cycle, "more_body", False):  # None before the first request
+            self._head_timer = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

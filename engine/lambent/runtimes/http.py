@@ -25,6 +25,7 @@ from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, 
 from lambent.payload import check_payload, encode_event
 from lambent.ports import Call, RuntimeSurroundings
 from lambent.runtimes.error_documents import timed_out, too_large
+from lambent.semantics.routing import key
 
 if TYPE_CHECKING:
     import aiohttp
@@ -53,8 +54,9 @@ class HttpEndpoints:
     def register(self, function: Function) -> None:
         """See `ports.EnvironmentRuntime`. Raises InvalidParameterValue if its code is no URL of HTTP."""
         remote = _Remote(function, self._surroundings)
-        self.withdraw(function.name)
-        self._functions[function.name] = remote
+        name = key(function.name, function.version)
+        self.withdraw(name)
+        self._functions[name] = remote
 
     def withdraw(self, name: str) -> None:
         """See `ports.EnvironmentRuntime`."""
@@ -71,7 +73,7 @@ class HttpEndpoints:
         respond: Callable[[bytes], None],
     ) -> Call:
         """See `ports.Runtime.start`. The deadline begins with the request."""
-        remote = self._functions.get(invocation.function)
+        remote = self._functions.get(key(invocation.function, invocation.version))
         call = _Call(ended)
         if remote is None:
             call.end(Unavailable(f"function {invocation.function!r} is not served here"))

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from lambent.errors import InvalidParameterValue, LambentError
-from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Unavailable
+from lambent.model import Failed, Function, Invocation, Outcome, Unavailable
 from lambent.ports import Call, CodePlaces, RuntimeSurroundings
 from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work, stored_bytes
 from lambent.runtimes.fetching import fetch
 from lambent.runtimes.launching import CannotBegin, Identity, isolation
 from lambent.semantics.fleet import Fleet, Refuse, Run, Start, Step, Stop
+from lambent.semantics.routing import key
 
 BUSY_SECONDS: Final = 0.25
 """Between two looks at the memory of what runs."""
@@ -65,9 +66,10 @@ class Processes:
         """See `ports.EnvironmentRuntime`."""
         environment = function.environment
         assert environment is not None
-        self._functions[function.name] = _Registered(function)
+        self._functions[key(function.name, function.version)] = _Registered(function)
+        name = key(function.name, function.version)
         steps = self._fleet.configure(
-            function.name, self._monotonic(), environment.provisioned_concurrency, environment.recycle_after
+            name, self._monotonic(), environment.provisioned_concurrency, environment.recycle_after
         )
         self._perform(steps)
         self._tick_later()
@@ -87,7 +89,7 @@ class Processes:
         respond: Callable[[bytes], None],
     ) -> Call:
         """See `ports.Runtime.start`. The deadline begins when an environment takes it, perhaps after an init."""
-        registered = self._functions.get(invocation.function)
+        registered = self._functions.get(_key(invocation))
         work = Work(invocation, ended, started, respond, self._give_up)
         if registered is None or self._closed:
             work.end(STOPPED if self._closed else Unavailable(f"function {invocation.function!r} is not served here"))
@@ -95,7 +97,7 @@ class Processes:
         if self._surroundings.reload_code:
             self._keep(self._look_and_call(registered, work), f"function {invocation.function}: look at its code")
         else:
-            self._perform(self._fleet.call(invocation.function, work, self._monotonic()))
+            self._perform(self._fleet.call(_key(invocation), work, self._monotonic()))
         return work
 
     async def close(self) -> None:
@@ -130,14 +132,14 @@ class Processes:
 
     async def _look_and_call(self, registered: _Registered, work: Work) -> None:
         """If its code is another now, it is as if the function had been changed: what runs ends on the old one."""
-        if await registered.changed(self._surroundings) and self._functions.get(work.invocation.function) is registered:
+        if await registered.changed(self._surroundings) and self._functions.get(_key(work.invocation)) is registered:
             self.register(registered.function)
         if work.tell is None:
             return
-        if work.invocation.function not in self._functions or self._closed:
+        if _key(work.invocation) not in self._functions or self._closed:
             work.end(STOPPED)
         else:
-            self._perform(self._fleet.call(work.invocation.function, work, self._monotonic()))
+            self._perform(self._fleet.call(_key(work.invocation), work, self._monotonic()))
 
     # --- performing --------------------------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class Processes:
                 case Stop(number):
                     self._stop(number)
                 case Refuse(work):
-                    work.end(self._functions[work.invocation.function].refusal())
+                    work.end(self._functions[_key(work.invocation)].refusal())
                 case _:
                     assert_never(step)
 
@@ -165,11 +167,11 @@ class Processes:
             folder = self._scratch()
             code = await registered.code(self._surroundings, folder / f"code-{number}")
             now = datetime.fromtimestamp(self._world.clock.now(), UTC)
-            stream = f"{now:%Y/%m/%d}/[{LATEST}]{self._world.new_id().replace('-', '')}"
+            stream = f"{now:%Y/%m/%d}/[{function.version}]{self._world.new_id().replace('-', '')}"
             environment = Environment(
                 number,
                 function,
-                Identity(self._world.region, stream, provisioned),
+                Identity(self._world.region, stream, provisioned, function.version),
                 self._logs.open(function, stream),
                 folder / str(number),
                 self,
@@ -189,7 +191,7 @@ class Processes:
                 self._environments.pop(number)
                 self._busy.discard(environment)
                 await environment.close()
-            for work in self._fleet.give_up(function.name):
+            for work in self._fleet.give_up(key(function.name, function.version)):
                 work.end(registered.refusal())
             self._perform(self._fleet.reset(number, self._monotonic(), init_failed=True))
 
@@ -215,7 +217,7 @@ class Processes:
         if work.environment is not None:
             work.environment.drop()
         else:
-            self._fleet.cancel(work.invocation.function, work)
+            self._fleet.cancel(_key(work.invocation), work)
 
     def _keep(self, coroutine: Coroutine[None, None, None], name: str) -> None:
         task = self._loop.create_task(coroutine, name=name)
@@ -256,7 +258,8 @@ class Processes:
             self._perform(self._fleet.reset(environment.number, self._monotonic(), init_failed=init_failed))
 
     def failed_to_begin(self, environment: Environment, document: Mapping[str, object]) -> None:
-        if (registered := self._functions.get(environment.function.name)) is not None:
+        function = environment.function
+        if (registered := self._functions.get(key(function.name, function.version))) is not None:
             registered.init_error = document
         self._log("warning", "an init failed", function=environment.function.name, error=document.get("errorType"))
 
@@ -292,6 +295,10 @@ class Processes:
                 self._log("warning", "an environment used more memory than it has", function=environment.function.name)
         self._perform(self._fleet.tick(self._monotonic()))
         self._tick_later()
+
+
+def _key(invocation: Invocation) -> str:
+    return key(invocation.function, invocation.version)
 
 
 class _Registered:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lambent.errors import InvalidParameterValue
-from lambent.model import Failed, Function, Invocation, Outcome
+from lambent.model import LATEST, Failed, Function, Invocation, Outcome
 from lambent.ports import Call, EnvironmentRuntime, Runtime, RuntimeSurroundings
 from lambent.runtimes.in_process import InProcess
+from lambent.semantics.routing import at, key
 
 Load = Callable[[str], Callable[[RuntimeSurroundings], EnvironmentRuntime]]
 
@@ -24,7 +25,9 @@ class Router:
         self._load = load
         self._surroundings = surroundings
         self._made: dict[object, EnvironmentRuntime] = {}
-        self._elsewhere: dict[str, EnvironmentRuntime] = {}  # by function
+        self._elsewhere: dict[str, EnvironmentRuntime] = {}  # by function and version
+        self._registered: dict[str, Function] = {}  # the same, as they are there
+        self._keys: dict[str, set[str]] = {}  # of those, by function
 
     def register(self, function: Function, handler: Callable[..., object] | None) -> None:
         """Serve it from now on, with this configuration. Raises InvalidParameterValue if `handler` cannot be called."""
@@ -33,14 +36,26 @@ class Router:
             self.withdraw(function.name)
             return
         assert function.environment is not None, f"{function.name} has neither a handler nor an environment"
-        runtime = self._of(function.environment.family)
-        if self._elsewhere.get(function.name, runtime) is not runtime:
-            self.withdraw(function.name)
-        runtime.register(function)
-        self._elsewhere[function.name] = runtime
+        wanted = {key(function.name, each): at(function, each) for each in (LATEST, *function.versions)}
+        for gone in self._keys.get(function.name, set()) - wanted.keys():
+            self._withdraw(gone)
+        self._keys[function.name] = set(wanted)
+        for name, each in wanted.items():
+            if each.environment is None or self._registered.get(name) == each:  # what is warm stays warm
+                continue
+            runtime = self._of(each.environment.family)
+            if self._elsewhere.get(name, runtime) is not runtime:
+                self._withdraw(name)
+            runtime.register(each)
+            self._elsewhere[name], self._registered[name] = runtime, each
 
     def withdraw(self, name: str) -> None:
-        """Serve it no longer; what runs finishes."""
+        """Serve it no longer, in no version; what runs finishes."""
+        for each in self._keys.pop(name, set()):
+            self._withdraw(each)
+
+    def _withdraw(self, name: str) -> None:
+        self._registered.pop(name, None)
         if (runtime := self._elsewhere.pop(name, None)) is not None:
             runtime.withdraw(name)
 
@@ -52,7 +67,10 @@ class Router:
         respond: Callable[[bytes], None],
     ) -> Call:
         """As `ports.Runtime.start`."""
-        runtime: Runtime = self._elsewhere.get(invocation.function, self._in_process)
+        name = invocation.function
+        if invocation.version != LATEST:
+            name = key(name, invocation.version)
+        runtime: Runtime = self._elsewhere.get(name, self._in_process)
         return runtime.start(invocation, ended, started, respond)
 
     def status(self, name: str) -> Mapping[str, object]:

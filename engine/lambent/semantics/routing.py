@@ -1,0 +1,44 @@
+"""Which version of a function a call gets: $LATEST, a published version, or one that an alias chooses.
+
+Decides it by Lambda's rules (developer guide, «Create an alias for a Lambda function»): an alias names one version and
+may send a share of the calls to another, each call drawn on its own. What a version is made of was kept when it was
+published. When a call is routed (as it runs, so that a waiting event meets the alias as it is then) is the invoker's.
+"""
+
+from __future__ import annotations
+
+from lambent.model import LATEST, Function
+
+
+def known(function: Function, qualifier: str | None) -> bool:
+    """Is there such a version or alias; None and $LATEST there always are."""
+    return qualifier in (None, LATEST) or qualifier in function.versions or qualifier in function.aliases
+
+
+def resolve(function: Function, qualifier: str | None, draw: float) -> str | None:
+    """The version for one call; None: there is no such version or alias. `draw` is uniform in [0, 1)."""
+    alias = function.aliases.get(qualifier or LATEST)
+    version = qualifier or LATEST
+    if alias is not None:
+        version = alias.version
+        for other, weight in alias.weights.items():
+            if draw < weight:
+                version = other
+                break
+            draw -= weight
+    return version if version == LATEST or version in function.versions else None
+
+
+def at(function: Function, version: str) -> Function:
+    """The function as this version of it is run."""
+    alone = {"version": version, "versions": {}, "aliases": {}}
+    if version == LATEST:
+        return function.model_copy(update=alone)
+    published = function.versions[version]
+    kept = {name: getattr(published, name) for name in type(published).model_fields}
+    return function.model_copy(update={**alone, **kept})
+
+
+def key(name: str, version: str) -> str:
+    """Under which what runs a version is known."""
+    return name if version == LATEST else f"{name}:{version}"
