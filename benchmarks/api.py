@@ -77,7 +77,7 @@ async def serve(kind: str, folder: str) -> None:
                 return event
 
             engine.function(name=f"other{number}")(other)
-    async with engine, serving(engine, "127.0.0.1", 0, Path(folder) / "code") as url:
+    async with engine, serving(engine, "127.0.0.1", 0) as url:
         if kind == HELD:  # what is accepted waits, as behind a throttle
             engine._living().stopping.set()
         print(url, flush=True)

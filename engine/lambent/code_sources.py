@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lambent.code_store import CodeStore, layered
+from lambent.code_store import Code, CodeStore, layered
 from lambent.configuration import ExecutionEnvironment
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.ports import CodePlaces
@@ -82,6 +82,17 @@ class CodeSources:
         layers = [self._kept(each) for each in environment.layers]
         hashes = [each for each in (code, *layers) if each is not None]
         return [*hashes, layered([each for each in layers if each])] if len(layers) > 1 and all(layers) else hashes
+
+    def upload(self, zip_file: bytes) -> Code:
+        """Keep a zip, laid out for whoever runs it; `UPLOADED` and its hash is then a reference. Raises as
+        `CodeStore.put` and `open`."""
+        code = self._store.put(zip_file)
+        self._store.open(code.sha256)
+        return code
+
+    def uploaded(self, sha256: str) -> bytes:
+        """The zip of this hash. Raises ResourceNotFound, InvalidParameterValue."""
+        return self._store.data(sha256)
 
     def collect(self, environments: Iterable[ExecutionEnvironment]) -> int:
         """Let go of what none of these functions needs, and nobody uses; how much that was."""

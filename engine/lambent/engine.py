@@ -58,6 +58,7 @@ from lambent.validation import validated
 from lambent.world import SystemClock, ids_of
 
 if TYPE_CHECKING:
+    from lambent.code_sources import CodeSources
     from lambent.semantics.advising import Advice, Sweep
     from lambent.semantics.auditing import Audit
     from lambent.semantics.explaining import Explanation
@@ -99,7 +100,6 @@ class Engine(Declarations):
         self._chance = random or Random(seed)
         self._executor = executor
         self._life: Life | None = None
-        self._world: World | None = None
         self._notice: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = True  # to calls from outside
@@ -392,7 +392,7 @@ class Engine(Declarations):
             raise EngineStopped("The engine is started already; one engine runs once at a time.")
         self._new_id = ids_of(self._chance)
         self._hurry = asyncio.Event()
-        world = self._world = World(
+        world = World(
             owner=self._new_id(),
             clock=self._clock,
             random=self._chance.random,
@@ -532,12 +532,9 @@ class Engine(Declarations):
             task.result()
         return stopped_by[0] if stopped_by else None
 
-    @property
-    def world(self) -> World:
-        """Its time, chance and ids. Raises EngineStopped before the first start."""
-        if self._world is None:
-            raise EngineStopped(NOT_STARTED)
-        return self._world
+    def code(self) -> CodeSources:
+        """Where code is kept that was uploaded. It waits for a disk: use it in a thread."""
+        return self._living().code()
 
     def now(self) -> float:
         """The engine's time, in epoch seconds."""

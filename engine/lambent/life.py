@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -212,6 +212,10 @@ class Life:
         self._begin(self._beside, "functions", partial(self._follow_all, "function", self._follow))
         self._begin(self._beside, "queues", partial(self._follow_all, "queue", control.follow_queues))
         self._begin(self._beside, "streams", partial(self._follow_all, "stream", control.follow_streams))
+
+    def code(self) -> CodeSources:
+        """Where code is kept that was uploaded. It waits for a disk: use it in a thread."""
+        return self._code.sources()
 
     def host(self, function: Function, handler: Callable[..., object] | None) -> None:
         """Serve a function that is new or was changed."""
@@ -554,9 +558,11 @@ class _Code:
         """Is there any from another life?"""
         return self._directory is not None and self._directory.is_dir()
 
-    async def collect(self, functions: Iterable[Function]) -> None:
+    async def collect(self, functions: Collection[Function]) -> None:
         """Let go of what none of them needs any longer."""
-        environments = [each.environment for each in functions if each.environment is not None]
+        found = [function.environment for function in functions]
+        found += [version.environment for function in functions for version in function.versions.values()]
+        environments = [each for each in found if each is not None]
         await asyncio.to_thread(lambda: self.sources().collect(environments))
 
     def close(self) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from lambent import Engine
 from lambent.api.application import Application
-from lambent.api.code import Codes
 from lambent.api.operations import Operations
 from lambent.api.shapes import Operation, Wire, load_wire
 from lambent.api.trail import Trail
-from lambent.code_store import CodeStore
 
 ROLE = "arn:aws:iam::111111111111:role/role"
 
@@ -117,14 +113,8 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@asynccontextmanager
-async def asking(engine: Engine, folder: Path) -> AsyncIterator[Api]:
+def api_of(engine: Engine) -> Api:
     """The API of this engine, which is started."""
-    async with engine:
-        yield api_of(engine, folder)
-
-
-def api_of(engine: Engine, folder: Path) -> Api:
     wire = load_wire()
-    operations = Operations(engine, wire, Codes(CodeStore(folder, engine.world)))
+    operations = Operations(engine, wire)
     return Api(Application(engine, wire, operations, Trail(engine)), wire)

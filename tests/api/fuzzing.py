@@ -11,12 +11,10 @@ import base64
 import json
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from lambent import Engine
@@ -225,19 +223,18 @@ async def hunt(seconds: float, seed: int) -> int:
     chance = random.Random(seed)
     found = Counter[str]()
     sent, began = 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        engine = make_engine(state_change_seconds=0.0)
-        async with engine:
-            api = api_of(engine, Path(folder))
-            while time.monotonic() - began < seconds:
-                if sent % 500 == 0:
-                    await prepare(api)
-                operation, params = mixture(api.wire, chance)
-                wrong = check(api.wire, operation, await send(api, operation, params))
-                if wrong is not None:
-                    found[f"{operation.name}: {wrong}"] += 1
-                    print(f"{operation.name} {json.dumps(params, default=str)[:2000]}\n  {wrong}", flush=True)
-                sent += 1
+    engine = make_engine(state_change_seconds=0.0)
+    async with engine:
+        api = api_of(engine)
+        while time.monotonic() - began < seconds:
+            if sent % 500 == 0:
+                await prepare(api)
+            operation, params = mixture(api.wire, chance)
+            wrong = check(api.wire, operation, await send(api, operation, params))
+            if wrong is not None:
+                found[f"{operation.name}: {wrong}"] += 1
+                print(f"{operation.name} {json.dumps(params, default=str)[:2000]}\n  {wrong}", flush=True)
+            sent += 1
     print(f"{sent} requests of seed {seed}, {sum(found.values())} wrong answers")
     return sum(found.values())
 

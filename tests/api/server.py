@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
@@ -59,14 +58,14 @@ class Server:
 
 
 @contextmanager
-def served(engine: Engine, folder: Path, limits: Limits = Limits()) -> Iterator[Server]:  # noqa: B008  frozen
+def served(engine: Engine, limits: Limits = Limits()) -> Iterator[Server]:  # noqa: B008  frozen
     """Serve this engine until left."""
     ready, leaving = threading.Event(), asyncio.Event()
     found: list[Server] = []
     failed: list[BaseException] = []
 
     async def serve() -> None:
-        async with engine, serving(engine, "127.0.0.1", 0, folder, limits) as url:
+        async with engine, serving(engine, "127.0.0.1", 0, limits) as url:
             found.append(Server(engine, url, asyncio.get_running_loop()))
             ready.set()
             await leaving.wait()

@@ -27,7 +27,7 @@ STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     engine = Engine(
         account_id=ACCOUNT, state_change_seconds=PENDING_SECONDS, watchdog_seconds=0, delay_scale=0.001, clock=CLOCK
     )
@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     engine.queue("orders", visibility_timeout_seconds=60)
     engine.stream("clicks")
-    with served(engine, tmp_path_factory.mktemp("code")) as running:
+    with served(engine) as running:
         yield running
 
 

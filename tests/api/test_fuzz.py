@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,29 +24,29 @@ async def wrong(api: Api, requests: list[tuple[Operation, dict[str, Any]]]) -> l
     return found
 
 
-async def test_every_member_at_its_bounds_and_beyond_gets_an_answer_in_awss_form(tmp_path: Path) -> None:
+async def test_every_member_at_its_bounds_and_beyond_gets_an_answer_in_awss_form() -> None:
     engine = make_engine(state_change_seconds=0.0)
     async with engine:
-        api = api_of(engine, tmp_path)
+        api = api_of(engine)
         await prepare(api)
         requests = list(fuzzing.all_bounds(api.wire))
         assert len(requests) > 5000
         assert not await wrong(api, requests)
 
 
-async def test_any_mixture_of_members_gets_an_answer_in_awss_form(tmp_path: Path) -> None:
+async def test_any_mixture_of_members_gets_an_answer_in_awss_form() -> None:
     chance = random.Random(7)
     engine = make_engine(state_change_seconds=0.0)
     async with engine:
-        api = api_of(engine, tmp_path)
+        api = api_of(engine)
         await prepare(api)
         assert not await wrong(api, [mixture(api.wire, chance) for _ in range(REQUESTS)])
 
 
-async def test_a_wrong_answer_is_found_out(tmp_path: Path) -> None:
+async def test_a_wrong_answer_is_found_out() -> None:
     engine = make_engine()
     async with engine:
-        api = api_of(engine, tmp_path)
+        api = api_of(engine)
         reply = await api.ask("GetFunction", FunctionName="nothing")
         operation = api.wire.operations["GetFunction"]
         assert check(api.wire, operation, reply) is None

@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +45,7 @@ SLOW = Slow()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     engine = make_engine()
     engine.function(name="slow", reserved_concurrency=1, timeout_seconds=30)(SLOW.handle)
 
@@ -54,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     async def large(event: Any) -> str:
         return "a" * 6_000_000
 
-    with served(engine, tmp_path_factory.mktemp("code"), LIMITS) as running:
+    with served(engine, LIMITS) as running:
         yield running
 
 
@@ -295,10 +294,10 @@ def test_a_strange_path_is_not_found_or_refused(server: Server, path: str) -> No
 # --------------------------------------------------------------------------- F46: all at once
 
 
-async def test_a_function_that_is_made_changed_and_deleted_by_many_at_once_is_whole_or_gone(tmp_path: Path) -> None:
+async def test_a_function_that_is_made_changed_and_deleted_by_many_at_once_is_whole_or_gone() -> None:
     engine: Engine = make_engine(state_change_seconds=0.0)
     async with engine:
-        api = api_of(engine, tmp_path)
+        api = api_of(engine)
         code = {"ZipFile": base64.b64encode(zipped()).decode()}
         given = {"FunctionName": "f", "Role": ROLE, "Runtime": "python3.12", "Handler": "a.b", "Code": code}
         for _ in range(20):
@@ -317,10 +316,10 @@ async def test_a_function_that_is_made_changed_and_deleted_by_many_at_once_is_wh
             assert "f" not in engine.control.functions
 
 
-async def test_of_two_changes_at_once_none_is_lost(tmp_path: Path) -> None:
+async def test_of_two_changes_at_once_none_is_lost() -> None:
     engine: Engine = make_engine(state_change_seconds=0.0)
     async with engine:
-        api = api_of(engine, tmp_path)
+        api = api_of(engine)
         arn = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:declared"
         done = await asyncio.gather(*(api.ask("TagResource", Resource=arn, Tags={str(n): "1"}) for n in range(30)))
         assert {each.status for each in done} == {204}

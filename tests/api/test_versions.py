@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +24,9 @@ def handler(event, context):
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Any]:
+def api() -> Iterator[Any]:
     engine = Engine(account_id=ACCOUNT, state_change_seconds=60.0, watchdog_seconds=0, clock=CLOCK)
-    with served(engine, tmp_path) as server:
+    with served(engine) as server:
         yield server.client()
 
 

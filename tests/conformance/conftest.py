@@ -134,10 +134,10 @@ async def fill(stream: StreamHandle, values: Sequence[object], key: str | None =
 
 
 @pytest.fixture(scope="session")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def api_server() -> Iterator[Server]:
     """A server for all recorded cases, in which nothing is active before its time was skipped."""
     settings = {"account_id": ACCOUNT, "state_change_seconds": PENDING_SECONDS, "watchdog_seconds": 0}
     engine = Engine(clock=CLOCK, **settings)
     engine.queue("orders", visibility_timeout_seconds=900)
-    with served(engine, tmp_path_factory.mktemp("code")) as running:
+    with served(engine) as running:
         yield running

@@ -1,7 +1,7 @@
 """Where a function's code comes from: a zip file in the request, a folder of this machine, a container image.
 
-Decides what a request may name, what is said of its size and its hash (Lambda API reference: FunctionCode), and which
-code is in use. What a zip file may be, and how it is kept, is `code_store.py`'s.
+Decides what a request may name, and what is said of its size and its hash (Lambda API reference: FunctionCode). What a
+zip file may be, and how it is kept, is `code_store.py`'s.
 """
 
 from __future__ import annotations
@@ -9,62 +9,36 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lambent.api.records import Record
 from lambent.api.refusals import invalid, too_large
-from lambent.code_store import CodeStore
-from lambent.errors import InvalidParameterValue, LambentError
+from lambent.code_sources import UPLOADED
+from lambent.engine import Engine
+from lambent.errors import InvalidParameterValue
 
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800  # Lambda quotas: direct upload
 FOLDER_BUCKETS: Final = ("folder", "hot-reload")  # S3 buckets that mean this machine: S3Key is the path there
 
 
 class Codes:
-    """The code of the functions that calls make, in a store of it."""
+    """The code of the functions that calls make, where the engine keeps code."""
 
-    def __init__(self, store: CodeStore) -> None:
-        self._store = store
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     async def keep(self, zip_file: bytes) -> dict[str, Any]:
-        """What is stored of a zip file, which is laid out for whoever runs it. Raises LambentError if it is none."""
-
-        def kept() -> dict[str, Any]:
-            try:
-                code = self._store.put(zip_file)
-                path = self._store.open(code.sha256)
-            except InvalidParameterValue as error:  # AWS says no more than the first sentences
-                raise invalid(error.message.partition(" Reason: ")[0]) from error
-            return {"kind": "zip", "size": code.zipped_bytes, "sha256": code.sha256, "path": str(path)}
-
-        return await asyncio.to_thread(kept)
+        """What is stored of a zip file. Raises LambentError if it is none."""
+        try:
+            code = await asyncio.to_thread(self._engine.code().upload, zip_file)
+        except InvalidParameterValue as error:  # AWS says no more than the first sentences
+            raise invalid(error.message.partition(" Reason: ")[0]) from error
+        return {"kind": "zip", "size": code.zipped_bytes, "sha256": code.sha256, "path": f"{UPLOADED}{code.sha256}"}
 
     async def data(self, sha256: str) -> bytes:
         """The zip file of this hash. Raises LambentError."""
-        return await asyncio.to_thread(self._store.data, sha256)
-
-    async def use(self, hashes: Collection[str]) -> list[str]:
-        """Hold and lay out these zip files, and let others go that are old; gives those that are not there."""
-
-        def used() -> list[str]:
-            missing = []
-            for each in hashes:
-                try:
-                    self._store.open(each)
-                except LambentError:
-                    missing.append(each)
-            self._store.collect(hashes)
-            return missing
-
-        return await asyncio.to_thread(used)
-
-
-def zips_of(records: Iterable[Record]) -> set[str]:
-    """The hashes of all zip files that these functions and their versions have."""
-    found = (each.code for record in records for each in (record.latest, *record.versions.values()))
-    return {code["sha256"] for code in found if code["kind"] == "zip"}
+        return await asyncio.to_thread(self._engine.code().uploaded, sha256)
 
 
 async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:

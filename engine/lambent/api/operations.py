@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lambent.api import aliases, concurrency, event_invoke, extras, functions
-from lambent.api.code import Codes, code_of, zips_of
+from lambent.api.code import Codes, code_of
 from lambent.api.constraints import problems
 from lambent.api.decisions import DECISIONS, Answer, Decision
 from lambent.api.engine_functions import function_of, record_of
@@ -53,11 +53,11 @@ EMPTY: Final[Mapping[str, Answer]] = {
 class Operations:
     """The operations, of an engine that runs."""
 
-    def __init__(self, engine: Engine, wire: Wire, codes: Codes) -> None:
+    def __init__(self, engine: Engine, wire: Wire) -> None:
         self._engine = engine
         self._control = engine.control
         self._wire = wire
-        self._codes = codes
+        self._codes = Codes(engine)
         self._runtimes = frozenset(wire.shape("Runtime").model["enum"])
         mappings = MappingOperations(engine)
         self._others: Mapping[str, Callable[[Asked], Awaitable[Answer]]] = {
@@ -107,11 +107,6 @@ class Operations:
             meant = reference(given, params.get("Qualifier"), settings)
         now, new_id = self._engine.now(), self._engine.new_id
         return Asked(operation, params, meant, now, new_id, settings, self._runtimes, url=self.url)
-
-    async def prepare(self) -> None:
-        """Lay out the code of all functions that calls made, and let go what none has any more."""
-        for missing in await self._codes.use(zips_of((await self._records()).values())):
-            self._engine.telemetry.log("error", "the code of a function is not here", sha256=missing)
 
     async def zip_file(self, sha256: str) -> bytes:
         """A function's zip file. Raises LambentError."""

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any, Final
 
 from uvicorn import Config
@@ -22,11 +21,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lambent.api.application import LOOPBACK_HOSTS, Application
-from lambent.api.code import Codes
 from lambent.api.operations import Operations
 from lambent.api.shapes import load_wire
 from lambent.api.trail import Trail
-from lambent.code_store import CodeStore
 from lambent.engine import Engine
 from lambent.errors import InvalidParameterValue
 
@@ -135,23 +132,16 @@ class _Connection(HttpToolsProtocol):
 
 
 @asynccontextmanager
-async def serving(engine: Engine, host: str, port: int, folder: Path, limits: Limits = Limits()) -> AsyncIterator[str]:
-    """Serve the API of an engine that runs until left; gives the URL, its port chosen if it was 0. `folder`: where zip
-    files are kept. Raises InvalidParameterValue if nothing can listen there, or others than this machine could ask."""
+async def serving(engine: Engine, host: str, port: int, limits: Limits = Limits()) -> AsyncIterator[str]:
+    """Serve the API of an engine that runs until left; gives the URL, its port chosen if it was 0. Raises
+    InvalidParameterValue if nothing can listen there, or others than this machine could ask."""
     check_loopback(host)
     wire = load_wire()
-    store = CodeStore(folder, engine.world)
-    operations = Operations(engine, wire, Codes(store))
-    await operations.prepare()
-    application = Application(
-        engine, wire, operations, Trail(engine), LOOPBACK_HOSTS | {host.lower(), f"[{host.lower()}]"}
-    )
-    try:
-        async with listening(application, host, port, limits) as url:
-            operations.url = url
-            yield url
-    finally:
-        store.close()
+    operations = Operations(engine, wire)
+    hosts = LOOPBACK_HOSTS | {host.lower(), f"[{host.lower()}]"}
+    async with listening(Application(engine, wire, operations, Trail(engine), hosts), host, port, limits) as url:
+        operations.url = url
+        yield url
 
 
 @asynccontextmanager

@@ -92,7 +92,6 @@ def serve(
         str | None,
         typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
     ] = None,
-    code: Annotated[Path, typer.Option(help="The folder that keeps the code of functions.")] = Path("lambent-code"),
     health: Annotated[
         str | None,
         typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
@@ -125,7 +124,7 @@ def serve(
             fail(error.message, USAGE)
     else:
         engine = load_engine(target)
-    _run(engine, store, health, metrics, log_format, (api, code))
+    _run(engine, store, health, metrics, log_format, api)
 
 
 def _run(
@@ -134,7 +133,7 @@ def _run(
     health: str | None,
     metrics: str | None,
     log_format: LogFormat | None,
-    api: tuple[str, Path] | None = None,
+    api: str | None = None,
 ) -> None:
     import structlog
 
@@ -144,7 +143,7 @@ def _run(
     gc.freeze()  # what is loaded stays: to look through it again and again is a tenth of an engine's work
     try:
         listening = _listening(engine, health, metrics)
-        serve_api = None if api is None else _api(engine, *api)
+        serve_api = None if api is None else _api(engine, api)
         engine.store_in(store or DEFAULT_STORE, unless_named=store is None)
         serving = partial(_tell_and_wait, engine, listening, serve_api)
         stopped_by = engine.run(serving, told=partial(_tell_signal, engine))
@@ -155,7 +154,7 @@ def _run(
         raise typer.Exit(SIGNALLED + stopped_by)
 
 
-def _api(engine: Engine, text: str, code: Path) -> Callable[[], AbstractAsyncContextManager[str]]:
+def _api(engine: Engine, text: str) -> Callable[[], AbstractAsyncContextManager[str]]:
     """Raises InvalidParameterValue for what is no address of this machine, or if the server is not installed."""
     host, port = address("api", text)
     try:
@@ -163,7 +162,7 @@ def _api(engine: Engine, text: str, code: Path) -> Callable[[], AbstractAsyncCon
     except ImportError as missing:
         raise InvalidParameterValue(f"serve: it needs {missing.name}: pip install 'lambent[server]'") from missing
     check_loopback(host)
-    return lambda: serving(engine, host, port, code)
+    return lambda: serving(engine, host, port)
 
 
 _Listening = dict[tuple[str, int], dict[str, Callable[[], Answer]]]
