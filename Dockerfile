@@ -24,7 +24,8 @@ USER 10001:10001
 
 FROM base AS bench
 COPY --from=build-bench /opt/lambent /opt/lambent
-COPY benchmarks benchmarks
+COPY --chown=10001:10001 benchmarks benchmarks
+RUN mkdir benchmarks/results
 ENTRYPOINT ["python", "-m", "benchmarks"]
 
 # `/health` and `/metrics` are on 9100; SIGTERM drains, which takes `drain_seconds` at most.

@@ -138,7 +138,7 @@ def test_the_dockerfile_is_pinned_and_ends_as_somebody_who_is_not_root() -> None
 
 def test_what_the_dockerfile_copies_is_there_and_what_it_installs_has_a_name() -> None:
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE):
+    for line in re.findall(r"^COPY (?:--chown=\S+ )?(?!--)(.+)$", DOCKERFILE, re.MULTILINE):
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored, f"{source} is not sent to the builder"
