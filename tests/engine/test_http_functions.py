@@ -110,12 +110,19 @@ async def test_an_answer_that_breaks_off_is_an_error_of_the_function() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_an_endpoint_that_does_not_want_it_now_uses_up_no_attempt(status: int) -> None:
+async def test_an_endpoint_that_does_not_want_it_now_is_no_error_of_the_function(status: int) -> None:
+    async with serving(says("", status=status)) as engine:
+        with pytest.raises(LambentError, match=f"does not want it now: HTTP status {status}") as caught:
+            await engine.invoke("f")
+    assert not isinstance(caught.value, FunctionError)
+
+
+async def test_an_endpoint_that_does_not_want_it_now_uses_up_no_attempt() -> None:
     calls: list[int] = []
 
     async def answer(request: web.Request) -> web.Response:
         calls.append(len(calls))
-        return web.Response(status=status if len(calls) == 1 else 204)
+        return web.Response(status=503 if len(calls) == 1 else 204)
 
     async with serving(answer) as engine:
         request_id = await engine.invoke_async("f", {})

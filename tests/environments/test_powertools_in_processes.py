@@ -29,7 +29,7 @@ async def test_what_they_report_as_failed_and_only_that_comes_back(engine: Engin
     dead, dead_in_order, told = engine.queue("dead"), engine.queue("dead.fifo", fifo=True), engine.queue("told")
     orders = engine.queue("orders", visibility_timeout_seconds=3, max_receive_count=1, dead_letter_queue="dead")
     ordered = engine.queue(
-        "orders.fifo", fifo=True, content_based_deduplication=True, visibility_timeout_seconds=10,
+        "orders.fifo", fifo=True, content_based_deduplication=True, visibility_timeout_seconds=3,
         max_receive_count=1, dead_letter_queue="dead.fifo",
     )  # fmt: skip
     clicks = engine.stream("clicks")
