@@ -96,11 +96,13 @@ async def fleet(
     every: float,
     seed: int,
     at_most_seconds: float,
+    departures_in: str = "departures",
 ) -> Found:
-    """Play so many departures. `every`: departures between two blows (they end with the work)."""
+    """Play so many departures. `every`: departures between two blows (they end with the work). `departures_in`: a
+    stream of the store, or a topic's URL."""
     path = directory / "board.db"
     board = Board(path)
-    engines = Engines(store, path, seed, directory / "engines.log")
+    engines = Engines(store, path, seed, directory / "engines.log", departures_in)
     said, departed, told = truth(limit), 0, 0.0
     departing, seen = said.rows - len(said.never_departed), asyncio.Event()
 
@@ -140,8 +142,9 @@ async def fleet(
     for model, at_one in IN_FLIGHT.items():
         if duplicates[model] > (most := at_one * (unrest.kills + unrest.stops)):
             problems.append(f"{model}: {duplicates[model]} duplicates, {most} were in flight")
-    codes = [process.returncode for process in engines.processes if process.returncode != -signal.SIGKILL]
-    if any(codes):
+    expected = (0, -signal.SIGKILL, -signal.SIGTERM)  # the last: it was told before it had begun to listen
+    codes = [process.returncode for process in engines.processes]
+    if not set(codes) <= set(expected):
         problems.append(f"engines that were told to drain ended with {codes}")
     if problems:
         problems.append("the engines said at last:\n" + engines.log.read_text()[-LOG_CHARACTERS:])
@@ -151,6 +154,7 @@ async def fleet(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", required=True)
+    parser.add_argument("--departures-in", default="departures", help="a topic's URL, where they go through Kafka")
     parser.add_argument("--limit", type=int, help="only the first departures")
     parser.add_argument("--per-second", type=float, default=8_000)
     parser.add_argument("--every", type=float, default=10_000, help="departures between two blows")
@@ -167,6 +171,7 @@ def main() -> int:
                 every=asked.every,
                 seed=asked.seed,
                 at_most_seconds=asked.at_most_seconds,
+                departures_in=asked.departures_in,
             )
         )
     print(found, *found.problems, sep="\n  ")

@@ -85,32 +85,33 @@ async def producing(address: str, topic: str) -> AsyncIterator[tuple[dict[int, l
         await running
 
 
-async def restarts(tmp_path: Path, topic: str, count: int, seed: int) -> None:
+async def restarts(broker: KafkaProcess, topic: str, count: int, seed: int) -> None:
     chance, seen = random.Random(seed), Seen()
-    with kafka.running(tmp_path) as broker:
-        await kafka_topics.create(broker.address, topic, partitions=PARTITIONS)
-        made = engine(f"kafka://{broker.address}/{topic}?{OPTIONS}", seen)
-        async with made, producing(broker.address, topic) as (sent, _):
-            for number in range(count):
-                before = {partition: len(values) for partition, values in sent.items()}
-                await seen.until(lambda before=before: all(
-                    len(seen.values.get(each, ())) > length + 20 for each, length in before.items()
-                ))  # fmt: skip
-                end = broker.kill if chance.random() < 0.5 or not number else broker.stop
-                await asyncio.to_thread(end)
-                await asyncio.to_thread(broker.start)
-        async with made:
-            await seen.until_all(sent)
+    await kafka_topics.create(broker.address, topic, partitions=PARTITIONS)
+    made = engine(f"kafka://{broker.address}/{topic}?{OPTIONS}", seen)
+    async with made, producing(broker.address, topic) as (sent, _):
+        for number in range(count):
+            before = {partition: len(values) for partition, values in sent.items()}
+            await seen.until(lambda before=before: all(
+                len(seen.values.get(each, ())) > length + 20 for each, length in before.items()
+            ))  # fmt: skip
+            end = broker.kill if chance.random() < 0.5 or not number else broker.stop
+            await asyncio.to_thread(end)
+            await asyncio.to_thread(broker.start)
+    async with made:
+        await seen.until_all(sent)
     seen.check(sent)
 
 
-async def test_a_broker_that_is_killed_and_started_again_costs_nothing(tmp_path: Path, topic: str) -> None:
-    await restarts(tmp_path, topic, 1, seed=1)
+async def test_a_broker_that_is_killed_and_started_again_costs_nothing(kafka_process: KafkaProcess, topic: str) -> None:
+    """The shared one: it is there again, with what it had, before anybody else needs it."""
+    await restarts(kafka_process, topic, 1, seed=1)
 
 
 @pytest.mark.night
 async def test_ten_restarts_of_a_broker_cost_nothing(tmp_path: Path, topic: str) -> None:
-    await restarts(tmp_path, topic, 10, seed=2)
+    with kafka.running(tmp_path) as broker:
+        await restarts(broker, topic, 10, seed=2)
 
 
 async def cuts(kafka_process: KafkaProcess, topic: str, count: int, seed: int) -> None:
