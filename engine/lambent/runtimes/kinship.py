@@ -45,6 +45,7 @@ def members(first: int, marker: bytes) -> set[int]:
 
 def kill(first: int, marker: bytes) -> None:
     """End all of them, also those that are born meanwhile. Theirs to collect is whoever their parents are."""
+    assert first > 1, "0 would be this process's own group, 1 everybody's"
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(first, signal.SIGKILL)
     for _ in range(MAXIMUM_ROUNDS):

@@ -62,7 +62,13 @@ class Process:
             self._close_pipes()
             raise
         self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:  # no descriptor is left, or the kernel is older than Linux 5.3
+            self.kill()
+            self._process.wait()
+            self._close_pipes()
+            raise
         self._loop.add_reader(self._pidfd, self._exited)
         for reader in readers:
             self._loop.add_reader(reader, self._read, reader)
