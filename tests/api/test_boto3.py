@@ -187,6 +187,16 @@ def test_a_throttled_call_says_why(server: Server, api: Any) -> None:
     assert refusal.value.response["Error"]["Code"] == "TooManyRequestsException"
 
 
+def test_an_answer_may_come_as_a_stream_of_one_piece(api: Any) -> None:
+    found = api.invoke_with_response_stream(FunctionName="echo", Payload=b"[1]", LogType="Tail")
+    chunk, complete = found["EventStream"]
+    assert json.loads(chunk["PayloadChunk"]["Payload"])["event"] == [1]
+    assert list(complete["InvokeComplete"]) == ["LogResult"]
+    (complete,) = api.invoke_with_response_stream(FunctionName="fails")["EventStream"]
+    assert complete["InvokeComplete"]["ErrorCode"] == "Unhandled"
+    assert json.loads(complete["InvokeComplete"]["ErrorDetails"])["errorType"] == "ValueError"
+
+
 def version_of(event_and_more: Any, context: Context) -> str:
     return context.function_version
 

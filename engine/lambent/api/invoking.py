@@ -13,11 +13,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from lambent.api import event_stream
 from lambent.api.constraints import problems
 from lambent.api.names import Reference, reference
 from lambent.api.operations import Operations
 from lambent.api.refusals import Refusal, constrained, not_found, not_here
 from lambent.api.shapes import Operation, Wire
+from lambent.calls import InvokeResponse
 from lambent.engine import Engine
 from lambent.errors import ResourceNotFound
 
@@ -31,12 +33,12 @@ Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 class Invoking:
     """The operations that call a function."""
 
-    operations: Final = frozenset({"Invoke", "InvokeAsync"})
+    operations: Final = frozenset({"Invoke", "InvokeAsync", "InvokeWithResponseStream"})
 
     def __init__(self, engine: Engine, wire: Wire, operations: Operations) -> None:
         self._engine = engine
         self._operations = operations
-        self._invoke = wire.operations["Invoke"]
+        self._wire = wire
         self._known: dict[tuple[Any, ...], Reference] = {}
 
     async def do(
@@ -49,13 +51,13 @@ class Invoking:
     ) -> tuple[str, Reply]:
         """The request id and the reply. Raises `LambentError`."""
         if operation.name == "InvokeAsync":
-            meant = self._meant(labels[0], None, "Event", "None")
+            meant = self._meant("Invoke", labels[0], None, "Event", "None")
             request_id = await self._engine.invoke_async(meant.name, body, qualifier=meant.qualifier)
             return request_id, (202, [_JSON], b"{}")
         kind = headers.get(b"x-amz-invocation-type", b"RequestResponse").decode("latin-1")
         log_type = headers.get(b"x-amz-log-type", b"None").decode("latin-1")
         qualifiers = query.get("Qualifier")
-        meant = self._meant(labels[0], qualifiers[-1] if qualifiers else None, kind, log_type)
+        meant = self._meant(operation.name, labels[0], qualifiers[-1] if qualifiers else None, kind, log_type)
         sent = headers.get(b"x-amz-client-context")
         context = None if sent is None else _context(sent)
         if b"x-amz-durable-execution-name" in headers or b"x-amz-tenant-id" in headers:
@@ -73,6 +75,8 @@ class Invoking:
             raise not_found(f"Function not found: {meant.qualified_arn}") from None
         if response.status_code == 204:
             return response.request_id, (204, [], b"")
+        if operation.name == "InvokeWithResponseStream":
+            return response.request_id, _streamed(response, log_type)
         more = [_JSON, (b"x-amz-executed-version", (response.executed_version or "").encode())]
         if response.function_error is not None:
             more.append((b"x-amz-function-error", response.function_error.encode()))
@@ -80,20 +84,36 @@ class Invoking:
             more.append((b"x-amz-log-result", base64.b64encode(response.log_tail.encode())))
         return response.request_id, (200, more, response.payload)
 
-    def _meant(self, label: str, qualifier: str | None, kind: str, log_type: str) -> Reference:
-        key = (label, qualifier, kind, log_type)
+    def _meant(self, operation: str, label: str, qualifier: str | None, kind: str, log_type: str) -> Reference:
+        key = (operation, label, qualifier, kind, log_type)
         known = self._known.get(key)
         if known is None:
             given = {"FunctionName": label, "InvocationType": kind, "LogType": log_type}
             if qualifier is not None:
                 given["Qualifier"] = qualifier
-            if wrong := problems(self._invoke.input, given):
+            if wrong := problems(self._wire.operations[operation].input, given):
                 raise constrained(wrong)
             known = reference(label, qualifier, self._engine.settings)
             if len(self._known) >= MAXIMUM_KNOWN:
                 self._known.clear()
             self._known[key] = known
         return known
+
+
+def _streamed(response: InvokeResponse, log_type: str) -> Reply:
+    """The answer as a stream: of one piece, since it is whole; and how it ended."""
+    ended: dict[str, str] = {}
+    content = b""
+    if response.function_error is None:
+        content = event_stream.event("PayloadChunk", response.payload, "application/octet-stream")
+    else:
+        ended["ErrorCode"] = response.function_error
+        ended["ErrorDetails"] = response.payload.decode()
+    if log_type == "Tail":
+        ended["LogResult"] = base64.b64encode(response.log_tail.encode()).decode()
+    content += event_stream.event("InvokeComplete", json.dumps(ended).encode(), "application/json")
+    version = (b"x-amz-executed-version", (response.executed_version or "").encode())
+    return 200, [(b"content-type", event_stream.CONTENT_TYPE), version], content
 
 
 def _context(sent: bytes) -> dict[str, object]:

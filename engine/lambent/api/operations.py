@@ -38,7 +38,6 @@ ABSENT: Final = {
     "Layer": "layers", "CapacityProvider": "capacity providers", "CodeSigning": "code signing",
     "Durable": "durable executions", "FunctionUrl": "function URLs", "ResourcePolicy": "resource policies",
     "Permission": "permissions", "ScalingConfig": "managed instances", "RuntimeManagement": "runtime versions",
-    "ResponseStream": "streamed answers over the API",
 }  # fmt: skip
 """What is not there, by a part of an operation's name."""
 EMPTY: Final[Mapping[str, Answer]] = {

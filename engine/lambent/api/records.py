@@ -79,7 +79,6 @@ class Record:
     event_invoke: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier
     provisioned: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier
     tags: dict[str, str] = field(default_factory=dict)
-    test_events: dict[str, str] = field(default_factory=dict)
 
     def settle(self, now: float) -> None:
         """Let everything be done that has taken its time."""
