@@ -1,68 +1,149 @@
-"""Kafka's records as a function sees them with `records=json`: values and texts, where AWS has base64."""
+"""How Kafka's records look, how their places are written, and what a commit carries."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lambent.semantics import kafka
+from lambent.model import Piece, Progress
+from lambent.semantics import kafka, responses
+from lambent.semantics.filtering import compile_filters
 
 
 @dataclass
 class Raw:
-    """A record as the client gives it."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
     topic: str = "orders"
     partition: int = 3
     offset: int = 42
     timestamp: int = 1_700_000_000_123
     timestamp_type: int = 0
+    key: bytes | None = b"k"
+    value: bytes | None = b'{"n": 1}'
+    headers: list[tuple[str, bytes | None]] = field(default_factory=list)
 
 
-def shown(raw: Raw) -> dict[str, object]:
-    event = kafka.event("orders-3", [kafka.record("orders-3", raw)], "h:9092", decoded=True)
-    (record,) = event["records"]["orders-3"]  # type: ignore[index]  # it is a dictionary
-    found: dict[str, object] = record
+def of(**fields: object) -> kafka.KafkaRecord:
+    return kafka.record("orders-3", Raw(**fields))
+
+
+def shown(record: kafka.KafkaRecord, decoded: bool = False) -> dict[str, object]:
+    [found] = kafka.event("orders-3", [record], "h:1", decoded)["records"]["orders-3"]
     return found
 
 
-def test_values_are_decoded_and_what_is_absent_has_no_key() -> None:
-    assert shown(Raw(b"N12", b'{"a": [1, null]}', (("h", b"x"),))) == {
-        "topic": "orders",
-        "partition": 3,
-        "offset": 42,
-        "timestamp": 1_700_000_000_123,
-        "timestampType": "CREATE_TIME",
-        "key": "N12",
-        "value": {"a": [1, None]},
-        "headers": [{"h": "x"}],
-    }
-    assert shown(Raw(None, None)).keys() == {"topic", "partition", "offset", "timestamp", "timestampType", "headers"}
+def test_what_a_record_lacks_its_event_lacks() -> None:
+    assert shown(of(key=None, value=None)).keys() == {
+        "topic", "partition", "offset", "timestamp", "timestampType", "headers",
+    }  # fmt: skip
+    assert shown(of(timestamp_type=1))["timestampType"] == "LOG_APPEND_TIME"
+
+
+def test_decoded_records_have_texts_and_values() -> None:
+    found = shown(of(headers=[("trace", b"t\xff"), ("none", None)]), decoded=True)
+    assert (found["key"], found["value"], found["headers"]) == ("k", {"n": 1}, [{"trace": "t\\xff"}, {"none": ""}])
+    assert shown(of(value=b"no json"), decoded=True)["value"] == "no json"
+
+
+def test_the_length_of_a_chain_is_read_from_its_header_and_never_shown() -> None:
+    record = of(headers=[("lambent-hops", b"7"), ("a", b"1")])
+    assert record.hops == 7
+    assert shown(record)["headers"] == [{"a": [49]}]
+    assert of(headers=[("lambent-hops", b"x")]).hops == of(headers=[("lambent-hops", b"9999")]).hops == 0
+
+
+@given(
+    st.none() | st.binary(max_size=60),
+    st.none() | st.binary(max_size=200),
+    st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=40)), max_size=4),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_record_is_no_larger_in_an_event_than_its_size_says(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], offset: int
+) -> None:
+    record = of(key=key, value=value, headers=headers, offset=offset)
+    assert len(json.dumps(shown(record))) <= kafka.size(record)
 
 
 @pytest.mark.parametrize(
-    ("data", "value"),
+    ("pattern", "passes"),
     [
-        (b"7", 7),
-        (b'"text"', "text"),
-        (b" \n[1]\t", [1]),
-        (b"-1.5e3", -1500.0),
-        (b"true", True),
-        (b"null", None),
-        (b"", ""),
-        (b"truth", "truth"),
-        (b"2013-01-01", "2013-01-01"),
-        (b"NaN", "NaN"),
-        (b"{", "{"),
-        ("\ufeff1".encode(), "\ufeff1"),
-        (b"[" * 100_000, "[" * 100_000),
-        (b"\xff\x00", "\\xff\x00"),
+        ({"value": {"n": [1]}}, True),
+        ({"value": {"n": [2]}}, False),
+        ({"key": ["k"], "partition": [3]}, True),
+        ({"key": ["other"]}, False),
     ],
 )
-def test_what_is_json_is_its_value_and_anything_else_its_text(data: bytes, value: object) -> None:
-    assert shown(Raw(data, data))["value"] == value
-    assert shown(Raw(data, data))["key"] == value
+def test_filters_see_key_and_value_decoded(pattern: dict[str, object], passes: bool) -> None:
+    assert compile_filters([pattern]).matches(kafka.view(of())) is passes
+
+
+@given(st.integers(-1, 2**63 - 2), st.integers(-1, 2**63 - 2))
+def test_positions_compare_as_offsets_do(one: int, other: int) -> None:
+    first, second = kafka.position("t-0", one), kafka.position("t-0", other)
+    assert (first < second) is (one < other)
+    assert kafka.offset_after(first) == one + 1
+
+
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [
+        ({"partition": "orders-3", "offset": 42}, responses.SomeFailed(frozenset({"orders-3@0000000000000000042"}))),
+        ({"partition": "orders-4", "offset": 42}, responses.NoneSucceeded()),
+        ({"partition": "orders-3", "offset": 44}, responses.NoneSucceeded()),
+        ({"partition": "orders-3", "offset": "42"}, responses.NoneSucceeded()),
+        ({"partition": "orders-3", "offset": True}, responses.NoneSucceeded()),
+        ({"partition": "orders-3"}, responses.NoneSucceeded()),
+    ],
+)
+def test_a_failure_is_named_by_partition_and_offset(identifier: object, expected: object) -> None:
+    ids = [kafka.position("orders-3", offset) for offset in (1, 42, 43)]
+    assert responses.judge({"batchItemFailures": [{"itemIdentifier": identifier}]}, ids) == expected
+
+
+# --------------------------------------------------------------------------- commits
+
+
+def at(offset: int) -> str:
+    return kafka.position("t-0", offset)
+
+
+def progress(offset: int, *pieces: tuple[int, int, int], seek: int = 0) -> Progress:
+    found = tuple(Piece(at(first), at(last), attempts) for first, last, attempts in pieces)
+    return Progress(at(offset), found, seek=seek, start=at(offset))
+
+
+def test_a_commit_carries_counts_of_tries_and_the_seek() -> None:
+    told = progress(41, (42, 50, 3), (51, 51, 1), seek=2)
+    assert kafka.committed("t-0", 42, kafka.metadata(told)) == told
+
+
+def test_what_does_not_fit_into_a_commit_stays_with_the_store() -> None:
+    pieces = [(number, number, 1) for number in range(1000)]
+    text = kafka.metadata(progress(0, *pieces, seek=1))
+    assert len(text) <= kafka.MAXIMUM_METADATA_BYTES
+    assert kafka.committed("t-0", 1, text) == progress(0, seek=1)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "[]", '{"lambent": 2}', '{"lambent": 1, "seek": 0, "pieces": [1]}'])
+def test_a_commit_of_others_is_an_offset(text: str) -> None:
+    assert kafka.committed("t-0", 42, text) == progress(41)
+
+
+def test_the_stores_word_holds_unless_it_knows_nothing_or_others_went_on() -> None:
+    def further(stored: Progress | None, committed: Progress | None, seek: int = 0) -> Progress | None:
+        return kafka.further("t-0", stored, committed, seek)
+
+    ten, twenty = progress(10), progress(20)
+    assert further(None, None) is None
+    assert further(None, ten) is ten
+    assert further(ten, None) is further(ten, progress(10, (11, 11, 5))) is ten
+    assert further(ten, twenty) is twenty
+    assert further(twenty, ten) is twenty
+    assert further(None, ten, seek=1) is None  # it was committed before the mapping was sought
+    sought = progress(5, seek=1)
+    assert further(sought, twenty, seek=1) is sought
+    assert further(sought, progress(20, seek=1), seek=1) == progress(20, seek=1)
