@@ -156,7 +156,7 @@ async def test_connections_that_trickle_or_swallow_everything_are_given_up_and_r
             proxy.heal()
             proxy.swallows = True
             length = len(sent[0])
-            while len(sent[0]) < length + 500:
+            while len(sent[0]) < length + 200:
                 await asyncio.sleep(0)
             proxy.swallows = False
             proxy.cut()
