@@ -33,6 +33,7 @@ from lambent.model import (
     StreamMapping,
 )
 from lambent.ports import Document, Documents
+from lambent.semantics.routing import destinations
 from lambent.settings import EngineSettings
 from lambent.stored import DELETED, Origin, Stored, content, difference, is_deleted
 from lambent.validation import changed, validated
@@ -312,8 +313,7 @@ class Control:
     async def change_stored_function(
         self, name: str, change: Callable[[Stored | None, int], Stored], check: Callable[[Function], None]
     ) -> Function:
-        """One read-change-write: `change` gets what is stored, if anything, and its revision; `check` what is to be.
-        What they raise is raised, and nothing is written."""
+        """One read-change-write: `change` gets what is stored, if anything, and its revision, `check` what is to be."""
 
         def body(document: Document | None) -> str:
             wanted = change(content(document), 0 if document is None else document.revision)
@@ -463,16 +463,16 @@ class Control:
     async def learn_destinations(self) -> None:
         """Know the queues and streams that results of this engine's functions go to."""
         for function in list(self.functions.values()):
-            for reference in function.destinations.values():
+            for reference in destinations(function):
                 await self.learn(reference)
 
     async def keep(self, kind: str, name: str, body: str, seconds: float) -> None:
         """A document that is nothing but kept, for so long."""
         await self._opened.put(kind, name, body, expires_in_seconds=seconds)
 
-    async def kept(self, kind: str) -> list[str]:
-        """The documents of this kind, in the order of their names."""
-        return [each.body for each in sorted(await self._opened.list(kind), key=lambda each: each.name)]
+    async def kept(self, kind: str) -> dict[str, str]:
+        """The documents of this kind, by name."""
+        return {each.name: each.body for each in await self._opened.list(kind)}
 
     # --- names -----------------------------------------------------------------------------------------------------
 

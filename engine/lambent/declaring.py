@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., object])
 Source = QueueHandle | StreamHandle | str
 
 _FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {
-    "event_invoke", "environment", "version", "versions", "aliases",
+    "event_invoke", "environment", "version", "versions", "aliases", "event_invoke_of",
 }  # fmt: skip
 _ENVIRONMENT_OPTIONS: Final = ExecutionEnvironment.model_fields.keys()
 _EVENT_OPTIONS: Final = EventInvokeConfig.model_fields.keys()

@@ -57,6 +57,7 @@ from lambent.telemetry import (
 
 if TYPE_CHECKING:
     from lambent.ports import Destination, QueueTarget, StreamSource, StreamTarget, World
+from lambent.semantics.routing import event_invoke
 
 DESTINATION_RETRY_SECONDS: Final = 300.0  # how long one report is tried before it counts as refused
 DELIVERY_SECONDS: Final = 60.0  # how long one try may take
@@ -226,7 +227,8 @@ class Destinations:
     async def report_event(self, report: ReportEvent, function: Function) -> Delivered | Refused:
         """Tell how an asynchronous event ended: on_success or on_failure gets the record, the dead-letter queue a
         failed event itself. Tries for DESTINATION_RETRY_SECONDS; Refused: given up (by one of the two, if both)."""
-        event, config, failed = report.event, function.event_invoke, report.condition != "Success"
+        event, failed = report.event, report.condition != "Success"
+        config = event_invoke(function, event.qualifier)
         parcels = []
         if ref := config.on_failure if failed else config.on_success:
             arn = self._function_arn(event.function, event.qualifier or LATEST)

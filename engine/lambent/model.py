@@ -1,10 +1,8 @@
 """The nouns. pydantic where users write configuration; slotted dataclasses for what the engine passes around.
 
 Decides what is a valid configuration value on its own (type, range). What needs knowledge of other things (does the
-queue exist, is it FIFO) is decided in `consistency.py`. Nothing here does anything.
-
-Ranges are those of the Lambda API reference (CreateFunction, CreateEventSourceMapping, PutFunctionEventInvokeConfig)
-and the SQS and Kinesis API references.
+queue exist, is it FIFO) is decided in `consistency.py`. Nothing here does anything. Ranges are those of the Lambda API
+reference (CreateFunction, CreateEventSourceMapping, PutFunctionEventInvokeConfig) and of SQS's and Kinesis's.
 """
 
 from __future__ import annotations
@@ -82,6 +80,7 @@ class Function(Configuration):
     version: str = LATEST  # which of its versions this is the configuration of
     versions: dict[str, PublishedVersion] = Field({})
     aliases: dict[str, Alias] = Field({})
+    event_invoke_of: dict[str, EventInvokeConfig] = Field({})  # by version or alias; none has $LATEST's
 
     @model_validator(mode="after")
     def _a_process_takes_json(self) -> Function:

@@ -385,6 +385,18 @@ def test_the_configuration_of_events_is_what_the_engine_goes_by(server: Server, 
     api.delete_function_event_invoke_config(FunctionName="fails")
 
 
+def test_each_qualifier_has_a_configuration_of_events_of_its_own(server: Server, api: Any) -> None:
+    api.publish_version(FunctionName="fails")
+    api.create_alias(FunctionName="fails", Name="once", FunctionVersion="1")
+    api.put_function_event_invoke_config(FunctionName="fails", Qualifier="once", MaximumRetryAttempts=0)
+    for qualifier, attempts in (("once", 1), ("1", 3), ("$LATEST", 3)):
+        answer = api.invoke(FunctionName="fails", Qualifier=qualifier, InvocationType="Event")
+        request_id = answer["ResponseMetadata"]["RequestId"]
+        while (fact := server.run(lambda: server.engine.event(request_id))).state in ("waiting", "running"):  # noqa: B023
+            pass
+        assert (fact.state, fact.event.attempts) == ("failed", attempts)
+
+
 # --------------------------------------------------------------------------- mappings
 
 
@@ -428,7 +440,7 @@ def test_what_is_not_there_is_named(api: Any) -> None:
 
 
 def test_who_changed_what_is_kept(server: Server, api: Any, made: str) -> None:
-    entries = [json.loads(each) for each in server.run(lambda: server.engine.control.kept("api-call"))]
+    entries = [json.loads(each) for each in server.run(lambda: server.engine.control.kept("api-call")).values()]
     mine = [each for each in entries if each.get("FunctionName") == made]
     assert [(each["operation"], each["result"]) for each in mine] == [("CreateFunction", "done")]
     assert mine[0]["caller"] == "AKIDEXAMPLE at 127.0.0.1"

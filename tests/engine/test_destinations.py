@@ -145,7 +145,9 @@ async def test_an_event_that_failed_has_awss_record_to_the_key() -> None:
 
 async def test_an_event_that_succeeded_has_its_result_and_no_error() -> None:
     good, bad = Inbox(), Inbox()
-    where = function(on_success="queue:good", on_failure="queue:bad", dead_letter_queue="queue:bad")
+    where = function(on_success="queue:bad", on_failure="queue:bad", dead_letter_queue="queue:bad")
+    events = {"live": EventInvokeConfig(on_success="queue:good", on_failure="queue:bad")}
+    where = where.model_copy(update={"event_invoke_of": events})
     success = report("Success", Succeeded(b'{"delay": 7}', executed_version="3"), attempts=1, qualifier="live")
     await destinations(good=good, bad=bad).report_event(success, where)
     (record,) = good.parsed

@@ -60,6 +60,9 @@ def function_of(record: Record, function: Function | None, settings: EngineSetti
         "reserved_concurrency": record.reserved,
         "recursive_loop": record.recursive_loop,
         "event_invoke": _event_invoke(record.event_invoke.get(LATEST, {}), settings),
+        "event_invoke_of": {
+            name: _event_invoke(each, settings) for name, each in record.event_invoke.items() if name != LATEST
+        },
     }
     fields["aliases"] = {name: _alias(each) for name, each in record.aliases.items()}
     fields["versions"] = {number: _version(record, number) for number in record.versions}

@@ -40,6 +40,7 @@ from lambent.ports import EventQueue, QueueSource
 from lambent.semantics import asynchronous, backoff, batching, queue, recursion, shapes
 from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
+from lambent.semantics.routing import event_invoke, longest_age_seconds
 from lambent.telemetry import (
     ASYNC_EVENT_AGE,
     ASYNC_EVENTS_DROPPED,
@@ -146,7 +147,7 @@ class EventFeed:
 
     def after(self, items: Sequence[Event], outcome: Outcome) -> Sequence[EventStep]:
         (event,) = items
-        world, config = self._loop.world, self.function(event.function).event_invoke
+        world, config = self._loop.world, event_invoke(self.function(event.function), event.qualifier)
         if isinstance(outcome, Succeeded) and outcome.by_reference:  # from here on it is reported and kept, as JSON
             outcome = replace(outcome, payload=embedded(outcome.payload).encode(), by_reference=False)
         return asynchronous.after(event, outcome, config, world.clock.now(), world.random(), self._delays)
@@ -182,7 +183,7 @@ class EventFeed:
             if name not in self._overdue:
                 self._park(name)
                 return ()
-            accepted_before = self._loop.world.clock.now() - function.event_invoke.maximum_event_age_seconds
+            accepted_before = self._loop.world.clock.now() - longest_age_seconds(function)
         claim_seconds = function.timeout_seconds + DESTINATION_RETRY_SECONDS + CLAIM_GRACE_SECONDS
         asked_at = self._loop.world.clock.monotonic()
         attempts: list[Attempt[Event]] = []
@@ -234,7 +235,7 @@ class EventFeed:
         claim_seconds: float,
     ) -> Attempt[Event]:
         now = self._loop.world.clock.now()
-        steps: Sequence[EventStep] = asynchronous.before(event, function.event_invoke, now)
+        steps: Sequence[EventStep] = asynchronous.before(event, event_invoke(function, event.qualifier), now)
         permit = None
         if not steps and recursion.refused(event.hops, function):
             self._loop.telemetry.count(RECURSIVE_INVOCATIONS_DROPPED, function.name)
@@ -273,7 +274,7 @@ class EventFeed:
 
     def _watch_age(self, name: str) -> None:
         """Look for expired events when the oldest one should be; or sooner, for a retry that came due may be older."""
-        now, limit = self._loop.world.clock.now(), self._functions[name].event_invoke.maximum_event_age_seconds
+        now, limit = self._loop.world.clock.now(), longest_age_seconds(self._functions[name])
         left = self._oldest.get(name, now) + limit - now
         self._later(name, min(max(left, 0.0) + EXPIRY_SLACK_SECONDS, LOOK_SECONDS))
 

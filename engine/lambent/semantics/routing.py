@@ -7,7 +7,11 @@ published. When a call is routed (as it runs, so that a waiting event meets the 
 
 from __future__ import annotations
 
-from lambent.model import LATEST, Function
+from typing import Final
+
+from lambent.model import LATEST, EventInvokeConfig, Function
+
+DEFAULTS: Final = EventInvokeConfig()
 
 
 def known(function: Function, qualifier: str | None) -> bool:
@@ -27,6 +31,29 @@ def resolve(function: Function, qualifier: str | None, draw: float) -> str | Non
                 break
             draw -= weight
     return version if version == LATEST or version in function.versions else None
+
+
+def event_invoke(function: Function, qualifier: str | None) -> EventInvokeConfig:
+    """How events that name this qualifier are retried, and where their results go: each has a configuration of its own,
+    and AWS's defaults without one (Lambda API reference: PutFunctionEventInvokeConfig)."""
+    if qualifier in (None, LATEST):
+        return function.event_invoke
+    return function.event_invoke_of.get(qualifier or LATEST, DEFAULTS)
+
+
+def longest_age_seconds(function: Function) -> int:
+    """What no event of the function outlives, whichever qualifier it names."""
+    found = [function.event_invoke, *function.event_invoke_of.values()]
+    if function.versions or function.aliases:
+        found.append(DEFAULTS)
+    return max(each.maximum_event_age_seconds for each in found)
+
+
+def destinations(function: Function) -> set[str]:
+    """All that results of its events may go to."""
+    others = function.event_invoke_of.values()
+    targets = {target for each in others for target in (each.on_success, each.on_failure) if target is not None}
+    return targets | set(function.destinations.values())
 
 
 def at(function: Function, version: str) -> Function:
