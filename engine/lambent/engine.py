@@ -347,11 +347,12 @@ class Engine(Declarations):
         """All functions of the store, of this engine and of others, by name."""
         return await self.control.list_functions()
 
-    def environments(self, function: str) -> Mapping[str, object]:
-        """Of a function whose code is elsewhere: how many environments begin (`starting`), are `warm`, were reset
-        (`cold`) or are `busy` in this engine, how many invocations wait for one, and how far its `provisioned`
-        concurrency is: {"status": "READY", "wanted": 2, "ready": 2, "spilled": 0}."""
-        return self._living().environments(self._find(function, None).name)
+    def environments(self, function: str, version: str = LATEST) -> Mapping[str, object]:
+        """Of a version of a function whose code is elsewhere: how many environments begin (`starting`), are `warm`,
+        were reset (`cold`) or are `busy` in this engine, how many invocations wait for one, and how far its
+        `provisioned` concurrency is: {"status": "READY", "wanted": 2, "ready": 2, "spilled": 0}. Raises
+        ResourceNotFound."""
+        return self._living().environments(self._find(function, version).name, version)
 
     async def update_function(self, function: Callable[..., object] | str, **changes: object) -> Function:
         """Replace options of a function in all engines; what runs already ends as it began. Its name stays."""

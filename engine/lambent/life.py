@@ -45,6 +45,7 @@ from lambent.runtimes.in_process import InProcess
 from lambent.runtimes.routing import Router
 from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
+from lambent.semantics.routing import key
 from lambent.settings import EngineSettings
 from lambent.sources import load_runtime, load_source
 from lambent.telemetry import (
@@ -54,6 +55,8 @@ from lambent.telemetry import (
     LOG_LINES_LOST,
     OFFSET_LAG,
     OVERRUN_THREADS,
+    PROVISIONED_INVOCATIONS,
+    SPILLOVER_INVOCATIONS,
     Level,
     Telemetry,
 )
@@ -126,6 +129,9 @@ class Life:
             settings.reload_code,
             settings.allow_private_destinations,
             partial(telemetry.observe, INIT_DURATION),
+            lambda function, spilled: telemetry.count(
+                SPILLOVER_INVOCATIONS if spilled else PROVISIONED_INVOCATIONS, function
+            ),
             settings.maximum_environments,
             settings.environment_idle_seconds,
         )
@@ -320,8 +326,8 @@ class Life:
     def cautions(self) -> Sequence[str]:
         return self._runtime.cautions()
 
-    def environments(self, function: str) -> Mapping[str, object]:
-        return self._runtime.status(function)
+    def environments(self, function: str, version: str) -> Mapping[str, object]:
+        return self._runtime.status(key(function, version))
 
     async def ask_store(self) -> None:
         await self.connection.documents.get(REQUEST, SNAPSHOT)  # there is none: the answer is what counts

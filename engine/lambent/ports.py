@@ -516,7 +516,8 @@ class RuntimeSurroundings:
     `logs` takes what their functions print. `find_code(environment, scratch)` and `code_fingerprint(environment)` find
     code and tell whether it changed; they wait for disks and raise LambentError. `reload_code`: whether that is to be
     asked before each invocation. `allow_private`: addresses that are not public may be reached.
-    `initialized(function, seconds)` counts an init that ended well. `maximum_environments` at once, of all functions;
+    `initialized(function, seconds)` counts an init that ended well, `provisioned(function, spilled)` a call of one that
+    has provisioned concurrency, and whether that had no room for it. `maximum_environments` at once, of all functions;
     one that serves nothing is kept for `idle_seconds`."""
 
     world: World
@@ -527,5 +528,6 @@ class RuntimeSurroundings:
     reload_code: bool = False
     allow_private: bool = False
     initialized: Callable[[str, float], None] = lambda function, seconds: None
+    provisioned: Callable[[str, bool], None] = lambda function, spilled: None
     maximum_environments: int = 256
     idle_seconds: float = 300.0

@@ -43,6 +43,8 @@ OVERRUN_THREADS: Final = "OverrunThreads"
 LOOP_BLOCKED: Final = "LoopBlocked"
 LOG_LINES_LOST: Final = "LogLinesLost"
 INIT_DURATION: Final = "InitDuration"
+PROVISIONED_INVOCATIONS: Final = "ProvisionedConcurrencyInvocations"
+SPILLOVER_INVOCATIONS: Final = "ProvisionedConcurrencySpilloverInvocations"
 UNAVAILABLE: Final = "Unavailable"
 # ours: whether the engine finds itself well
 HEALTHY: Final = "Healthy"
@@ -185,6 +187,18 @@ WIRE: Final[Mapping[str, OnWire]] = {
     ),
     INIT_DURATION: OnWire(
         "lambent_init_duration_seconds", "faas.init_duration", "summary", "How long environments took to begin."
+    ),
+    PROVISIONED_INVOCATIONS: OnWire(
+        "lambent_provisioned_invocations_total",
+        "lambent.provisioned_invocations",
+        "counter",
+        "Calls that provisioned environments ran.",
+    ),
+    SPILLOVER_INVOCATIONS: OnWire(
+        "lambent_spillover_invocations_total",
+        "lambent.spillover_invocations",
+        "counter",
+        "Calls that others ran, because no provisioned environment was free.",
     ),
     LOG_LINES_LOST: OnWire(
         "lambent_log_lines_lost_total", "lambent.log_lines_lost", "counter", "Lines of logs that could not be kept."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lambent.api.operations import Operations
 from lambent.api.shapes import Operation, Wire, load_wire
 from lambent.api.trail import Trail
 
+PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 ROLE = "arn:aws:iam::111111111111:role/role"
 
 

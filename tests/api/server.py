@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from lambent import Engine
 from lambent.api.serving import Limits, serving
@@ -91,3 +92,22 @@ def served(engine: Engine, limits: Limits = Limits()) -> Iterator[Server]:  # no
         thread.join()
     if failed:
         raise failed[0]
+
+
+def refused(name: str, status: int) -> Any:
+    """A context in which AWS's error of this name is expected."""
+
+    class Refused:
+        message = ""
+
+        def __enter__(self) -> Refused:
+            return self
+
+        def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+            assert isinstance(error, ClientError), f"{name} was expected"
+            assert error.response["Error"]["Code"] == name
+            assert error.response["ResponseMetadata"]["HTTPStatusCode"] == status
+            self.message = error.response["Error"]["Message"]
+            return True
+
+    return Refused()

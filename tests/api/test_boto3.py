@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from lambent import Engine
 from lambent.context import Context
 from tests.api.asking import ROLE, zipped
-from tests.api.server import ACCOUNT, REGION, Server, SkippingClock, served
+from tests.api.server import ACCOUNT, REGION, Server, SkippingClock, refused, served
 
 FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:orders"
@@ -79,25 +79,6 @@ def active(api: Any, name: str) -> None:
     CLOCK.skipped += PENDING_SECONDS
     found = api.get_function_configuration(FunctionName=name)
     assert (found["State"], found["LastUpdateStatus"]) == ("Active", "Successful")
-
-
-def refused(name: str, status: int) -> Any:
-    """A context in which AWS's error of this name is expected."""
-
-    class Refused:
-        message = ""
-
-        def __enter__(self) -> Refused:
-            return self
-
-        def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-            assert isinstance(error, ClientError), f"{name} was expected"
-            assert error.response["Error"]["Code"] == name
-            assert error.response["ResponseMetadata"]["HTTPStatusCode"] == status
-            self.message = error.response["Error"]["Message"]
-            return True
-
-    return Refused()
 
 
 # --------------------------------------------------------------------------- Invoke
@@ -355,16 +336,6 @@ def test_an_alias_may_send_a_part_of_the_calls_to_one_other_version(api: Any, ma
         api.delete_function(FunctionName=made, Qualifier="2")
     api.delete_alias(FunctionName=made, Name="live")
     assert api.list_aliases(FunctionName=made)["Aliases"] == []
-
-
-def test_provisioned_concurrency_is_made_ready(api: Any, made: str) -> None:
-    api.publish_version(FunctionName=made)
-    put = api.put_provisioned_concurrency_config(FunctionName=made, Qualifier="1", ProvisionedConcurrentExecutions=2)
-    assert (put["Status"], put["AllocatedProvisionedConcurrentExecutions"]) == ("IN_PROGRESS", 0)
-    CLOCK.skipped += PENDING_SECONDS
-    found = api.get_provisioned_concurrency_config(FunctionName=made, Qualifier="1")
-    assert found["Status"] == "READY"
-    assert found["AllocatedProvisionedConcurrentExecutions"] == 2
 
 
 def test_reservations_leave_a_hundred_to_the_others(api: Any, made: str) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lambent import Engine
-from tests.api.asking import ROLE, zipped
-from tests.api.server import ACCOUNT, SkippingClock, served
+from tests.api.asking import PYTHON, ROLE, zipped
+from tests.api.server import ACCOUNT, Server, SkippingClock, refused, served
 
 CLOCK = SkippingClock()
-PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 CODE = """
 import os
 
@@ -24,10 +22,15 @@ def handler(event, context):
 
 
 @pytest.fixture
-def api() -> Iterator[Any]:
+def server() -> Iterator[Server]:
     engine = Engine(account_id=ACCOUNT, state_change_seconds=60.0, watchdog_seconds=0, clock=CLOCK)
-    with served(engine) as server:
-        yield server.client()
+    with served(engine) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: Server) -> Any:
+    return server.client()
 
 
 def code(number: int) -> bytes:
@@ -60,3 +63,74 @@ def test_a_runtime_that_nothing_here_runs_fails_when_it_is_called_and_says_so(ap
     answer = api.invoke(FunctionName="f")
     assert answer["FunctionError"] == "Unhandled"
     assert "nothing here runs runtimes of the family 'dotnet'" in json.load(answer["Payload"])["errorMessage"]
+
+
+def provisioned(api: Any, qualifier: str, status: str) -> dict[str, Any]:
+    """As it is shown once it has this status."""
+    while (found := api.get_provisioned_concurrency_config(FunctionName="f", Qualifier=qualifier))["Status"] != status:
+        assert found["Status"] == "IN_PROGRESS"
+    return {name.partition("Prov")[0]: each for name, each in found.items() if name.endswith("Executions")}
+
+
+def test_provisioned_concurrency_is_ready_when_its_environments_are_and_what_they_have_no_room_for_is_counted(
+    server: Server, api: Any
+) -> None:
+    kind = "import os\ndef handler(event, context):\n    return os.environ['AWS_LAMBDA_INITIALIZATION_TYPE']\n"
+    api.create_function(
+        FunctionName="f",
+        Runtime=PYTHON,
+        Handler="handler.handler",
+        Role=ROLE,
+        Code={"ZipFile": zipped(kind)},
+        Publish=True,
+    )
+    api.create_alias(FunctionName="f", Name="live", FunctionVersion="1")
+    live = {"FunctionName": "f", "Qualifier": "live"}
+    CLOCK.skipped += 60
+    put = api.put_provisioned_concurrency_config(ProvisionedConcurrentExecutions=2, **live)
+    assert (put["Status"], put["AvailableProvisionedConcurrentExecutions"]) == ("IN_PROGRESS", 0)
+    CLOCK.skipped += 60
+    assert provisioned(api, "live", "READY") == {"Requested": 2, "Available": 2, "Allocated": 2}
+    assert server.engine.environments("f", "1")["warm"] == 2, "before anybody called"
+    assert json.load(api.invoke(**live)["Payload"]) == "provisioned-concurrency"
+    assert json.load(api.invoke(FunctionName="f")["Payload"]) == "on-demand"
+    counted = server.engine.telemetry.snapshot()
+    assert counted["ProvisionedConcurrencyInvocations"] == {"f": 1}
+    assert "ProvisionedConcurrencySpilloverInvocations" not in counted
+    api.delete_provisioned_concurrency_config(**live)
+    assert json.load(api.invoke(**live)["Payload"]) == "on-demand"
+    assert server.engine.environments("f", "1")["provisioned"]["wanted"] == 0
+
+
+def test_provisioned_concurrency_fails_with_a_reason_when_no_init_ends_well(api: Any) -> None:
+    api.create_function(
+        FunctionName="f", Runtime=PYTHON, Handler="handler.handler", Role=ROLE, Code={"ZipFile": zipped("1 / 0")}
+    )
+    CLOCK.skipped += 60
+    api.publish_version(FunctionName="f")
+    one = {"FunctionName": "f", "Qualifier": "1"}
+    api.put_provisioned_concurrency_config(ProvisionedConcurrentExecutions=1, **one)
+    CLOCK.skipped += 60
+    assert provisioned(api, "1", "FAILED") == {"Requested": 1, "Available": 0, "Allocated": 0}
+    assert api.get_provisioned_concurrency_config(**one)["StatusReason"] == "FUNCTION_ERROR_INIT_FAILURE"
+
+
+def test_an_alias_of_two_versions_has_no_provisioned_concurrency(api: Any) -> None:
+    api.create_function(
+        FunctionName="f", Runtime=PYTHON, Handler="handler.handler", Role=ROLE, Code={"ZipFile": code(1)}, Publish=True
+    )
+    CLOCK.skipped += 60
+    api.update_function_code(FunctionName="f", ZipFile=code(2))
+    CLOCK.skipped += 60
+    api.publish_version(FunctionName="f")
+    both = {"AdditionalVersionWeights": {"2": 0.5}}
+    api.create_alias(FunctionName="f", Name="live", FunctionVersion="1", RoutingConfig=both)
+    live = {"FunctionName": "f", "Qualifier": "live", "ProvisionedConcurrentExecutions": 1}
+    with refused("InvalidParameterValueException", 400) as error:
+        api.put_provisioned_concurrency_config(**live)
+    assert error.message == "Alias with weights can not be used with Provisioned Concurrency"
+    api.update_alias(FunctionName="f", Name="live", RoutingConfig={})
+    api.put_provisioned_concurrency_config(**live)
+    with refused("InvalidParameterValueException", 400) as error:
+        api.update_alias(FunctionName="f", Name="live", RoutingConfig=both)
+    assert error.message == "Invalid alias configuration for Provisioned Concurrency"

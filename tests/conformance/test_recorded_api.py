@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.asking import zipped
+from tests.api.asking import PYTHON, zipped
 from tests.api.server import ACCOUNT, REGION, Server
 from tests.conformance.api_cases import (
     AREAS,
@@ -175,12 +175,14 @@ def provisioned_limits(on: Ground, _: str) -> None:
 @replays("TestLambdaConcurrency::test_provisioned_concurrency")
 def provisioned(on: Ground, _: str) -> None:
     name = on.name()
-    on.create()
+    on.create(Runtime=PYTHON)  # one that is here: what is shown is what is there
     on.call("publish_version", FunctionName=name)
     get = {"FunctionName": name, "Qualifier": "1"}
     on.step("put_provisioned_5", "put_provisioned_concurrency_config", ProvisionedConcurrentExecutions=5, **get)
     on.step("get_provisioned_prewait", "get_provisioned_concurrency_config", **get)
     settle()
+    while on.call("get_provisioned_concurrency_config", **get)["Status"] == "IN_PROGRESS":
+        pass
     on.step("get_provisioned_postwait", "get_provisioned_concurrency_config", **get)
 
 

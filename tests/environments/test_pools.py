@@ -114,8 +114,19 @@ async def test_provisioned_environments_begin_with_the_engine_and_take_the_cold_
         await reaches(engine, "code", provisioned=ready, warm=2)
         answer = await engine.invoke("code", {"do": "environment"})
         assert answer["variables"]["AWS_LAMBDA_INITIALIZATION_TYPE"] == "provisioned-concurrency"
+        await reaches(engine, "code", warm=2)
+        busy = [fifos(code, f"go{n}") for n in range(3)]
+        calls = [asyncio.create_task(engine.invoke("code", {"do": "wait", "file": str(each)})) for each, _ in busy]
+        for _, waiting in busy:
+            await waits(waiting)
+        for each, _ in busy:
+            await let_go(each)
+        await asyncio.gather(*calls)
+        counted = engine.telemetry.snapshot()
+        assert counted["ProvisionedConcurrencyInvocations"] == {"code": 3}
+        assert counted["ProvisionedConcurrencySpilloverInvocations"] == {"code": 1}
         await engine.update_function("code", provisioned_concurrency=0)
-        assert engine.environments("code")["provisioned"] == {"status": "READY", "wanted": 0, "ready": 0, "spilled": 0}
+        assert engine.environments("code")["provisioned"] == {"status": "READY", "wanted": 0, "ready": 0, "spilled": 1}
 
 
 async def test_more_in_tmp_than_allowed_ends_the_environment(engine: Engine, code: Path) -> None:

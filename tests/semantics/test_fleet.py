@@ -187,21 +187,21 @@ def test_what_provisioned_environments_have_no_room_for_spills_over_and_is_count
     fleet.ready(1, 1.0)
     assert fleet.call("f", "a", 2.0) == [Run(1, "a")]
     assert fleet.call("f", "b", 2.0) == [Start(2, "f", False)]
-    fleet.ready(2, 3.0)
+    assert fleet.spilled("f") == 0, "it may yet run where there was room for it"
+    assert fleet.ready(2, 3.0) == [Run(2, "b", spilled=True)]
     fleet.ready(1, 4.0)
     fleet.ready(2, 5.0)
     assert fleet.spilled("f") == 1
     assert fleet.call("f", "c", 6.0) == [Run(1, "c")], "a provisioned one comes first, though it was used before"
-    assert fleet.call("f", "d", 6.0) == [Run(2, "d")]
+    assert fleet.call("f", "d", 6.0) == [Run(2, "d", spilled=True)]
     assert fleet.spilled("f") == 2
 
 
 def test_a_provisioned_environment_that_is_gone_is_replaced_and_failing_inits_are_said() -> None:
     fleet: Fleet[str] = Fleet(10, IDLE)
     fleet.configure("f", 0.0, provisioned=1)
-    assert fleet.reset(1, 1.0, init_failed=True) == [Stop(1, "broken")]
-    assert fleet.tick(1.0) == [Start(2, "f", True)]
-    fleet.reset(2, 2.0, init_failed=True)
+    assert fleet.reset(1, 1.0, init_failed=True) == [Stop(1, "broken"), Start(2, "f", True)]
+    assert fleet.reset(2, 2.0, init_failed=True) == [Stop(2, "broken")]
     assert fleet.tick(2.0) == []
     assert fleet.provisioned("f") == ("FAILED", 1, 0)
     assert fleet.tick(2.0 + FIRST_PAUSE_SECONDS) == [Start(3, "f", True)]

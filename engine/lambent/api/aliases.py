@@ -60,6 +60,8 @@ def update_alias(asked: Asked, record: Record) -> Answer:
     said = {name: asked.params[name] for name in ("FunctionVersion", "Description") if asked.get(name) is not None}
     alias = {**known, **said, "RevisionId": asked.new_id()}
     _route(asked, record, alias)
+    if alias["Name"] in record.provisioned and ("RoutingConfig" in alias or alias["FunctionVersion"] == LATEST):
+        raise invalid("Invalid alias configuration for Provisioned Concurrency")
     record.aliases[alias["Name"]] = alias
     if (config := record.provisioned.get(alias["Name"])) is not None and "FunctionVersion" in said:
         config["until"] = asked.now + asked.settings.state_change_seconds  # the new version's are made ready

@@ -21,6 +21,7 @@ from lambent.settings import EngineSettings
 MAXIMUM_CODE_BYTES: Final = 80_530_636_800  # Lambda quotas: all uploaded code
 MAXIMUM_UNZIPPED_BYTES: Final = 262_144_000
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800
+INIT_FAILURE: Final = "FUNCTION_ERROR_INIT_FAILURE"  # as AWS says it in StatusReason
 _UNQUALIFIED: Final = (
     "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. Please "
     "specify either a function name or an unqualified function ARN."
@@ -92,6 +93,10 @@ def put_provisioned(asked: Asked, record: Record) -> Answer:
         raise invalid("Provisioned Concurrency Configs cannot be applied to unpublished function versions.")
     _check_qualifier(asked, record)
     alias = record.aliases.get(qualifier)
+    if alias is not None and alias["FunctionVersion"] == LATEST:
+        raise invalid("Provisioned Concurrency Configs cannot be applied to unpublished function versions.")
+    if alias is not None and "RoutingConfig" in alias:
+        raise invalid("Alias with weights can not be used with Provisioned Concurrency")
     if alias is not None and alias["FunctionVersion"] in record.provisioned:
         raise conflict(
             "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version"
@@ -121,17 +126,16 @@ def put_provisioned(asked: Asked, record: Record) -> Answer:
             )
     until = asked.now + asked.settings.state_change_seconds
     record.provisioned[qualifier] = {"requested": wanted, "modified": asked.now, "until": until}
-    return _shown(record.provisioned[qualifier], asked.now)
+    return _shown(asked, record, qualifier)
 
 
 @decides("GetProvisionedConcurrencyConfig", missing=_no_alias_or_version)
 def get_provisioned(asked: Asked, record: Record) -> Answer:
     _check_published(asked)
     _check_qualifier(asked, record)
-    config = record.provisioned.get(asked.reference.resolved)
-    if config is None:
+    if asked.reference.resolved not in record.provisioned:
         raise _none_provisioned()
-    return _shown(config, asked.now)
+    return _shown(asked, record, asked.reference.resolved)
 
 
 @decides("DeleteProvisionedConcurrencyConfig", writes=True, missing=_no_alias_or_version)
@@ -145,23 +149,32 @@ def delete_provisioned(asked: Asked, record: Record) -> Answer:
 @decides("ListProvisionedConcurrencyConfigs")
 def list_provisioned(asked: Asked, record: Record) -> Answer:
     found = [
-        {"FunctionArn": asked.reference.of(qualifier), **_shown(config, asked.now)}
-        for qualifier, config in sorted(record.provisioned.items())
+        {"FunctionArn": asked.reference.of(qualifier), **_shown(asked, record, qualifier)}
+        for qualifier in sorted(record.provisioned)
     ]
     items, marker = page(found, asked.params)
     return {"ProvisionedConcurrencyConfigs": items, "NextMarker": marker}
 
 
-def _shown(config: Mapping[str, Any], now: float) -> Answer:
-    ready = now >= config["until"]
-    allocated = config["requested"] if ready else 0
-    return {
-        "RequestedProvisionedConcurrentExecutions": config["requested"],
-        "AvailableProvisionedConcurrentExecutions": allocated,
-        "AllocatedProvisionedConcurrentExecutions": allocated,
-        "Status": "READY" if ready else "IN_PROGRESS",
+def _shown(asked: Asked, record: Record, qualifier: str) -> Answer:
+    """What was asked for, and what of it this engine has ready. Right after a change that is nothing, as at AWS."""
+    config, alias = record.provisioned[qualifier], record.aliases.get(qualifier)
+    requested = config["requested"]
+    there: Mapping[str, Any] = {"status": "IN_PROGRESS", "ready": 0}
+    if asked.now >= config["until"]:
+        version = qualifier if alias is None else alias["FunctionVersion"]
+        there = asked.provisioned(version) or {"status": "READY", "ready": requested}
+    ready = min(requested, there["ready"])
+    answer = {
+        "RequestedProvisionedConcurrentExecutions": requested,
+        "AvailableProvisionedConcurrentExecutions": ready,
+        "AllocatedProvisionedConcurrentExecutions": ready,
+        "Status": there["status"],
         "LastModified": iso(config["modified"]),
     }
+    if there["status"] == "FAILED":
+        answer["StatusReason"] = INIT_FAILURE
+    return answer
 
 
 def _check_published(asked: Asked) -> None:

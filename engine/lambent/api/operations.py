@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from lambent.api import aliases, concurrency, event_invoke, extras, functions
@@ -22,6 +23,7 @@ from lambent.api.refusals import conflict, constrained, not_found, not_here
 from lambent.api.shapes import Operation, Wire
 from lambent.control import read_function
 from lambent.engine import Engine
+from lambent.errors import ResourceNotFound
 from lambent.model import Function
 from lambent.stored import Stored
 
@@ -105,7 +107,17 @@ class Operations:
         else:
             meant = reference(given, params.get("Qualifier"), settings)
         now, new_id = self._engine.now(), self._engine.new_id
-        return Asked(operation, params, meant, now, new_id, settings, self._runtimes, url=self.url)
+        provisioned = partial(self._provisioned, meant.name)
+        return Asked(
+            operation, params, meant, now, new_id, settings, self._runtimes, url=self.url, provisioned=provisioned
+        )
+
+    def _provisioned(self, function: str, version: str) -> Mapping[str, Any]:
+        try:
+            found: Any = self._engine.environments(function, version).get("provisioned", {})
+        except ResourceNotFound:  # another engine has made it just now, or it is being deleted
+            return {"status": "IN_PROGRESS", "ready": 0}
+        return found  # type: ignore[no-any-return]
 
     async def zip_file(self, sha256: str) -> bytes:
         """A function's zip file. Raises LambentError."""

@@ -127,6 +127,8 @@ class Asked:
     runtimes: frozenset[str]  # that botocore's model knows
     others: Mapping[str, Record] = field(default_factory=dict)  # all functions of the store, where they matter
     url: str = ""  # of this server
+    provisioned: Callable[[str], Mapping[str, Any]] = lambda version: {}
+    """What there is of a version's provisioned concurrency (status, ready) in this engine; empty: it needs none."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """A parameter; the default if it was not given."""

@@ -46,6 +46,7 @@ class Processes:
         self._log = surroundings.log
         self._logs = surroundings.logs
         self._initialized = surroundings.initialized
+        self._provisioned = surroundings.provisioned
         self._monotonic = surroundings.world.clock.monotonic
         self._loop = asyncio.get_running_loop()
         self._fleet: Fleet[Work] = Fleet(surroundings.maximum_environments, surroundings.idle_seconds)
@@ -146,8 +147,10 @@ class Processes:
     def _perform(self, steps: list[Step[Work]]) -> None:
         for step in steps:
             match step:
-                case Run(number, work):
+                case Run(number, work, spilled):
                     environment = self._environments[number]
+                    if spilled or environment.identity.provisioned:
+                        self._provisioned(environment.function.name, spilled)
                     self._is_busy(environment)
                     environment.take(work)
                 case Start(number, function, provisioned):

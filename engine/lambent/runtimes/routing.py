@@ -115,6 +115,10 @@ class _Missing:
 
     def withdraw(self, name: str) -> None: ...
 
+    def status(self, name: str) -> Mapping[str, object]:
+        """As `Router.status`: nothing is there, nor will be."""
+        return {"provisioned": {"status": "FAILED", "wanted": 0, "ready": 0, "spilled": 0}}
+
     def start(
         self,
         invocation: Invocation,

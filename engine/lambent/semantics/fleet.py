@@ -40,10 +40,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Run(Generic[Ticket]):
-    """Let this environment serve it."""
+    """Let this environment serve it. `spilled`: no provisioned one was free."""
 
     number: int
     ticket: Ticket
+    spilled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,6 @@ class Fleet(Generic[Ticket]):
         if pool.idle and not pool.waiting:
             environment = self._best(pool, now)
             if environment is not None:
-                if pool.provisioned and not environment.provisioned:
-                    pool.spilled += 1
                 return [self._use(pool, environment, ticket)]
         if now < pool.not_before and not self._busy_or_starting(pool):
             return [Refuse(ticket)]
@@ -185,7 +184,7 @@ class Fleet(Generic[Ticket]):
                 pool.not_before = now + min(MAXIMUM_PAUSE_SECONDS, pause)
         if not pool.waiting and init_failed:
             self._forget(environment)
-            return [Stop(number, "broken"), *self._elsewhere(now)]
+            return [Stop(number, "broken"), *self._grow(environment.function, pool, now), *self._elsewhere(now)]
         if pool.waiting and now < pool.not_before:
             refused: list[Step[Ticket]] = [Refuse(ticket) for ticket in pool.waiting]
             pool.waiting.clear()
@@ -261,7 +260,9 @@ class Fleet(Generic[Ticket]):
             pool.idle.remove(environment)
         environment.state = "busy"
         environment.uses += 1
-        return Run(environment.number, ticket)
+        spilled = pool.provisioned > 0 and not environment.provisioned
+        pool.spilled += spilled
+        return Run(environment.number, ticket, spilled)
 
     def _free(
         self, pool: _Pool[Ticket], environment: _Environment, state: Literal["warm", "cold"], now: float
@@ -320,8 +321,6 @@ class Fleet(Generic[Ticket]):
             missing -= 1
             starting += 1
         while starting < len(pool.waiting) and self._room(steps):
-            if pool.provisioned:
-                pool.spilled += 1
             steps.append(self._start(function, pool, provisioned=False))
             starting += 1
         return steps
