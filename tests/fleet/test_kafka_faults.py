@@ -126,6 +126,7 @@ async def cuts(kafka_process: KafkaProcess, topic: str, count: int, seed: int) -
                 direction: Direction = chance.choice(("request", "answer"))
                 proxy.cut_next(direction, chance.choice((0, 1, 3, 7, 20, 100)))
                 await stored.wait()
+            proxy.heal()  # cuts that were planned and did not strike
         async with made:
             await seen.until_all(sent)
     seen.check(sent)
