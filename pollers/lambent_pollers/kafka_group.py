@@ -91,16 +91,19 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             self._none_in_use.set()
 
     async def close(self) -> None:
-        """Commit what there is, and leave the group, but wait for neither for long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORD_SECONDS):
-                await self._commit()
-        self._in_use.clear()
-        self._none_in_use.set()  # a rebalance must not wait for what nobody will release
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        """Commit what there is, and leave the group, but wait for neither for long. Cancelled, it leaves all the same:
+        what nobody reads any more must not stay assigned to us."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD_SECONDS):
+                    await self._commit()
+        finally:
+            self._in_use.clear()
+            self._none_in_use.set()  # a rebalance must not wait for what nobody will release
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
     # --- rebalances --------------------------------------------------------------------------------------------------
 
@@ -130,15 +133,21 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 self._changed()
                 await asyncio.sleep(AGAIN_SECONDS)
 
+    def client(self, **options: Any) -> AIOKafkaConsumer:
+        """What belongs to the group; simulated days have another."""
+        return AIOKafkaConsumer(**options)
+
     async def _be_member(self) -> None:
         url = self._stream.url
-        self._consumer = consumer = AIOKafkaConsumer(
+        session, rebalance = url.seconds["session_timeout"], url.seconds["rebalance_timeout"]
+        # Who hears of a rebalance only at its next heartbeat has less time: too late, and it is thrown out for ever.
+        self._consumer = consumer = self.client(
             **url.client(),
             group_id=self.group,
             enable_auto_commit=False,
-            session_timeout_ms=int(url.seconds["session_timeout"] * 1e3),
-            heartbeat_interval_ms=int(url.seconds["session_timeout"] / 4 * 1e3),
-            rebalance_timeout_ms=int(url.seconds["rebalance_timeout"] * 1e3),
+            session_timeout_ms=int(session * 1e3),
+            heartbeat_interval_ms=int(min(session / 4, rebalance * (1 - DRAIN_SHARE) / 2) * 1e3),
+            rebalance_timeout_ms=int(rebalance * 1e3),
             max_poll_interval_ms=_NEVER_MS,
             metadata_max_age_ms=int(METADATA_SECONDS * 1e3),
         )

@@ -104,12 +104,14 @@ class KafkaReader:
 
     async def close(self) -> None:
         self._closed(self)
-        if self.election is not None:
-            await self.election.close()
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            with suppress(KafkaError, OSError):
-                await consumer.stop()
+        try:
+            if self.election is not None:
+                await self.election.close()
+        finally:
+            consumer, self._consumer = self._consumer, None
+            if consumer is not None:
+                with suppress(KafkaError, OSError):
+                    await consumer.stop()
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
     python tests/simulation/campaign.py --seeds 20000 --hours 200     the night
     python tests/simulation/campaign.py --seed 4711                   one day again, with its last steps
+    python tests/simulation/campaign.py --ground groups               days on which a consumer group shares shards out
 
 Each lane is a process of its own that lives through every n-th seed and writes a line of JSON a day.
 """
@@ -18,10 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lambent.testing.simulation import Simulation
 
+ROOT = Path(__file__).resolve().parents[2]
 LANES = 2
 PROGRESS_SECONDS = 10.0
 
@@ -121,18 +124,26 @@ def _days(lanes: list[subprocess.Popen]) -> Iterator[dict]:
                 yield from map(json.loads, lines)
 
 
+def simulated(seed: int, ground: str) -> Simulation:
+    if ground != "groups":
+        return Simulation(seed, ground=ground)
+    from tests.simulation.kafka_members import Member
+
+    return Simulation(seed, member=Member)
+
+
 def _lane(first: int, twice: int, ground: str) -> None:
     seed, parent = first, os.getppid()
     while os.getppid() == parent:
         traced = (seed - first) // LANES < twice
-        result = Simulation(seed, ground=ground).run(trace=traced)
+        result = simulated(seed, ground).run(trace=traced)
         day = {
             "seed": seed,
             "problems": result.problems,
             "seconds": result.virtual_seconds,
             "runs": result.runs,
             "faults": result.faults,
-            "traces": [result.trace, Simulation(seed, ground=ground).run(trace=True).trace] if traced else [],
+            "traces": [result.trace, simulated(seed, ground).run(trace=True).trace] if traced else [],
         }
         sys.stdout.write(json.dumps(day) + "\n")
         sys.stdout.flush()
@@ -145,14 +156,15 @@ def _main() -> int:
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="only this one, with its last steps")
-    parser.add_argument("--ground", choices=("memory", "sqlite"), default="memory", help="what the days lie on")
+    grounds = ("memory", "sqlite", "groups")
+    parser.add_argument("--ground", choices=grounds, default="memory", help="what the days lie on")
     parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--twice", type=int, default=0)
     options = parser.parse_args()
     if options.lane is not None:
         _lane(options.lane, options.twice, options.ground)
     if options.seed is not None:
-        print(Simulation(options.seed, ground=options.ground).explained())
+        print(simulated(options.seed, options.ground).explained())
         return 0
     found = campaign(
         options.first,
@@ -164,9 +176,10 @@ def _main() -> int:
     )
     print(found)
     for seed in sorted(found.broken)[:3]:
-        print(Simulation(seed, ground=options.ground).explained())
+        print(simulated(seed, options.ground).explained())
     return 1 if found.broken else 0
 
 
 if __name__ == "__main__":
+    sys.path.append(str(ROOT))
     sys.exit(_main())

@@ -14,7 +14,7 @@ from typing import Final
 from lambent.testing.history import History
 from lambent.testing.workload import ROUNDING, Workload
 
-__all__ = ["audit"]
+__all__ = ["audit", "once"]
 
 EXHAUSTED: Final = ("RetriesExhausted", "RetryAttemptsExhausted", "redriven")
 UNREPORTED: Final = ("recorded as destination-failed", "recorded as function-deleted")
@@ -31,6 +31,21 @@ def audit(history: History, day: Workload, *, undisturbed: bool, times_tell: boo
         yield from _given_up_young(history, day)
         if undisturbed:
             yield from _given_up_late(history, day)
+
+
+def once(history: History, day: Workload) -> Iterator[str]:
+    """A sentence for each record that was done twice on a day on which nothing goes wrong, no handler either: not even a
+    shard that is handed over excuses it, but where lanes are ahead of each other."""
+    if any(run.outcome not in ("ok", "interrupted") for run in history.runs):
+        return
+    sources = [mapped for mapped in day.mappings.values() if mapped.source.startswith("stream:")]
+    lone = {mapped.function for mapped in sources if mapped.options.get("parallelization_factor", 1) == 1}
+    done: dict[tuple[str, str], str] = {}
+    for run in history.runs:
+        for id in run.done if run.function in lone else ():
+            if (run.function, id) in done:
+                yield f"twice: {id} was done in {done[run.function, id]} and again in {run}"
+            done[run.function, id] = str(run)
 
 
 def _ended_unreported(history: History, day: Workload) -> Iterator[str]:

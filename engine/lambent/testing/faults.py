@@ -33,7 +33,7 @@ Witness = Callable[[str, Sequence[Any], Any], None]
 WAITING: Final = frozenset({"receive", "due", "ready", "watch"})
 """Methods that wait for something: their answer is not delayed, for whoever cancels them must lose nothing."""
 
-TOLD_ONCE: Final = frozenset({"due"})
+TOLD_ONCE: Final = frozenset({"due", "resume"})
 """Methods whose answer an adapter does not repeat: it keeps what it has told, so it cannot be lost on the way."""
 
 LEAVING_SECONDS: Final = 0.01
@@ -318,7 +318,13 @@ class _Queue(_Port):
 
 class _Stream(_Port):
     def reader(self, group: str = "") -> Any:
-        return _Port(self._name.replace("stream", "reader", 1), self._inner.reader(group), self._faults)
+        return _Reader(self._name.replace("stream", "reader", 1), self._inner.reader(group), self._faults)
+
+
+class _Reader(_Port):
+    @property
+    def election(self) -> Any:
+        return _Port(self._name.replace("reader", "election", 1), self._inner.election, self._faults)
 
 
 def _show_again(inner: Any, id: str, receipt: str, at: float, faults: Faults) -> None:

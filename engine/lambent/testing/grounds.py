@@ -15,7 +15,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from dataclasses import replace
 from itertools import count
@@ -47,6 +47,8 @@ class Ground(Protocol):
     """A store for the engines, and the outside world's view of it, whose calls never wait."""
 
     store: Store
+    befallen: Mapping[str, int]
+    """How often what befell it that is no fault of a call."""
 
     @property
     def outside(self) -> Connection:
@@ -73,6 +75,19 @@ class Ground(Protocol):
         """Two shards that can be merged."""
         ...
 
+    def extend(self, stream: Stream, number: int) -> bool:
+        """One shard more beside all that there are, if this is how its streams grow."""
+        ...
+
+    def heal(self) -> None:
+        """Nothing of it goes wrong any more."""
+        ...
+
+    def unsettled(self, holders: Mapping[tuple[str, str], tuple[str, int]]) -> str:
+        """Whether somebody has another lease than is assigned to him, as a sentence; "": nobody. `holders`: process and
+        counter of each lease, by mapping and shard."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -82,6 +97,8 @@ def ground(name: GroundName) -> Ground:
 
 class MemoryGround:
     """Several engines may share it."""
+
+    befallen: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self._memory = MemoryStore()
@@ -112,11 +129,21 @@ class MemoryGround:
         shards = self._memory.stream_state(stream)._open
         return (shards[0].shard.id, shards[1].shard.id) if len(shards) > 1 else None
 
+    def extend(self, stream: Stream, number: int) -> bool:
+        return False
+
+    def heal(self) -> None: ...
+
+    def unsettled(self, holders: Mapping[tuple[str, str], tuple[str, int]]) -> str:
+        return ""
+
     def close(self) -> None: ...
 
 
 class SqliteGround:
     """One engine at a time, as the file's lock has it."""
+
+    befallen: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="lambent-"))
@@ -152,6 +179,14 @@ class SqliteGround:
 
     def neighbours(self, stream: Stream) -> tuple[str, str] | None:
         return None
+
+    def extend(self, stream: Stream, number: int) -> bool:
+        return False
+
+    def heal(self) -> None: ...
+
+    def unsettled(self, holders: Mapping[tuple[str, str], tuple[str, int]]) -> str:
+        return ""
 
     def close(self) -> None:
         at_once(self._outside.close())

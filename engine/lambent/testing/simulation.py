@@ -23,9 +23,10 @@ from lambent.engine import Engine
 from lambent.errors import EngineStopped, FunctionError, LambentError, StoreUnavailable, TooManyRequests
 from lambent.model import Delete, Message, Put, Queue, Send, Stream
 from lambent.ports import World
-from lambent.testing.audit import audit
+from lambent.testing.audit import audit, once
 from lambent.testing.faults import CLEAR, Fault, Faults, FaultyConnection, FaultyStore
 from lambent.testing.grounds import GroundName, at_once, ground
+from lambent.testing.groups import Group, GroupedGround, GroupMember
 from lambent.testing.history import History, check
 from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
 from lambent.testing.weather import CLIMATES, Blow, blows
@@ -48,6 +49,9 @@ GIVEN_UP: Final = "a result was not delivered"
 
 PATIENCE_SECONDS: Final = 60
 """Virtual seconds within which a free permit is found."""
+
+AGREEMENT_SECONDS: Final = 120
+"""Virtual seconds within which a group comes to rest, and every lease to whom it is assigned."""
 
 LAST_STEPS: Final = 60
 """Steps that a failure's report shows."""
@@ -87,7 +91,8 @@ class _Host:
 class Simulation:
     """One seed. `calm`: no faults but those of `strikes` (by number of the engines' store calls), `kills` (by step of
     the loop: which engine, from 0) and `blows`. `engines`: 1 to 3, by default the seed's choice; one on a `ground` of
-    SQLite, whose file one engine has."""
+    SQLite, whose file one engine has. `member` makes what stands for a reader in a consumer group; then streams are
+    shared out by groups (see `groups.py`), and lie in memory."""
 
     seed: int
     engines: int | None = None
@@ -98,6 +103,7 @@ class Simulation:
     day: Workload | None = None
     blows: Sequence[Blow] = ()
     ground: GroundName = "memory"
+    member: Callable[[Group, str], GroupMember] | None = None
 
     def run(self, *, trace: bool = False, steps: bool = False) -> Result:
         """Live through the day. `trace`: hash it. `steps`: keep the last ones."""
@@ -107,21 +113,23 @@ class Simulation:
         """A failure as a text: the seed, what broke, the last steps, and how to see it again."""
         result = self.run(steps=True)
         lines = [f"SEED={self.seed}", *result.problems, "last steps:", *result.last_steps]
-        on = "" if self.ground == "memory" else f" --ground {self.ground}"
+        where = self.ground if self.member is None else "groups"
+        on = "" if where == "memory" else f" --ground {where}"
         return "\n".join([*lines, f"replay it: {command} --seed {self.seed}{on}"])
 
 
 class _Run:
     def __init__(self, plan: Simulation, trace: bool, steps: bool) -> None:
         self._plan = plan
-        self._day = plan.day or workload(plan.seed, plan.size)
+        self._day = plan.day or workload(plan.seed, plan.size, only="stream" if plan.member else None)
         self._chance = random.Random(f"nemesis {plan.seed} {plan.strikes} {plan.kills}")
         self._trace = TraceHash() if trace else None
         self._last: deque[str] | None = deque(maxlen=LAST_STEPS) if steps else None
         self._problems: list[str] = []
-        engines = 1 if plan.ground == "sqlite" else plan.engines or self._chance.choice((1, 1, 2, 3))
+        usual = (1, 1, 2, 3) if plan.member is None else (1, 2, 2, 3)
+        engines = 1 if plan.ground == "sqlite" else plan.engines or self._chance.choice(usual)
         self._hosts = [_Host(number) for number in range(1, engines + 1)]
-        self._ground = ground(plan.ground)
+        self._ground = ground(plan.ground) if plan.member is None else GroupedGround(plan.member, plan.seed)
         self._dying: dict[str, None] = {}
         self._operating: dict[asyncio.Task[None], str | None] = {}
         self._tries: dict[tuple[str, int], int] = {}
@@ -142,7 +150,7 @@ class _Run:
             self._loop.steps,
             self._loop.time(),
             len(self._history.runs),
-            {**self._faults.struck, **{f"{blow.what}": 1 for blow in self._blows}},
+            {**self._faults.struck, **{f"{blow.what}": 1 for blow in self._blows}, **self._ground.befallen},
             self._faults.points,
             self._trace.hexdigest() if self._trace else "",
             list(self._last or ()),
@@ -187,6 +195,7 @@ class _Run:
         self._over = True
         self._faults.strikes.clear()
         await self._all_free()
+        await self._agreed()
         await self._leave()
         self._audit_end()
 
@@ -246,6 +255,8 @@ class _Run:
             self._problem(f"{operation.what} of {where} raised {error!r}")
 
     def _reshard(self, operation: Operation) -> None:
+        if self._ground.extend(self._streams[operation.where], operation.numbers[0] if operation.numbers else 0):
+            return
         stream = self._ground.outside.stream(self._streams[operation.where])
         shards = list(at_once(stream.shards()))
         closed = {parent for shard in shards for parent in shard.parents}
@@ -461,6 +472,7 @@ class _Run:
     async def _heal(self) -> None:
         self._faults.rates = CLEAR
         self._faults.away.clear()
+        self._ground.heal()
 
     async def _drained(self) -> None:
         set_back = sum(max(0.0, -blow.seconds) for blow in self._blows if blow.what == "clock")  # ages take longer
@@ -499,6 +511,15 @@ class _Run:
                     calling = asyncio.create_task(self._called(host.engine, name))
                 if not await calling:
                     self._problem(f"{host.process} gets no permit for {name}, though nothing runs")
+
+    async def _agreed(self) -> None:
+        """Who is to try a shard is who may."""
+        deadline = self._loop.time() + AGREEMENT_SECONDS
+        while text := self._ground.unsettled(self._witness.holders):
+            if self._loop.time() > deadline:
+                self._problem(f"after {AGREEMENT_SECONDS} s without faults, {text}")
+                return
+            await asyncio.sleep(1.0)
 
     async def _called(self, engine: Engine, function: str) -> bool:
         for _ in range(PATIENCE_SECONDS):
@@ -545,6 +566,8 @@ class _Run:
         ]
         undisturbed = self._witness.strict and not self._away_for(0.0)
         self._problems += audit(self._history, self._day, undisturbed=undisturbed, times_tell=times_tell)
+        if self._plan.calm and not (self._plan.strikes or self._plan.kills or self._blows):
+            self._problems += once(self._history, self._day)
         books = {id: [fact.counts for fact in at_once(self._ground.outside.facts.shards(id))] for id in names}
         self._problems += self._witness.audit(books, steady=steady)
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:

@@ -144,10 +144,13 @@ class Workload:
         return Source(name, mapped.function, "group" if self.queues[name].get("fifo") else None)
 
 
-def workload(seed: int, size: float = 1.0) -> Workload:
-    """The day of this seed; `size` multiplies how much comes in."""
+def workload(seed: int, size: float = 1.0, *, only: Literal["stream"] | None = None) -> Workload:
+    """The day of this seed; `size` multiplies how much comes in, `only` names the one model that it is about."""
     chance = random.Random(f"workload {seed}")
     day = _Day(seed, chance, size)
+    if only is not None:
+        day.stream()
+        return day.finished()
     models = [model for model in (day.calls, day.events, day.stream, day.queue, day.fifo) if chance.random() < 0.6]
     for model in models or [chance.choice((day.events, day.stream, day.queue, day.fifo))]:
         model()
