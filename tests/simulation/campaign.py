@@ -18,8 +18,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from selectors import EVENT_READ, DefaultSelector
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from tempfile import TemporaryDirectory
 
 from lambent.testing.simulation import Simulation

@@ -1,5 +1,5 @@
-"""Simulated days on which a consumer group shares the shards out: production's member of a group, and a co-ordinator that
-meets every timing of a rebalance. The group says who tries, the lease who may: so no promise is broken."""
+"""Simulated days on which a group shares the shards out: production's member, and a co-ordinator with every timing of a
+rebalance. The group says who tries, the lease who may: so no promise is broken."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def audit(history: History, day: Workload, *, undisturbed: bool, times_tell: boo
 
 
 def once(history: History, day: Workload) -> Iterator[str]:
-    """A sentence for each record that was done twice on a day on which nothing goes wrong, no handler either: not even a
-    shard that is handed over excuses it, but where lanes are ahead of each other."""
+    """A sentence for each record that was done twice on a day on which nothing goes wrong, no handler either. That its
+    shard was handed over is no excuse, unless lanes are ahead of each other."""
     if any(run.outcome not in ("ok", "interrupted") for run in history.runs):
         return
     sources = [mapped for mapped in day.mappings.values() if mapped.source.startswith("stream:")]

@@ -33,7 +33,7 @@ from lambent.stores.sqlite_file import READ, WRITE, SqliteFile
 from lambent.testing.faults import Faults, Rates
 from lambent.testing.loop import PROCESS, VirtualLoop, with_process
 
-__all__ = ["Ground", "GroundName", "MemoryGround", "SqliteGround", "at_once", "ground"]
+__all__ = ["Ground", "GroundName", "MemoryGround", "SqliteGround", "at_once", "ground", "reshard"]
 
 GroundName = Literal["memory", "sqlite"]
 
@@ -47,8 +47,11 @@ class Ground(Protocol):
     """A store for the engines, and the outside world's view of it, whose calls never wait."""
 
     store: Store
-    befallen: Mapping[str, int]
-    """How often what befell it that is no fault of a call."""
+
+    @property
+    def befallen(self) -> Mapping[str, int]:
+        """How often what befell it that is no fault of a call."""
+        ...
 
     @property
     def outside(self) -> Connection:
@@ -95,10 +98,22 @@ def ground(name: GroundName) -> Ground:
     return MemoryGround() if name == "memory" else SqliteGround()
 
 
+def reshard(ground: Ground, stream: Stream, what: Literal["split", "merge"], number: int) -> None:
+    """Change a stream's shards, as far as its ground can: `number` chooses one."""
+    if ground.extend(stream, number):
+        return
+    builtin = ground.outside.stream(stream)
+    shards = list(at_once(builtin.shards()))
+    closed = {parent for shard in shards for parent in shard.parents}
+    leaves = [shard.id for shard in shards if shard.id not in closed]
+    if what == "split":
+        at_once(builtin.split(leaves[number % len(leaves)]))
+    elif (pair := ground.neighbours(stream)) is not None:
+        at_once(builtin.merge(*pair))
+
+
 class MemoryGround:
     """Several engines may share it."""
-
-    befallen: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self._memory = MemoryStore()
@@ -129,6 +144,10 @@ class MemoryGround:
         shards = self._memory.stream_state(stream)._open
         return (shards[0].shard.id, shards[1].shard.id) if len(shards) > 1 else None
 
+    @property
+    def befallen(self) -> Mapping[str, int]:
+        return {}
+
     def extend(self, stream: Stream, number: int) -> bool:
         return False
 
@@ -142,8 +161,6 @@ class MemoryGround:
 
 class SqliteGround:
     """One engine at a time, as the file's lock has it."""
-
-    befallen: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="lambent-"))
@@ -179,6 +196,10 @@ class SqliteGround:
 
     def neighbours(self, stream: Stream) -> tuple[str, str] | None:
         return None
+
+    @property
+    def befallen(self) -> Mapping[str, int]:
+        return {}
 
     def extend(self, stream: Stream, number: int) -> bool:
         return False

@@ -316,7 +316,7 @@ class GroupedGround(MemoryGround):
         self._groups: dict[str, Group] = {}
 
     @property
-    def befallen(self) -> Mapping[str, int]:  # type: ignore[override]
+    def befallen(self) -> Mapping[str, int]:
         return sum((group.befallen for group in self._groups.values()), Counter())
 
     def heal(self) -> None:

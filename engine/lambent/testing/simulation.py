@@ -25,7 +25,7 @@ from lambent.model import Delete, Message, Put, Queue, Send, Stream
 from lambent.ports import World
 from lambent.testing.audit import audit, once
 from lambent.testing.faults import CLEAR, Fault, Faults, FaultyConnection, FaultyStore
-from lambent.testing.grounds import GroundName, at_once, ground
+from lambent.testing.grounds import GroundName, at_once, ground, reshard
 from lambent.testing.groups import Group, GroupedGround, GroupMember
 from lambent.testing.history import History, check
 from lambent.testing.loop import PROCESS, Deadlock, TraceHash, VirtualClock, VirtualLoop, describe, run, with_process
@@ -248,23 +248,12 @@ class _Run:
                     else:
                         await engine.queue(where).send_many(sends)
                 case "split" | "merge":
-                    self._reshard(operation)
+                    number = operation.numbers[0] if operation.numbers else 0
+                    reshard(self._ground, self._streams[where], operation.what, number)
         except (StoreUnavailable, EngineStopped, TooManyRequests, FunctionError, TimeoutError):
             pass
         except LambentError as error:
             self._problem(f"{operation.what} of {where} raised {error!r}")
-
-    def _reshard(self, operation: Operation) -> None:
-        if self._ground.extend(self._streams[operation.where], operation.numbers[0] if operation.numbers else 0):
-            return
-        stream = self._ground.outside.stream(self._streams[operation.where])
-        shards = list(at_once(stream.shards()))
-        closed = {parent for shard in shards for parent in shard.parents}
-        leaves = [shard.id for shard in shards if shard.id not in closed]
-        if operation.what == "split":
-            at_once(stream.split(leaves[operation.numbers[0] % len(leaves) if operation.numbers else 0]))
-        elif (pair := self._ground.neighbours(self._streams[operation.where])) is not None:
-            at_once(stream.merge(*pair))
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
