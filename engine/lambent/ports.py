@@ -40,6 +40,7 @@ from lambent.model import (
     ShardFact,
     Stream,
 )
+from lambent.semantics.batching import Weights
 from lambent.semantics.concurrency import Demand
 
 HEARTBEATS_PER_LEASE: Final = 3
@@ -322,8 +323,8 @@ class StreamSource(Protocol):
     def capabilities(self) -> frozenset[str]: ...
 
     @property
-    def size_of(self) -> Callable[[Record], int]:
-        """At most how many bytes of JSON a record is in an event."""
+    def weights(self) -> Weights:
+        """Of its records."""
         ...
 
     @property

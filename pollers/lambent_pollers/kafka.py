@@ -39,11 +39,11 @@ class KafkaStream:
 
     capabilities = frozenset({"AT_TIMESTAMP", "shards"})
     retention_seconds = float("inf")  # the brokers' business: what they still have is not too old
-    size_of = staticmethod(kafka.size)
 
     def __init__(self, url: KafkaUrl) -> None:
         self.url = url
         self.arn = str(url)
+        self.weights = kafka.weights(url.options["records"] == "json", url.servers)
         self._partitions: dict[str, TopicPartition] = {}
         self._admin: AIOKafkaAdminClient | None = None
         self._asking: AIOKafkaConsumer | None = None

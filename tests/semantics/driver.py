@@ -34,6 +34,7 @@ from lambent.model import (
     Wait,
     WindowState,
 )
+from lambent.semantics.batching import Weights
 from lambent.semantics.stream import ShardConsumer
 
 EPOCH = 1_000_000.0  # what the wall clock shows when the monotonic one shows 0
@@ -87,7 +88,7 @@ class Driver:
     function: Callable[[Call], Any] = lambda call: None
     report: Callable[[ReportBatch], Delivery] = lambda step: Delivered()
     accepts: Callable[[Record], bool] | None = None
-    size_of: Callable[[Record], int] = lambda record: len(record.data)
+    weights: Weights = field(default_factory=lambda: Weights(lambda record: len(record.data)))
     retention_seconds: float = float("inf")
     progress: Progress = field(default_factory=lambda: Progress(START))
     jitter: float = 0.0
@@ -115,7 +116,7 @@ class Driver:
         self.consumer = ShardConsumer(
             self.config,
             self.progress,
-            size_of=self.size_of,
+            weights=self.weights,
             accepts=self.accepts,
             retention_seconds=self.retention_seconds,
         )

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambent.model import Piece, Progress
+from lambent.model import (
+    MAXIMUM_BATCH_BYTES,
+    Checkpoint,
+    Fetch,
+    Invoke,
+    Piece,
+    Progress,
+    Read,
+    Record,
+    StreamMapping,
+    Succeeded,
+)
+from lambent.payload import encode_event
 from lambent.semantics import kafka, responses
 from lambent.semantics.filtering import compile_filters
+from lambent.semantics.stream import ShardConsumer
+
+SERVERS = ",".join(f"broker-{number}.example.org:9092" for number in range(50))
 
 
 @dataclass
@@ -60,12 +74,67 @@ def test_the_length_of_a_chain_is_read_from_its_header_and_never_shown() -> None
     st.none() | st.binary(max_size=200),
     st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=40)), max_size=4),
     st.integers(0, 2**63 - 1),
+    st.sampled_from(["t", "t" * 249]),
 )
-def test_a_record_is_no_larger_in_an_event_than_its_size_says(
-    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], offset: int
+def test_records_are_no_larger_in_an_event_than_their_weights_say(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], offset: int, topic: str
 ) -> None:
-    record = of(key=key, value=value, headers=headers, offset=offset)
-    assert len(json.dumps(shown(record))) <= kafka.size(record)
+    for decoded in (False, True):
+        record = of(key=key, value=value, headers=headers, offset=offset, topic=topic)
+        weights = kafka.weights(decoded)
+        size = len(encode_event(shown(record, decoded))) + len(",")
+        assert size <= weights.in_event(record) == weights.in_event(record)
+        assert size <= weights.held([record]) * weights.per_byte + weights.per_record
+
+
+def batches(decoded: bool, records: list[kafka.KafkaRecord]) -> list[list[Record]]:
+    """What a mapping makes of a partition's records."""
+    mapping = StreamMapping(source="kafka://h/orders", function="f", batch_size=10_000)
+    consumer = ShardConsumer(mapping, Progress(kafka.position("orders-3", -1)), weights=kafka.weights(decoded, SERVERS))
+    found: list[list[Record]] = []
+    waiting = list(records)
+    while sum(map(len, found)) < len(records):
+        match step := consumer.next(0.0, 2e9):
+            case Fetch():
+                consumer.fetched(Read("orders-3", waiting, True), 0.0)
+                waiting = []
+            case Checkpoint():
+                consumer.checkpointed(True)
+            case Invoke():
+                found.append(list(step.records))
+                consumer.invoked(step, Succeeded(b"null", "$LATEST"), 0.0)
+    return found
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"value": b"\x01" * 500_000},
+        {"value": b"\xff" * 500_000},
+        {"value": "é".encode() * 300_000},
+        {"value": b"[" + b"1e15," * 100_000 + b"1]"},
+        {"value": b"x" * 1_020_000},
+        {"value": b"", "key": b"\x01" * 500_000},
+        {"value": b"", "headers": [("a", b"\xff" * 500_000)]},
+        {"value": b"", "headers": [("\x01" * 500_000, b"")]},
+        {"value": b"", "headers": [("", None)] * 100_000},
+    ],
+    ids=["control", "bytes", "umlauts", "numbers", "text", "key", "header", "header's name", "headers"],
+)
+def test_no_batch_is_above_6_mb_whatever_is_large_in_its_records(content: dict[str, object], decoded: bool) -> None:
+    found = batches(decoded, [of(offset=offset, **content) for offset in range(9)])
+    events = [len(encode_event(kafka.event("orders-3", each, SERVERS, decoded))) for each in found]
+    assert max(events) <= MAXIMUM_BATCH_BYTES
+    assert sum(map(len, found)) == 9
+
+
+@pytest.mark.parametrize("size", range(10_000, 10_017))
+def test_decoded_batches_are_as_large_as_they_may_be(size: int) -> None:
+    """With what stands around the records, the names of many brokers too."""
+    found = batches(True, [of(value=b"x" * size) for _ in range(700)])
+    event = len(encode_event(kafka.event("orders-3", found[0], SERVERS, decoded=True)))
+    assert MAXIMUM_BATCH_BYTES - 12_000 < event <= MAXIMUM_BATCH_BYTES
 
 
 @pytest.mark.parametrize(

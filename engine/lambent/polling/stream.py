@@ -218,7 +218,7 @@ class StreamLoop:
         consumer = ShardConsumer(
             self._mapping,
             progress,
-            size_of=self._source.size_of,
+            weights=self._source.weights,
             accepts=self._accepts,
             retention_seconds=self._source.retention_seconds,
         )

@@ -16,6 +16,7 @@ from typing import Final
 from lambent.arns import queue_arn, role_arn, stream_arn
 from lambent.errors import InvalidParameterValue
 from lambent.model import Message, Put, Queue, Record, Send
+from lambent.semantics.batching import Weights
 from lambent.semantics.shapes import kinesis_event, kinesis_size, kinesis_view, sqs_event, sqs_view
 
 DEDUPLICATION_SECONDS: Final = 300.0  # SQS: a deduplication id holds for five minutes
@@ -87,7 +88,7 @@ class StreamView:
     capabilities = frozenset(
         {"AT_TIMESTAMP", "backlog", "groups", "kinesis", "maximum_bytes", "reshard", "retention", "shards"}
     )
-    size_of = staticmethod(kinesis_size)
+    weights = Weights(kinesis_size)
 
     def __init__(self, name: str, region: str, account_id: str) -> None:
         self.arn = stream_arn(region, account_id, name)

@@ -14,12 +14,14 @@ import json
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from lambent.model import Piece, Progress, Record, StreamMapping
+from lambent.semantics.batching import ENVELOPE_BYTES, Weights
 from lambent.semantics.filtering import decoded_view
 from lambent.semantics.shapes import iso_milliseconds
 
@@ -27,8 +29,13 @@ HOPS_HEADER: Final = "lambent-hops"  # of a record that a function put: the leng
 TIMESTAMP_TYPES: Final = ("CREATE_TIME", "LOG_APPEND_TIME")
 MAXIMUM_METADATA_BYTES: Final = 3 * 1024  # of a commit; the broker's limit is 4,096 (offset.metadata.max.bytes)
 RECORD_OVERHEAD_BYTES: Final = 320  # a record's JSON without topic, key, value and headers
+MAXIMUM_TOPIC_CHARACTERS: Final = 249
+MAXIMUM_OVERHEAD_BYTES: Final = 1_000  # a record's JSON with the longest topic's name, and nothing in it
+MAXIMUM_GROWTH: Final = 6  # of content in an event: a control character is "\\u0001", a header's byte "255, "
 RETRIES_WITH_DESTINATION: Final = 10  # in place of endless ones
 _DIGITS: Final = 19
+_HEADER_BYTES: Final = 8  # counted for a header beside its name and value; six times that is what it adds to both
+_HELD = attrgetter("held")
 _JSON_BEGINS: Final = frozenset(bytes([each]) for each in b'{["-0123456789tfn \t\r\n')
 _VERSION: Final = 1
 
@@ -48,17 +55,22 @@ class Raw(Protocol):
 
 @dataclass(slots=True)
 class KafkaRecord(Record):
-    """A record with what only Kafka knows of it."""
+    """A record with what only Kafka knows of it. `held`: how many bytes of content it has, in whatever part;
+    `json_bytes` is kept once it was asked for, since a batch that waits is weighed again with each that joins."""
 
     raw: Raw | None = None
+    held: int = 0
+    json_bytes: int = 0
 
 
 def record(shard: str, raw: Raw) -> KafkaRecord:
     """Without a key it has the empty one, as all the others have that are without: they keep their order."""
     key = "" if raw.key is None else raw.key.decode("utf-8", "backslashreplace")
-    return KafkaRecord(
-        f"{shard}@{raw.offset:019d}", key, raw.value or b"", raw.timestamp / 1e3, _hops(raw) if raw.headers else 0, raw
-    )
+    data, held, hops = raw.value or b"", len(raw.key or b"") + len(raw.value or b""), 0
+    if raw.headers:
+        hops = _hops(raw)
+        held += sum([_HEADER_BYTES + len(name.encode()) + len(value or b"") for name, value in raw.headers])
+    return KafkaRecord(f"{shard}@{raw.offset:019d}", key, data, raw.timestamp / 1e3, hops, raw, held)
 
 
 # --------------------------------------------------------------------------- places
@@ -109,14 +121,35 @@ def view(record: Record) -> dict[str, object]:
     return {**_metadata(record.raw), **_key_and_value(record.raw, decoded_view), "headers": _headers(record.raw, _text)}
 
 
-def size(record: Record) -> int:
-    """At most this many bytes of JSON are this record in an event."""
-    raw = record.raw if isinstance(record, KafkaRecord) else None
-    if raw is None:
-        return len(record.data)
-    headers = sum([40 + 6 * (len(name) + len(value or b"")) for name, value in raw.headers])
-    content = len(raw.key or b"") + len(record.data)
-    return RECORD_OVERHEAD_BYTES + 2 * len(raw.topic) + content * 4 // 3 + 8 + headers
+def weights(decoded: bool, bootstrap_servers: str = "") -> Weights:
+    """Of a topic's records, by how they look in an event that names these servers. What is decoded must be written to
+    be weighed: it may be as long as it was, or six times that."""
+    envelope = ENVELOPE_BYTES + MAXIMUM_TOPIC_CHARACTERS + len(bootstrap_servers.encode())
+    size = _decoded_size if decoded else _size
+    return Weights(size, _held, MAXIMUM_GROWTH, MAXIMUM_OVERHEAD_BYTES, envelope)
+
+
+def _held(records: Sequence[Record]) -> int:
+    return sum(map(_HELD, records))
+
+
+def _size(record: Record) -> int:
+    assert isinstance(record, KafkaRecord)
+    assert record.raw is not None
+    if not record.json_bytes:
+        raw = record.raw
+        headers = sum([40 + 6 * (len(name.encode()) + len(value or b"")) for name, value in raw.headers])
+        content = len(raw.key or b"") + len(record.data)
+        record.json_bytes = RECORD_OVERHEAD_BYTES + 2 * len(raw.topic) + content * 4 // 3 + 8 + headers
+    return record.json_bytes
+
+
+def _decoded_size(record: Record) -> int:
+    assert isinstance(record, KafkaRecord)
+    assert record.raw is not None
+    if not record.json_bytes:
+        record.json_bytes = len(to_json(_decoded(record.raw))) + 1  # the comma
+    return record.json_bytes
 
 
 def batch_info(event: Mapping[str, object], records: Sequence[KafkaRecord], payload_bytes: int) -> dict[str, object]:

@@ -25,6 +25,7 @@ from zlib import crc32
 
 from lambent.model import (
     DESTINATION_FAILED,
+    MAXIMUM_BATCH_BYTES,
     Checkpoint,
     Delivered,
     Delivery,
@@ -55,8 +56,7 @@ from lambent.semantics.watermark import Watermark
 MAXIMUM_FETCH_RECORDS: Final = 10_000
 MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
 MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
-_ARRIVED_AT, _DATA, _POSITION = attrgetter("arrived_at"), attrgetter("data"), attrgetter("position")  # faster in C
-_ROUGH_OVERHEAD_BYTES: Final = 4_000  # at most what a record's keys and names add to its data in an event
+_ARRIVED_AT, _POSITION = attrgetter("arrived_at"), attrgetter("position")  # faster in C
 
 
 class _Batch:
@@ -100,7 +100,7 @@ class _Lane:
 class ShardConsumer:
     """One mapping's reading of one shard, from `progress` on.
 
-    `accepts` is the mapping's filter; `size_of` gives a record's bytes in the event; `retention_seconds` is when the
+    `accepts` is the mapping's filter; `weights` are those of the source's records; `retention_seconds` is when the
     source forgets a record. Times: `now` is monotonic seconds, `epoch` wall-clock seconds (ages are on the wall clock,
     waiting is not).
     """
@@ -110,12 +110,12 @@ class ShardConsumer:
         config: StreamMapping,
         progress: Progress,
         *,
-        size_of: Callable[[Record], int],
+        weights: batching.Weights,
         accepts: Callable[[Record], bool] | None = None,
         retention_seconds: float = inf,
     ) -> None:
         self._config = config
-        self._size_of = size_of
+        self._weights = weights
         self._accepts = accepts
         age = config.maximum_record_age_seconds
         self._maximum_age = retention_seconds if age == -1 else min(age, retention_seconds)
@@ -243,20 +243,21 @@ class ShardConsumer:
         else:
             batch = _Batch(lane.records[:count], lane.ordinals[:count], final)
             del lane.records[:count], lane.ordinals[:count]
-            lane.bytes -= _bytes(batch.records)
+            lane.bytes -= self._weights.held(batch.records)
             lane.opened_at = now
         return batch
 
     def _cut_to_size(self, lane: _Lane, count: int) -> tuple[int, int]:
         """How many of the first `count` records fit into one event, and their bytes (at least one always goes)."""
-        rough = lane.bytes * 4 // 3 + count * _ROUGH_OVERHEAD_BYTES
-        if rough <= batching.MAXIMUM_RECORDS_BYTES:
+        weights, limit = self._weights, MAXIMUM_BATCH_BYTES - self._weights.envelope
+        rough = int(lane.bytes * weights.per_byte) + count * weights.per_record
+        if rough <= limit:
             return count, rough
         size = 0
         for index in range(count):
-            size += self._size_of(lane.records[index])
-            if size > batching.MAXIMUM_RECORDS_BYTES and index:
-                return index, batching.MAXIMUM_RECORDS_BYTES
+            size += weights.in_event(lane.records[index])
+            if size > limit and index:
+                return index, limit
         return count, size
 
     # --- taking up what a former owner left --------------------------------------------------------------------------
@@ -327,7 +328,7 @@ class ShardConsumer:
             lane.opened_at = min(lane.opened_at, now)
             lane.records.extend(records)
             lane.ordinals.extend(ordinals)
-            lane.bytes += _bytes(records)
+            lane.bytes += self._weights.held(records)
 
     def _filter(
         self, records: Sequence[Record], ordinals: Sequence[int], accepts: Callable[[Record], bool]
@@ -562,7 +563,3 @@ class ShardConsumer:
 def lane_of(key: str, lanes: int) -> int:
     """Which parallel part of a shard the records of a key are in."""
     return crc32(key.encode()) % lanes
-
-
-def _bytes(records: Sequence[Record]) -> int:
-    return sum(map(len, map(_DATA, records)))
