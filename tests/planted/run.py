@@ -3,7 +3,7 @@
     python tests/planted/run.py                      all: at `make test`'s size, and at the night's what that misses
     python tests/planted/run.py lost_lease_ignored   only these
 
-A bug is a patch of a few lines against `engine/`. Each is applied to a copy of the engine, and a process with that copy
+A bug is a patch of a few lines against `engine/` or `pollers/`. Each is applied to a copy, and a process with that copy
 lives through the same days as `make test`: random ones, small ones with a fault at every call, small ones with a kill
 at every step. It is found if a day breaks a promise that the untouched engine keeps on that very day.
 """
@@ -34,11 +34,12 @@ LANES = 2
 RATED_DAYS = 40  # random days that are lived through at least, for the hit rate
 CHILD_SECONDS = 6 * 3600.0
 WAYS = ("days", "faults", "kills")
+GROUP_DAYS = 100  # for bugs that only a consumer group can meet, whose patches are named group_…
 FAULTS = ("crash before", "crash after", "unavailable", "unknown", "drain", "stop")
 SCENARIOS = ("EVENT", "STREAM", "QUEUE")
 
 Day = Sequence[Any]
-"""("days", seed), ("faults", scenario, seed, fault, number of the call) or ("kills", scenario, seed, step)."""
+"""("days" or "groups", seed), ("faults", scenario, seed, fault, number of call) or ("kills", scenario, seed, step)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Verdict:
         shown = {way: f"number {found.tried}" for way, found in self.findings.items()}
         if (found := self.findings.get("days")) is not None:
             shown["days"] = f"seed {found.day[1]}, {found.hits / found.tried:.1%}"
+        if (found := self.findings.get("groups")) is not None:
+            shown["days"] = f"groups {found.day[1]}, number {found.tried}"
         ways = "".join(f"{shown.get(way, '-'):<18}" for way in WAYS)
         return f"{self.name:<50}{ways}{self.seconds:5.0f} s"
 
@@ -118,6 +121,9 @@ def days(way: str, size: Size) -> Iterator[Day]:
     if way == "days":
         yield from (("days", seed) for seed in range(size.first, size.last))
         return
+    if way == "groups":
+        yield from (("groups", seed) for seed in range(size.first, size.first + GROUP_DAYS))
+        return
     for seed, name in itertools.product(range(size.first_small, size.last_small), SCENARIOS):
         try:
             calm = simulation((way, name, seed)).run()
@@ -137,6 +143,11 @@ def simulation(day: Day) -> Any:
     match day:
         case ("days", seed):
             return Simulation(seed)
+        case ("groups", seed):
+            sys.path.append(str(ROOT))
+            from tests.simulation.campaign import simulated
+
+            return simulated(seed, "groups")
         case (_, name, seed):
             return _small(name, seed)
         case ("kills", name, seed, step):
@@ -186,11 +197,12 @@ def judge(patch: Path, size: Size) -> Verdict:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        shutil.copytree(ROOT / "engine", root / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("engine", "pollers"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         for path, text in patched(patch, root).items():
             (root / path).write_text(text)
         found: dict[str, Finding] = {}
-        for way in WAYS:
+        for way in ("groups",) if patch.stem.startswith("group_") else WAYS:
             answer = _child(root, "--search", way, json.dumps(vars(size)))
             if answer is None:
                 continue
@@ -224,7 +236,7 @@ def hunt_both(chosen: Sequence[Path], tell: Callable[[str], None]) -> tuple[list
 
 
 def _child(root: Path, *arguments: str) -> Any:
-    environment = {**os.environ, "PYTHONPATH": str(root / "engine"), "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'engine'}:{root / 'pollers'}", "PYTHONHASHSEED": "0"}
     command = [sys.executable, str(HERE / "run.py"), *arguments]
     output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=CHILD_SECONDS).stdout
     return json.loads(output.splitlines()[-1])

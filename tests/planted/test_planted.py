@@ -27,7 +27,7 @@ def test_a_planted_bug_fits_the_engine_and_changes_what_it_does(patch):
 
 @PATCHES
 def test_a_planted_bug_says_which_promise_it_breaks_and_who_finds_it(patch):
-    assert re.match(r"Invariants? \d+.*: .+; here .+\.\nFound by: .+\.\n\n--- a/engine/", patch.read_text())
+    assert re.match(r"Invariants? \d+.*: .+; here .+\.\nFound by: .+\.\n\n--- a/(engine|pollers)/", patch.read_text())
 
 
 def test_a_patch_that_no_longer_fits_is_refused(tmp_path):

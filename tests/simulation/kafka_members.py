@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +64,7 @@ class _Client:
     def __init__(self, group: Group, heartbeat_seconds: float) -> None:
         self._group = group
         self._membership = Membership(group, heartbeat_seconds)
+        self._belonging: asyncio.Task[None] | None = None
 
     def subscribe(self, topics: Sequence[str], listener: Any) -> None:
         self._listener = listener
@@ -76,6 +76,7 @@ class _Client:
         )
 
     async def getmany(self, timeout_ms: int) -> Mapping[TopicPartition, Sequence[Any]]:
+        assert self._belonging is not None
         await asyncio.wait([self._belonging])
         raise KafkaConnectionError(repr(self._belonging.exception()))
 
@@ -94,8 +95,8 @@ class _Client:
             raise KafkaConnectionError from error
 
     async def stop(self) -> None:
-        self._belonging.cancel()
-        with suppress(GroupAway):
+        if self._belonging is not None:  # else it was stopped while it started
+            self._belonging.cancel()
             await asyncio.wait([self._belonging])
 
     async def _revoked(self, share: Sequence[str]) -> None:
