@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lambent import Engine
+from lambent.runtimes import launching
 from lambent.runtimes.launching import UNPRIVILEGED, isolation
 from tests.environments.conftest import PYTHON
 
@@ -108,9 +109,9 @@ async def test_layers_lie_over_each_other_at_opt_and_are_importable(engine: Engi
 
 @pytest.fixture
 def bare_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One without util-linux: nothing can be mounted or dropped."""
+    """One whose kernel refuses everything that is tried: nothing can be mounted or dropped."""
     with monkeypatch.context() as patched:
-        patched.setenv("PATH", "/nowhere")
+        patched.setattr(launching, "_allowed", lambda launch: False)
         isolation.cache_clear()
         assert len(isolation().gaps) == 2
         yield

@@ -24,6 +24,7 @@ from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, 
 from lambent.payload import encode_event
 from lambent.ports import CodePlaces, World
 from lambent.runtimes import error_documents, kinship
+from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.launching import CannotBegin, Identity, launch
 from lambent.runtimes.process import Process
 from lambent.runtimes.runtime_api import RuntimeApi, header
@@ -116,6 +117,7 @@ class Environment:
         log: LogStream,
         folder: Path,
         reports: Reports,
+        launcher: Launcher,
         world: World,
     ) -> None:
         self.number = number
@@ -138,6 +140,7 @@ class Environment:
         self._folder = folder
         self._temporary = folder / "tmp"
         self._reports = reports
+        self._launcher = launcher
         self._api = RuntimeApi(self)
         self._code: CodePlaces | None = None
         self._process: Process | None = None
@@ -168,7 +171,7 @@ class Environment:
         self._began = self._monotonic()
         assert self.function.environment is not None
         self._log.init_start(self.function.environment.runtime, self._kind)
-        self._process = Process(self._heard, self._ended)
+        self._process = Process(self._launcher, self._heard, self._ended)
         if self.work is None:
             seconds = INIT_SECONDS
             if self.identity.provisioned:

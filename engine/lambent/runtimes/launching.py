@@ -9,6 +9,7 @@ paths and TMPDIR. Beginning and ending the process is `process.py`'s.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import resource
 import shutil
@@ -18,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from lambent.configuration import ExecutionEnvironment
 from lambent.model import LATEST, Function
 from lambent.ports import CodePlaces
+from lambent.runtimes.beginning import become
 
 MAXIMUM_DESCRIPTORS: Final = 1024  # Lambda quotas: file descriptors
 MAXIMUM_PROCESSES: Final = 4096
@@ -33,8 +35,6 @@ NOBODY: Final = "lambent"
 """Credentials that are none: an SDK finds some, as on AWS, and looks for no others."""
 _TMP: Final = "/tmp"  # noqa: S108 - what environments call theirs
 PROBE_SECONDS: Final = 10.0
-
-_MOUNTING: Final = 'set -e; while [ "$1" != -- ]; do mount --rbind "$1" "$2"; shift 2; done; shift; exec "$@"'
 
 
 class CannotBegin(Exception):
@@ -47,13 +47,13 @@ class CannotBegin(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What this machine lets us do for an environment. `mounting`: the command that gives it mounts of its own, if any;
-    `dropping`: the one that takes its privileges; `becoming`: what makes that another user; `gaps`: what is not
-    possible, in words."""
+    """What this machine lets us do for an environment. `mounting`: whether it has mounts of its own, and by what right
+    ("root", "user": of a user namespace); `dropping`: whether its privileges are taken; `becoming`: the user that it is
+    then, 0 for the engine's; `gaps`: what is not possible, in words."""
 
-    mounting: tuple[str, ...]
-    dropping: tuple[str, ...]
-    becoming: tuple[str, ...]
+    mounting: Literal["", "root", "user"]
+    dropping: bool
+    becoming: int
     gaps: tuple[str, ...]
 
 
@@ -62,28 +62,23 @@ def isolation() -> Isolation:
     """Find out, once, by trying. Blocks for some milliseconds."""
     root = os.getuid() == 0
     gaps: list[str] = []
-    mounting: tuple[str, ...] = ()
-    for flags in (["--mount"], ["--user", "--map-current-user", "--keep-caps", "--mount"]):
-        command = ("unshare", *flags, "--propagation", "private", "--", "sh", "-c", _MOUNTING, "sh")
-        if (root or "--user" in flags) and _works([*command, _TMP, "/opt", "--", "true"]):
-            mounting = command
+    mounting: Literal["", "root", "user"] = ""
+    ways: tuple[Literal["root", "user"], ...] = ("root", "user") if root else ("user",)
+    for way in ways:
+        if _allowed(Launch(["true"], {}, "/", {}, mounting=way, mounts=[(_TMP, "/opt")])):
+            mounting = way
             break
     if not mounting:
         gaps.append(
             "Environments see the machine's /tmp and /opt; their own are named by TMPDIR and the search paths (the "
-            "kernel allows no mounts of their own, or util-linux is missing)."
+            "kernel allows no mounts of their own)."
         )
-    dropping = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
-    if "--user" in mounting:
-        dropping.append("--ambient-caps=-all")
-    becoming: tuple[str, ...] = ()
-    if root:
-        dropping.append("--bounding-set=-all")
-        becoming = (f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups")
-    if not _works([*dropping, *becoming, "--", "true"]):
-        gaps.append("Environments keep the engine's user and privileges (setpriv of util-linux is missing or refused).")
-        dropping, becoming = [], ()
-    return Isolation(mounting, tuple(dropping), becoming, tuple(gaps))
+    becoming = UNPRIVILEGED if root and mounting != "user" else 0  # a namespace of one user has no other
+    dropping = _allowed(Launch(["true"], {}, "/", {}, mounting=mounting, dropping=True, becoming=becoming))
+    if not dropping:
+        gaps.append("Environments keep the engine's user and privileges (the kernel refuses to take them).")
+        becoming = 0
+    return Isolation(mounting, dropping, becoming, tuple(gaps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +89,27 @@ class Launch:
     variables: Mapping[str, str]
     folder: str
     limits: Mapping[int, int]
+    mounting: Literal["", "root", "user"] = ""
+    mounts: Sequence[tuple[str, str]] = ()
+    dropping: bool = False
+    becoming: int = 0
     caution: str = ""
     """What is less than it should be, and why."""
+
+    def told(self) -> bytes:
+        """It as `launcher.py` understands it."""
+        return json.dumps(
+            {
+                "command": self.command,
+                "variables": self.variables,
+                "folder": self.folder,
+                "limits": list(self.limits.items()),
+                "mounting": self.mounting,
+                "mounts": self.mounts,
+                "dropping": self.dropping,
+                "becoming": self.becoming,
+            }
+        ).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +148,18 @@ def launch(function: Function, code: CodePlaces, identity: Identity, port: int, 
         if opt is not None and not any(path.startswith("/opt/") for path in needed) and os.path.isdir("/opt"):
             mounts.insert(0, (opt, "/opt"))
             opt = "/opt"
-    places = [place for mount in mounts for place in mount]
-    mounting = [*own.mounting, *places, "--"] if own.mounting else []
     hidden = [path for path in sorted(needed) if not _is_public(path, mounted=bool(own.mounting))]
-    becoming = () if hidden else own.becoming
+    becoming = 0 if hidden else own.becoming
     caution = ""
     if hidden and own.becoming:
         caution = f"its environments keep the engine's user: {hidden[0]} is closed to others (chmod o+x its folders)."
     variables = _variables(function, environment, code, identity, opt, port)
     if not own.mounting:
         variables["TMPDIR"] = str(temporary)
-    whole = [*mounting, *own.dropping, *becoming, *command]
-    return Launch(whole, variables, str(code.folder), _limits(environment, bool(becoming)), caution)
+    limits = _limits(environment, bool(becoming))
+    return Launch(
+        command, variables, str(code.folder), limits, own.mounting, mounts, own.dropping, becoming, caution
+    )
 
 
 def _make_public(folder: Path, within: Path) -> None:
@@ -298,6 +312,13 @@ def _has_client(executable: str) -> bool:
     if executable == sys.executable:
         return importlib.util.find_spec("awslambdaric") is not None
     return _works([executable, "-c", "import awslambdaric"])
+
+
+def _allowed(launch: Launch) -> bool:
+    try:
+        return become(launch.told(), (subprocess.DEVNULL, subprocess.DEVNULL)).wait() == 0
+    except OSError:
+        return False
 
 
 def _works(command: Sequence[str]) -> bool:

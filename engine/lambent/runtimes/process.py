@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from lambent.runtimes import kinship
+from lambent.runtimes.beginning import Child, Launcher, unwanted
 from lambent.runtimes.launching import Launch
 
 READ_BYTES: Final = 65_536
@@ -30,13 +29,16 @@ class Process:
     """`heard(stream, data)` is called with what it prints, on 1 or 2; `ended(returncode)` once, when it has ended and
     nothing of it is left (negative: the signal)."""
 
-    def __init__(self, heard: Callable[[int, bytes], None], ended: Callable[[int], None]) -> None:
+    def __init__(
+        self, launcher: Launcher, heard: Callable[[int, bytes], None], ended: Callable[[int], None]
+    ) -> None:
+        self._launcher = launcher
         self.pid = 0
         self.marker = b""
         self._heard = heard
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._pipes: dict[int, int] = {}  # descriptor: stream
         self._pidfd = -1
         self._ending: asyncio.Task[None] | None = None
@@ -51,7 +53,7 @@ class Process:
             readers.append(reader)
             writers.append(writer)
         self.marker = f"AWS_LAMBDA_RUNTIME_API={launch.variables['AWS_LAMBDA_RUNTIME_API']}".encode()
-        starting = self._loop.run_in_executor(None, _start, launch, writers)
+        starting = self._loop.run_in_executor(None, _begin, self._launcher, launch, writers)
         try:
             self._process = await asyncio.shield(starting)
         except asyncio.CancelledError:  # it begins nevertheless, and nobody would end it
@@ -136,33 +138,14 @@ class Process:
         self._pipes.clear()
 
 
-def _start(launch: Launch, writers: list[int]) -> subprocess.Popen[bytes]:
+def _begin(launcher: Launcher, launch: Launch, writers: list[int]) -> Child:
     try:
-        process = subprocess.Popen(  # noqa: S603 - running the user's code is what this is for
-            launch.command,
-            stdin=subprocess.DEVNULL,
-            stdout=writers[0],
-            stderr=writers[1],
-            env=dict(launch.variables),
-            cwd=launch.folder,
-            start_new_session=True,
-            close_fds=True,
-            umask=0o022,
-        )
+        return launcher.begin(launch.told(), writers)
     finally:
         for writer in writers:
             os.close(writer)
-    for limit, value in launch.limits.items():
-        with suppress(OSError, ValueError):
-            hard = resource.prlimit(process.pid, limit)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.prlimit(process.pid, limit, (value, value))
-    return process
 
 
-def _unwanted(starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
+def _unwanted(starting: asyncio.Future[Child]) -> None:
     if not starting.cancelled() and starting.exception() is None:
-        process = starting.result()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        unwanted(starting.result())

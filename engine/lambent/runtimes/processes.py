@@ -20,6 +20,7 @@ from typing import Final, assert_never
 from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import Failed, Function, Invocation, Outcome, Unavailable
 from lambent.ports import Call, CodePlaces, RuntimeSurroundings
+from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work, stored_bytes
 from lambent.runtimes.fetching import fetch
 from lambent.runtimes.launching import CannotBegin, Identity, isolation
@@ -52,6 +53,7 @@ class Processes:
         self._fleet: Fleet[Work] = Fleet(surroundings.maximum_environments, surroundings.idle_seconds)
         self._functions: dict[str, _Registered] = {}
         self._environments: dict[int, Environment] = {}
+        self._launcher = Launcher()
         self._busy: set[Environment] = set()  # also those that begin
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder: Path | None = None
@@ -115,6 +117,7 @@ class Processes:
             self._stop(number)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._loop.run_in_executor(None, self._launcher.close)
         if self._folder is not None:
             await self._loop.run_in_executor(None, shutil.rmtree, self._folder, True)
 
@@ -178,6 +181,7 @@ class Processes:
                 self._logs.open(function, stream),
                 folder / str(number),
                 self,
+                self._launcher,
                 self._world,
             )
             self._environments[number] = environment
