@@ -204,17 +204,14 @@ class StreamLoop:
     # --- owning shards -----------------------------------------------------------------------------------------------
 
     async def _gained(self, lease: Lease, shard: Shard, from_its_first: bool) -> bool:
-        progress = stored = resume_from(lease, self._seek)
-        if self._election is not None:
-            progress = await self._election.resume(shard.id, stored, self._seek)
+        progress = None
+        try:
+            progress = await self._resumed(lease, shard, from_its_first)
+        finally:
+            if progress is None:
+                self._reader.drop(shard.id)  # or a rebalance would wait for it
         if progress is None:
-            start = "TRIM_HORIZON" if from_its_first else self._start
-            position = await self._source.position(shard.id, start, self._timestamp)
-            progress = Progress(position, seek=self._seek, start=position)
-        if progress is not stored:
-            (is_stored,) = await self._leases.checkpoint_many([(lease, Checkpoint(progress, ()))])
-            if not is_stored:
-                return False
+            return False
         consumer = ShardConsumer(
             self._mapping,
             progress,
@@ -230,6 +227,21 @@ class StreamLoop:
             consumer.drain()
         self._pump(owned)
         return True
+
+    async def _resumed(self, lease: Lease, shard: Shard, from_its_first: bool) -> Progress | None:
+        """Where to go on, which the store knows by then; None: the lease is lost."""
+        progress = stored = resume_from(lease, self._seek)
+        if self._election is not None:
+            progress = await self._election.resume(shard.id, stored, self._seek)
+        if progress is None:
+            start = "TRIM_HORIZON" if from_its_first else self._start
+            position = await self._source.position(shard.id, start, self._timestamp)
+            progress = Progress(position, seek=self._seek, start=position)
+        if progress is not stored:
+            (is_stored,) = await self._leases.checkpoint_many([(lease, Checkpoint(progress, ()))])
+            if not is_stored:
+                return None
+        return progress
 
     def _lost(self, name: str) -> None:
         owned = self._shards.get(name)

@@ -28,7 +28,7 @@ from lambent.testing.grounds import MemoryGround
 from lambent.testing.loop import PROCESS
 from lambent.testing.workload import HORIZON_SECONDS
 
-__all__ = ["Group", "GroupAway", "GroupMember", "GroupedGround", "Membership", "NotMember", "Timing"]
+__all__ = ["Group", "GroupAway", "GroupMember", "GroupedGround", "GroupedStream", "Membership", "NotMember", "Timing"]
 
 AGAIN_SECONDS: Final = 0.1
 """Virtual seconds after which a client asks a co-ordinator again that did not answer."""
@@ -391,10 +391,12 @@ class _GroupedConnection(_Inside):
         self._stand = stand
 
     def stream(self, stream: Stream) -> Any:
-        return _GroupedStream(self._inner.stream(stream), partial(self._stand, stream))
+        return GroupedStream(self._inner.stream(stream), partial(self._stand, stream))
 
 
-class _GroupedStream(_Inside):
+class GroupedStream(_Inside):
+    """A built-in stream whose readers of a group stand for election."""
+
     def __init__(self, inner: BuiltinStream, stand: Callable[[str], GroupMember]) -> None:
         super().__init__(inner)
         self._stand = stand
