@@ -37,6 +37,11 @@ class _Partition:
         self.wanted = self.said = False
         self.maximum_records = self.maximum_bytes = self.lost = self.end = 0
 
+    def reached(self, offset: int) -> int:
+        """How far is it to who finished everything before this offset? The marks of transactions, which the client
+        passes in silence, count with the records before them."""
+        return self.at if offset >= self.asked and not self.records else offset
+
 
 class KafkaReader:
     """A `StreamReader`. What was fetched stays until it is answered: a cancelled wait loses nothing."""
@@ -95,11 +100,10 @@ class KafkaReader:
 
     def lags(self, positions: Mapping[str, str]) -> Mapping[str, int]:
         """How many offsets each shard has behind these positions, as far as the last answers of the brokers tell."""
-        ends = {shard: self._end(each) for shard, each in self._partitions.items()}
         return {
-            shard: max(0, ends[shard] - kafka.offset_after(position))
+            shard: max(0, end - each.reached(kafka.offset_after(position)))
             for shard, position in positions.items()
-            if ends.get(shard)
+            if (each := self._partitions.get(shard)) is not None and (end := self._end(each))
         }
 
     async def close(self) -> None:
@@ -143,7 +147,10 @@ class KafkaReader:
         reads = []
         for shard, each in untold.items():
             each.end = ends[each.tp]
-            if self._partitions.get(shard) is each and each.wanted and not each.records and each.at == ends[each.tp]:
+            if self._partitions.get(shard) is not each or not each.wanted or each.records:
+                continue
+            each.at = max(each.at, await consumer.position(each.tp))  # behind the marks of transactions
+            if each.at == each.end:
                 each.said, each.wanted = True, False
                 reads.append(Read(shard, [], True))
         return reads

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,11 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from lambent import Client, Engine
+from lambent.errors import StoreUnavailable
+from lambent.model import Put, Record
 from lambent.stores.memory import MemoryStore
+from lambent_pollers.kafka import KafkaStream
+from lambent_pollers.kafka_url import parse_kafka_url
 from tests.servers import kafka, kafka_topics
 from tests.servers.kafka import CERTIFICATE, PASSWORD, USER, KafkaProcess
 from tests.servers.proxy import Direction, Proxy
@@ -168,6 +173,78 @@ async def test_connections_that_trickle_or_swallow_everything_are_given_up_and_r
     seen.check(sent)
 
 
+async def test_answers_that_come_late_or_never_change_nothing(kafka_process: KafkaProcess, topic: str) -> None:
+    """What the client sends again because it heard nothing is there once, and what it asks for again is read once."""
+    seen, address, known = Seen(), kafka_process.address, list[int]()
+    await kafka_topics.create(address, topic)
+    proxy = Proxy(kafka_process.ports["PROXIED"])
+    async with proxy.running(kafka_process.proxy_port):
+        made = engine(f"kafka://127.0.0.1:{proxy.port}/{topic}?{OPTIONS}&timeout=1", seen)
+        stream = made.stream(f"kafka://127.0.0.1:{proxy.port}/{topic}?timeout=1")
+        async with made:
+            for number in range(20):
+                if number == 10:
+                    proxy.delay_seconds = 1.2  # more than a request waits, twice that is more than a put does
+                elif number < 5:
+                    proxy.cut_next("answer", 0)
+                with suppress(StoreUnavailable):
+                    await stream.put(str(number).encode(), key="k")
+                    known.append(number)
+                if number == 10:
+                    proxy.heal()
+            stored = [int(each.value) for each in await kafka_topics.read_all(address, topic)]
+            await seen.until(lambda: len(seen.values.get(0, ())) >= len(stored))
+    assert proxy.cuts
+    assert len(known) > 10
+    assert [number for number in stored if number in known] == known
+    assert len(set(stored)) == len(stored)
+    assert seen.values == {0: stored}
+
+
+async def test_a_storm_of_cancels_loses_nothing_and_confuses_nothing(kafka_process: KafkaProcess, topic: str) -> None:
+    chance, address = random.Random(5), kafka_process.address
+    await kafka_topics.create(address, topic)
+    stream = KafkaStream(parse_kafka_url(f"kafka://{address}/{topic}"))
+    told, numbers = dict[str, bytes](), count()
+
+    async def put(number: int) -> None:
+        [position] = await stream.put_many([Put(str(number).encode(), "k")])
+        told[position] = str(number).encode()
+
+    async def strike(calls: list[asyncio.Task[Any]]) -> None:
+        for _ in range(chance.randrange(30)):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await put(next(numbers))
+        while len(told) < 50:
+            puts = [loop.create_task(put(next(numbers))) for _ in range(10)]
+            await asyncio.wait(puts[:5], timeout=chance.choice((0.0, 0.005)))
+            await strike(puts)
+        stored = await kafka_topics.read_all(address, topic)
+        [shard] = await stream.shards()
+        reader, got, at = stream.reader(), list[Record](), await stream.position(shard.id, "TRIM_HORIZON", None)
+        reader.want(shard.id, at, 7, 1_000_000)
+        while len(got) < len(stored):
+            ready = loop.create_task(reader.ready())
+            await asyncio.wait([ready], timeout=chance.choice((0.0, 0.001, 0.01)))
+            await strike([ready])
+            if not ready.cancelled():
+                for read in ready.result():
+                    got += read.records
+                    at = got[-1].position if got else at
+                    reader.want(shard.id, at, 7, 1_000_000)
+    await stream.close()
+    assert [record.data for record in got] == [each.value for each in stored]
+    assert len({record.data for record in got}) == len(got)
+    found = {record.position: record.data for record in got}
+    assert told.items() <= found.items()
+
+
 # --------------------------------------------------------------------------- records that are not there
 
 
@@ -260,9 +337,10 @@ async def test_a_topic_that_is_not_there_is_told_and_read_when_somebody_makes_it
         ("SASL", "sasl=SCRAM-SHA-256"),
         ("SASL", ""),
         ("SASLTLS", f"ca={CERTIFICATE}&sasl=PLAIN"),
+        ("MUTUAL", f"ca={CERTIFICATE}&certificate={CERTIFICATE}"),
     ],
 )
-async def test_a_broker_may_ask_for_a_password_and_for_tls(
+async def test_a_broker_may_ask_for_a_password_for_tls_and_for_a_certificate(
     kafka_process: KafkaProcess, topic: str, listener: str, options: str
 ) -> None:
     seen = Seen()
@@ -276,9 +354,15 @@ async def test_a_broker_may_ask_for_a_password_and_for_tls(
         await seen.until(lambda: seen.values == {0: [1]})
 
 
-async def test_a_wrong_password_is_told(kafka_process: KafkaProcess, topic: str) -> None:
+@pytest.mark.parametrize(
+    ("listener", "login", "options"), [("SASL", f"{USER}:wrong@", ""), ("MUTUAL", "", f"ca={CERTIFICATE}")]
+)
+async def test_a_wrong_password_and_a_missing_certificate_are_told(
+    kafka_process: KafkaProcess, topic: str, listener: str, login: str, options: str
+) -> None:
     await kafka_topics.create(kafka_process.address, topic)
-    made = engine(f"kafka://{USER}:wrong@127.0.0.1:{kafka_process.ports['SASL']}/{topic}?{OPTIONS}", Seen())
+    address = f"{login}localhost:{kafka_process.ports[listener]}"
+    made = engine(f"kafka://{address}/{topic}?{OPTIONS}&{options}", Seen())
     async with made:
         [mapping] = await made.list_mappings()
         async with asyncio.timeout(PATIENCE_SECONDS):

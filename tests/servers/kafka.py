@@ -51,6 +51,9 @@ _SECURE: Final[Mapping[str, str]] = {
     "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
     "ssl.keystore.type": "PEM",
     "ssl.keystore.location": str(CERTIFICATE),
+    "listener.name.mutual.ssl.client.auth": "required",
+    "listener.name.mutual.ssl.truststore.type": "PEM",
+    "listener.name.mutual.ssl.truststore.location": str(CERTIFICATE),
     **{
         f"listener.name.{listener}.{mechanism}.sasl.jaas.config": (
             f"org.apache.kafka.common.security.{module} required{users};"
@@ -65,15 +68,15 @@ _SECURE: Final[Mapping[str, str]] = {
 }
 _PROTOCOLS: Final = {
     "PLAIN": "PLAINTEXT", "PROXIED": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", "TLS": "SSL", "SASL": "SASL_PLAINTEXT",
-    "SASLTLS": "SASL_SSL",
+    "SASLTLS": "SASL_SSL", "MUTUAL": "SSL",
 }  # fmt: skip
 
 
 class KafkaProcess:
     """One broker. `start` after `kill` or `stop` finds the same data again, on the same ports.
 
-    ports: by listener: PLAIN, TLS, SASL (as USER with PASSWORD: PLAIN and SCRAM), SASLTLS; PROXIED is for a proxy, that
-    listens on `proxy_port` and leads there.
+    ports: by listener: PLAIN, TLS, SASL (as USER with PASSWORD: PLAIN and SCRAM), SASLTLS, MUTUAL (with CERTIFICATE as
+    one's own); PROXIED is for a proxy, that listens on `proxy_port` and leads there.
     options: more of the broker's own settings."""
 
     def __init__(self, directory: Path, **options: str) -> None:
