@@ -81,3 +81,14 @@ def test_all_of_them_are_ended_and_their_memory_is_theirs_together(
 def test_nobody_is_ended_by_a_number_that_means_many(pid: int) -> None:
     with pytest.raises(AssertionError):
         kinship.kill(pid, MARKER)
+
+
+def test_the_kernel_tells_of_a_connection_what_the_table_of_all_of_them_has(listening: socket.socket) -> None:
+    port = listening.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)) as one, socket.socket(socket.AF_INET6) as other:
+        other.connect(("::ffff:127.0.0.1", port))
+        for each in (one, other):
+            peer, inode = each.getsockname()[1], os.fstat(each.fileno()).st_ino
+            assert kinship._asked_inode(peer, port) == kinship._read_inode(peer, port) == inode
+    assert kinship._asked_inode(1, port) is None
+    assert kinship._read_inode(1, port) is None
