@@ -209,7 +209,7 @@ class Client:
     @property
     def dead_letters(self) -> DeadLetters:
         """What failed for good, to be looked at and brought back."""
-        return DeadLetters(self._opened, self._open, self._world)
+        return DeadLetters(self._opened, self._open, self._world, self._stream_elsewhere)
 
     # --- mappings --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
@@ -19,7 +19,7 @@ from lambent.calls import new_event
 from lambent.control import Control
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.model import Delete, Depth, Message, MessageFact, Queue, Release, Settlement, StreamMapping
-from lambent.ports import BuiltinQueue, Connection, World
+from lambent.ports import BuiltinQueue, Connection, StreamTarget, World
 from lambent.semantics.filtering import InvalidPattern, compile_pattern
 from lambent.semantics.redriving import (
     Declared,
@@ -63,10 +63,13 @@ class Redriven:
 class DeadLetters:
     """The dead letters of a store, for a client of it."""
 
-    def __init__(self, control: Control, connection: Connection, world: World) -> None:
+    def __init__(
+        self, control: Control, connection: Connection, world: World, elsewhere: Callable[[str], StreamTarget]
+    ) -> None:
         self._control = control
         self._connection = connection
         self._world = world
+        self._elsewhere = elsewhere  # opens a topic by its URL
 
     async def queues(self) -> list[DeadLetterQueue]:
         """All queues that something names for what failed."""
@@ -177,7 +180,8 @@ class DeadLetters:
         if resends:
             await self._queue(declared.queues[resends[0].queue]).send_many([way.send for way in resends])
         if reputs:
-            stream = self._connection.stream(declared.streams[reputs[0].stream])
+            name, url = reputs[0].stream, reputs[0].url
+            stream = self._elsewhere(url) if url else self._connection.stream(declared.streams[name])
             await stream.put_many([put for way in reputs for put in way.puts])
         if events:
             await self._connection.events.put_many(events)

@@ -44,8 +44,8 @@ def _known_scheme(value: str) -> str:
     if not re.fullmatch(_DESTINATIONS, value):
         raise ValueError(
             "a destination is a queue, stream or function of this engine (an object, or 'queue:NAME', 'stream:NAME', "
-            "'function:NAME'), a JSON-lines file ('file:///PATH'), an HTTP endpoint ('https://…') or a topic "
-            "('kafka://HOST:PORT/TOPIC')"
+            "'function:NAME'), a JSON-lines file ('file:///PATH'), an HTTP endpoint ('https://…') or a topic, "
+            "with its cluster ('kafka://HOST:PORT/TOPIC')"
         )
     return value
 

@@ -208,6 +208,30 @@ async def test_a_queue_hears_of_what_failed_in_kafka_as_aws_tells_it(kafka_proce
     assert json.loads(told["payload"])["records"][f"{topic}-0"][0]["value"] == "eA=="
 
 
+async def test_a_dead_letter_goes_back_into_its_topic(kafka_process: KafkaProcess, topic: str) -> None:
+    await kafka_topics.create(kafka_process.address, topic)
+    store, again = MemoryStore(), asyncio.Event()
+    engine, calls = Engine(store=store), list[Any]()
+    dead = engine.queue("dead")
+
+    @engine.on(f"kafka://{kafka_process.address}/{topic}", name="fail", maximum_retry_attempts=0, on_failure=dead)
+    async def fail(event: dict[str, Any], context: object) -> None:
+        calls.append([(each["key"], each["value"]) for each in event["records"][f"{topic}-0"]])
+        if len(calls) == 1:
+            raise ValueError("no")
+        again.set()
+
+    async with kafka_topics.producer(kafka_process.address) as producer:
+        await producer.send_and_wait(topic, b"x\xff", key=b"k")
+    async with engine, Client(store) as client, asyncio.timeout(20):
+        while not (chosen := [(each.queue, each.message.id) async for each in client.dead_letters.letters()]):
+            await asyncio.sleep(0)
+        assert [each.failure async for each in client.dead_letters.redrive(chosen)] == [""]
+        assert [each async for each in client.dead_letters.letters()] == []
+        await again.wait()
+    assert calls == [[("aw==", "eP8=")]] * 2
+
+
 async def test_results_of_events_go_to_a_topic(kafka_process: KafkaProcess, topic: str) -> None:
     await kafka_topics.create(kafka_process.address, topic)
     engine = Engine()
@@ -231,6 +255,10 @@ def test_a_topic_that_a_mapping_reads_is_no_destination_of_it(topic: str) -> Non
         engine.on("kafka://a:1,b:2/x,y?group=g", name="f", on_failure="kafka://b:2/y")(print)
     with pytest.raises(InvalidParameterValue, match="on_failure"):
         engine.on("kafka://a:1/x", name="f", on_failure="kafka://a:1/y,z")(print)
+    with pytest.raises(InvalidParameterValue, match="a topic that the mapping reads"):
+        engine.on("kafka://a/x", name="f", on_failure="kafka://a:9092/x")(print)
+    with pytest.raises(InvalidParameterValue, match="a topic, with its cluster \\('kafka://HOST:PORT/TOPIC'\\)"):
+        engine.on("kafka://a:1/x", name="f", on_failure="kafka://y")(print)
     with pytest.raises(InvalidParameterValue, match="options in its URL"):
         engine.stream("kafka://a:1/x", shards=2)
 

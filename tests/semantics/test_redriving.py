@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,64 @@ def batch(*data: bytes, carried: bool = True) -> str:
         "KinesisBatchInfo": info,
     }
     return json.dumps(written | ({"payload": json.dumps({"Records": records})} if carried else {}))
+
+
+def topic_batch(*records: dict[str, Any], carried: bool = True) -> str:
+    about = {"firstRecordOffset": "7", "lastRecordOffset": "8"}
+    info = {"batchSize": len(records), "bootstrapServers": "h:9092", "recordsInfo": {"air-port-0": about}}
+    written: dict[str, object] = {
+        "requestContext": {"condition": "RetryAttemptsExhausted"}, "version": "1.0", "KafkaBatchInfo": info,
+    }  # fmt: skip
+    payload = json.dumps({"records": {"air-port-0": records}})
+    return json.dumps(written | ({"payload": payload} if carried else {}))
+
+
+def of_topic(**members: Any) -> dict[str, Any]:
+    return {"value": "eA==", "key": "aw==", "headers": [], **members}
+
+
+def from_topic(body: str, source: str = "kafka://u:secret@h:9092/other,air-port?group=g", **options: Any) -> Redrive:
+    mapping = StreamMapping(source=source, function="notify", on_failure="queue:dead")
+    return redrive(message(body), "dead", replace(declared(ORDERS), mappings=[mapping]), **options)
+
+
+def test_a_topics_records_are_put_into_it_again_by_the_url_of_their_mapping() -> None:
+    keyless = {"value": "eQ==", "headers": []}
+    brought = from_topic(topic_batch(of_topic(), keyless))
+    assert brought == Reput(
+        "kafka://h:9092/air-port", (Put(b"x", "k"), Put(b"y", "")), "kafka://u:secret@h:9092/air-port?group=g"
+    )
+    assert isinstance(brought, Reput)
+    assert brought.target == "kafka://h:9092/air-port"
+    assert "secret" not in repr(brought)
+    edited = from_topic(topic_batch(of_topic()), edited=b"z")
+    assert isinstance(edited, Reput)
+    assert edited.puts == (Put(b"z", "k"),)
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "reason"),
+    [
+        (topic_batch(of_topic(headers=[{"a": [1]}])), {}, "records with headers"),
+        (topic_batch(of_topic(key="/w==")), {}, "a key that is no text"),
+        (topic_batch({"key": "aw==", "headers": []}), {}, "without a value"),
+        (
+            topic_batch(of_topic(), carried=False),
+            {},
+            "too large to carry its records; they are in air-port-0 at h:9092",
+        ),
+        (topic_batch(of_topic()), {"to": "queue:orders"}, "what failed in a topic goes back into it"),
+        (topic_batch(of_topic()), {"source": "kafka://h:9092/other"}, "no mapping reads kafka://h:9092/air-port"),
+        (topic_batch(of_topic()), {"source": "kafka://h:9092/air-port?records=json"}, "with records=json"),
+    ],
+)
+def test_what_cannot_go_back_into_its_topic_says_why_and_where_it_is(
+    body: str, options: dict[str, Any], reason: str
+) -> None:
+    refused = from_topic(body, **options)
+    assert isinstance(refused, Unclear)
+    assert reason in refused.reason
+    assert "offsets 7 to 8" in refused.reason
 
 
 def test_a_message_that_was_received_too_often_goes_back_to_its_queue_with_its_attributes() -> None:

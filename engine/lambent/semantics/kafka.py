@@ -33,6 +33,7 @@ MAXIMUM_TOPIC_CHARACTERS: Final = 249
 MAXIMUM_OVERHEAD_BYTES: Final = 1_000  # a record's JSON with the longest topic's name, and nothing in it
 MAXIMUM_GROWTH: Final = 6  # of content in an event: a control character is "\\u0001", a header's byte "255, "
 RETRIES_WITH_DESTINATION: Final = 10  # in place of endless ones
+USUAL_PORT: Final = 9092
 _DIGITS: Final = 19
 _HEADER_BYTES: Final = 8  # counted for a header beside its name and value; six times that is what it adds to both
 _HELD = attrgetter("held")
@@ -255,8 +256,12 @@ def same_topic(source: str, destination: str) -> bool:
     read, put = urlsplit(source), urlsplit(destination)
     if read.scheme != "kafka" or put.scheme != "kafka":
         return False
-    hosts = set(put.netloc.rpartition("@")[2].split(",")) & set(read.netloc.rpartition("@")[2].split(","))
-    return bool(hosts) and put.path.strip("/") in read.path.strip("/").split(",")
+    return bool(_hosts(read.netloc) & _hosts(put.netloc)) and put.path.strip("/") in read.path.strip("/").split(",")
+
+
+def _hosts(netloc: str) -> set[str]:
+    hosts = netloc.rpartition("@")[2].split(",")
+    return {host if host.rpartition(":")[2].isdecimal() else f"{host}:{USUAL_PORT}" for host in hosts}
 
 
 # --------------------------------------------------------------------------- what a commit carries

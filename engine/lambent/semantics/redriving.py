@@ -4,7 +4,7 @@ Decides from the message and from what is configured, as the shapes of dead lett
 «Capturing records of asynchronous invocations», «Retaining discarded batches»; SQS: StartMessageMoveTask): a message
 that was received too often goes back to the queue whose redrive policy names the dead-letter queue; a function's dead
 letter, and the record of an asynchronous event that failed, are invoked again; the records of a stream batch that was
-given up are put into their stream again. Doing it, and the order of doing (send first, then delete), are
+given up are put into their stream, or topic, again. Doing it, and the order of doing (send first, then delete), are
 `dead_letters.py`'s.
 
 What was redriven begins anew: no attempts, no hops, no age. Within five minutes a FIFO queue takes a dead letter back
@@ -16,11 +16,13 @@ from __future__ import annotations
 import binascii
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from json.decoder import scanstring  # type: ignore[attr-defined]  # not in its stubs
 from typing import Any, Final, assert_never
+from urllib.parse import urlsplit
 
 from lambent.model import Function, Message, Put, Queue, Send, Stream, StreamMapping
+from lambent.semantics.kafka import same_topic
 
 _DEAD_LETTER: Final = frozenset({"RequestID", "ErrorCode", "ErrorMessage"})  # a function's dead letter has no others
 _NOT_UTF8: Final = "what it is edited to is not UTF-8"
@@ -66,10 +68,11 @@ class Reput:
 
     stream: str
     puts: tuple[Put, ...]
+    url: str = field(default="", repr=False)  # of a topic, perhaps with a password in it
 
     @property
     def target(self) -> str:
-        return f"stream:{self.stream}"
+        return self.stream if self.url else f"stream:{self.stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,18 @@ class FailedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FailedBatch:
-    """Records of a stream that were given up. `puts` is None if the letter does not carry them."""
+    """Records of a stream, or of a topic ('kafka://HOST:PORT/TOPIC'), that were given up. `puts` is None if the letter
+    does not carry them; `lacking` says why."""
 
     stream: str
     puts: tuple[Put, ...] | None
     error: str
     where: str
+    lacking: str = "it was too large to carry its records"
+
+    @property
+    def of_topic(self) -> bool:
+        return self.stream.startswith("kafka://")
 
 
 Letter = Moved | FailedEvent | FailedBatch
@@ -136,7 +145,7 @@ def origins(letter: Letter, queue: str, declared: Declared) -> list[str]:
         case FailedEvent():
             return [f"function:{letter.function}"]
         case FailedBatch():
-            return [f"stream:{letter.stream}"]
+            return [letter.stream if letter.of_topic else f"stream:{letter.stream}"]
         case _:
             assert_never(letter)
 
@@ -164,6 +173,8 @@ def redrive(
     to: 'queue:NAME', 'function:NAME' or 'stream:NAME' where its origin is not meant, or not known. edited: what it
     carries instead of what failed; of a stream batch, the data of its only record."""
     letter = read(message)
+    if isinstance(letter, FailedBatch) and letter.of_topic:
+        return _reput_to_topic(letter, queue, declared, to, edited)
     found = [to] if to is not None else origins(letter, queue, declared)
     if len(found) != 1:
         return Unclear(_which(found, queue))
@@ -217,16 +228,40 @@ def _reinvoke(function: str, payload: bytes) -> Redrive:
 def _reput(letter: Letter, kind: str, name: str, edited: bytes | None) -> Redrive:
     if kind != "stream" or not isinstance(letter, FailedBatch):
         return Unclear("what failed in a stream goes into a stream, and nothing else does: say where to")
+    return _put_again(letter, name, edited)
+
+
+def _reput_to_topic(
+    letter: FailedBatch, queue: str, declared: Declared, to: str | None, edited: bytes | None
+) -> Redrive:
+    """By the URL of a mapping that reads the topic and sends here what fails; it may know a password."""
+    if to not in (None, letter.stream):
+        return Unclear(f"what failed in a topic goes back into it: leave out where to; {letter.where}")
+    sources = [
+        mapping.source
+        for mapping in declared.mappings
+        if mapping.on_failure == f"queue:{queue}" and same_topic(mapping.source, letter.stream)
+    ]
+    if not sources:
+        return Unclear(f"no mapping reads {letter.stream} and names {queue} for it (any more); {letter.where}")
+    if any("records=json" in urlsplit(source).query.split("&") for source in sources):
+        return Unclear(f"with records=json it does not carry its records as they were; {letter.where}")
+    parts = urlsplit(sources[0])
+    topic = urlsplit(letter.stream).path
+    return _put_again(letter, letter.stream, edited, f"kafka://{parts.netloc}{topic}?{parts.query}")
+
+
+def _put_again(letter: FailedBatch, name: str, edited: bytes | None, url: str = "") -> Redrive:
     puts = letter.puts
     if puts is None:
-        return Unclear(f"it was too large to carry its records; {letter.where}")
+        return Unclear(f"{letter.lacking}; {letter.where}")
     if not puts:
         return Unclear("it has no records: the last call of a window failed, and its state is not kept")
     if edited is None:
-        return Reput(name, puts)
+        return Reput(name, puts, url)
     if len(puts) != 1:
         return Unclear(f"it has {len(puts)} records, and only one can be edited")
-    return Reput(name, (Put(edited, puts[0].key),))
+    return Reput(name, (Put(edited, puts[0].key),), url)
 
 
 # --------------------------------------------------------------------------- reading
@@ -246,6 +281,8 @@ def _record(body: str) -> FailedEvent | FailedBatch | None:
         where = f"they are in stream {stream}, shard {shard}, from {first} to {last}, while it keeps them"
         payload = json.loads(members["payload"]) if "payload" in members else None
         return FailedBatch(stream, None if payload is None else _puts(json.loads(payload)), error, where)
+    if "KafkaBatchInfo" in members:
+        return _of_topic(json.loads(members["KafkaBatchInfo"]), json.loads(members.get("payload", "null")), error)
     if isinstance(response := json.loads(members.get("responsePayload", "null")), dict) and "errorMessage" in response:
         error = f"{error}: {response['errorMessage']}"
     function = context["functionArn"].split(":function:")[1].partition(":")[0]
@@ -255,6 +292,28 @@ def _record(body: str) -> FailedEvent | FailedBatch | None:
 def _puts(event: dict[str, Any]) -> tuple[Put, ...]:
     records = (each["kinesis"] for each in event["Records"])
     return tuple(Put(binascii.a2b_base64(each["data"]), each["partitionKey"]) for each in records)
+
+
+def _of_topic(info: dict[str, Any], payload: str | None, error: str) -> FailedBatch:
+    [(partition, about)] = info["recordsInfo"].items()
+    servers, topic = info["bootstrapServers"], partition.rpartition("-")[0]
+    first, last = about["firstRecordOffset"], about["lastRecordOffset"]
+    where = f"they are in {partition} at {servers}, offsets {first} to {last}, while it keeps them"
+    letter = FailedBatch(f"kafka://{servers}/{topic}", None, error, where)
+    if payload is None:
+        return letter
+    records = json.loads(payload)["records"][partition]
+    try:
+        if not any(each["headers"] for each in records):
+            return replace(letter, puts=tuple(map(_topic_put, records)))
+    except (ValueError, TypeError, KeyError):
+        pass
+    return replace(letter, lacking="records with headers, without a value or with a key that is no text can't be put")
+
+
+def _topic_put(record: dict[str, Any]) -> Put:
+    key = binascii.a2b_base64(record.get("key", ""), strict_mode=True).decode()
+    return Put(binascii.a2b_base64(record["value"], strict_mode=True), key)
 
 
 def _members(text: str) -> dict[str, str]:
