@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,31 @@ async def test_where_a_launcher_is_of_no_use_each_process_is_begun_alone_and_as_
         found = await started(engine, "code")
         assert (found["no_new_privileges"], int(found["capabilities"], 16)) == ("1", 0)
         assert launchers() == []
+
+
+async def test_an_engine_that_is_killed_takes_its_launcher_and_its_environments_with_it(code: Path) -> None:
+    program = (
+        "import asyncio, sys\nfrom lambent import Engine\nfrom tests.environments.test_launcher import launchers\n"
+        "async def main():\n"
+        f"    engine = Engine('memory://')\n    engine.function_from({str(code)!r}, handler='app.handler')\n"
+        "    async with engine:\n        environment = await engine.invoke('code', {'do': 'environment'})\n"
+        "        print(*launchers(), flush=True)\n        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    engine = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+    )
+    assert engine.stdout is not None
+    lines = [await engine.stdout.readline()]
+    while not lines[-1].strip().isdigit():
+        assert lines[-1], "it ended early"
+        lines.append(await engine.stdout.readline())
+    family = kinship.members(engine.pid, b"no variable")
+    launcher = int(lines[-1])
+    assert launcher in family
+    assert len(family) >= 3
+    engine.kill()
+    await engine.wait()
+    async with asyncio.timeout(20):
+        while family & {each.pid for each in kinship.processes() if not each.dead}:
+            await asyncio.sleep(0)
