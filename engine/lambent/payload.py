@@ -73,8 +73,9 @@ def decode_answer(payload: bytes) -> Any:
 
 
 def encode_event(event: object) -> bytes:
-    """A source's event, built of texts, numbers, lists and objects. Raises ValueError (of pydantic-core)."""
-    return to_json(event)
+    """A source's event, built of texts, numbers, lists and objects; a number that no float holds, which a decoded
+    record may have, is null in it, as JavaScript has it. Raises ValueError (of pydantic-core)."""
+    return to_json(event, inf_nan_mode="null")
 
 
 def encode_result(value: object) -> bytes:

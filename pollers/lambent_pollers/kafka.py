@@ -77,13 +77,15 @@ class KafkaStream:
             return kafka.position(shard, (await ask([partition]))[partition] - 1)
 
     async def backlog(self, shard: str, position: str | None) -> Backlog:
-        """What lies behind a position, by offsets: Kafka does not count records."""
+        """What lies behind a position, by offsets, and as far as our readers know no records are there: Kafka does not
+        count them."""
         partition = self.partition(shard)
         async with self._asked():
             consumer = await self._consumer()
             first = (await consumer.beginning_offsets([partition]))[partition]
             end = (await consumer.end_offsets([partition]))[partition]
-        return Backlog(max(0, end - max(first, 0 if position is None else kafka.offset_after(position))))
+        after = 0 if position is None else kafka.offset_after(position)
+        return Backlog(max(0, end - max([first, after, *(reader.reached(shard, after) for reader in self._readers)])))
 
     async def committed(self, group: str, shard: str) -> tuple[int, str] | None:
         """The group's offset and its metadata, which aiokafka's consumer does not give."""

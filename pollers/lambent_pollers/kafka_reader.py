@@ -106,6 +106,11 @@ class KafkaReader:
             if (each := self._partitions.get(shard)) is not None and (end := self._end(each))
         }
 
+    def reached(self, shard: str, offset: int) -> int:
+        """Before which offset nothing is to be read any more, for who finished everything before this one."""
+        found = self._partitions.get(shard)
+        return offset if found is None else found.reached(offset)
+
     async def close(self) -> None:
         self._closed(self)
         try:

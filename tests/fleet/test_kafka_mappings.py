@@ -12,6 +12,8 @@ from aiokafka.admin import RecordsToDelete
 from lambent import Engine
 from lambent.semantics.stream import lane_of
 from lambent.telemetry import OFFSET_LAG
+from lambent_pollers.kafka import KafkaStream
+from lambent_pollers.kafka_url import parse_kafka_url
 from tests.servers import kafka_topics
 from tests.servers.kafka import KafkaProcess
 
@@ -106,6 +108,23 @@ async def test_who_reads_what_is_committed_never_sees_a_transaction_that_was_not
         while engine.telemetry.snapshot()[OFFSET_LAG][f"{mapping}/{topic}-0"]:
             await asyncio.sleep(0)
     assert seen == [1, 3]
+
+
+async def test_nothing_waits_behind_the_last_record_of_a_transaction(kafka_process: KafkaProcess, topic: str) -> None:
+    await kafka_topics.create(kafka_process.address, topic)
+    async with kafka_topics.producer(kafka_process.address, transactional_id=topic) as producer, producer.transaction():
+        await producer.send_and_wait(topic, b"1")
+    stream = KafkaStream(parse_kafka_url(f"kafka://{kafka_process.address}/{topic}"))
+    [shard] = await stream.shards()
+    reader, position, caught_up = stream.reader(), await stream.position(shard.id, "TRIM_HORIZON", None), False
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not caught_up:
+            reader.want(shard.id, position, 10, 1_000)
+            [read] = await reader.ready()
+            position, caught_up = read.records[-1].position if read.records else position, read.caught_up
+    assert (await stream.backlog(shard.id, position)).records == 0
+    assert (await stream.backlog(shard.id, None)).records == 2
+    await stream.close()
 
 
 async def test_a_mapping_that_stops_at_a_gap_says_so_and_goes_on_when_it_is_sought(

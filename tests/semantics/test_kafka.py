@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import pytest
@@ -60,6 +61,11 @@ def test_decoded_records_have_texts_and_values() -> None:
     found = shown(of(headers=[("trace", b"t\xff"), ("none", None)]), decoded=True)
     assert (found["key"], found["value"], found["headers"]) == ("k", {"n": 1}, [{"trace": "t\\xff"}, {"none": ""}])
     assert shown(of(value=b"no json"), decoded=True)["value"] == "no json"
+
+
+def test_an_event_is_json_whatever_numbers_its_records_have() -> None:
+    found = encode_event(shown(of(value=b'{"n": [1e999, -1e999, 1e308]}'), decoded=True))
+    assert json.loads(found, parse_constant=pytest.fail)["value"] == {"n": [None, None, 1e308]}
 
 
 def test_the_length_of_a_chain_is_read_from_its_header_and_never_shown() -> None:
