@@ -54,6 +54,7 @@ from lambent.semantics.kafka import retry_limit
 from lambent.semantics.watermark import Watermark
 
 MAXIMUM_FETCH_RECORDS: Final = 10_000
+READ_AHEAD_BATCHES: Final = 4  # for each lane: a read costs as much as a batch, whatever it brings
 MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
 MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
 _ARRIVED_AT, _POSITION = attrgetter("arrived_at"), attrgetter("position")  # faster in C
@@ -512,7 +513,7 @@ class ShardConsumer:
         return self._watermark.position
 
     def _fetch(self, now: float) -> Fetch | None:
-        """Read ahead one batch for each lane; one that is blocked stalls the others only at the span's limits."""
+        """Read ahead, when a lane has less than a batch; one that is blocked stalls the others only at the span's limits."""
         if self._fetching or self._source_ended or self._draining:
             return None
         size = self._config.batch_size
@@ -523,7 +524,7 @@ class ShardConsumer:
         if ahead >= wanted or span >= MAXIMUM_SPAN_RECORDS or held >= MAXIMUM_SPAN_BYTES:
             return None
         self._fetching = True
-        count = min(2 * wanted - ahead, MAXIMUM_FETCH_RECORDS, MAXIMUM_SPAN_RECORDS - span)
+        count = min(READ_AHEAD_BATCHES * wanted - ahead, MAXIMUM_FETCH_RECORDS, MAXIMUM_SPAN_RECORDS - span)
         return Fetch(self._read_to, count, MAXIMUM_SPAN_BYTES - held)
 
     def _checkpoint(self, begin: Collection[_Batch]) -> Checkpoint:
