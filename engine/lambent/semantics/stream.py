@@ -513,7 +513,7 @@ class ShardConsumer:
         return self._watermark.position
 
     def _fetch(self, now: float) -> Fetch | None:
-        """Read ahead, when a lane has less than a batch; one that is blocked stalls the others only at the span's limits."""
+        """Read ahead when a lane has less than a batch; a blocked one stalls the others only at the span's limits."""
         if self._fetching or self._source_ended or self._draining:
             return None
         size = self._config.batch_size
