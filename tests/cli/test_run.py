@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from lambent import Client
+from structlog.testing import capture_logs
+
+from lambent import Client, Engine
+from lambent.cli import mappings, serving
 from lambent.model import EventFact
 
 APP = """
@@ -108,6 +111,19 @@ def test_code_that_changes_is_loaded_anew(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=30)
     assert "draining" in said
     assert process.returncode == 0
+
+
+def test_a_password_in_a_sources_url_is_shown_to_nobody() -> None:
+    engine = Engine()
+
+    @engine.function
+    def count(event: object) -> None: ...
+
+    handle = engine.map("redis-stream://ada:secret@localhost/0/clicks", count)
+    with capture_logs() as logs:
+        serving._tell(engine, {})
+    assert logs[0]["mappings"] == ["redis-stream://localhost/0/clicks → count"]
+    assert mappings._shown(handle) == "redis-stream://localhost/0/clicks → count"
 
 
 def test_without_typer_the_command_says_what_to_install() -> None:

@@ -22,6 +22,7 @@ from lambent.client import Client
 from lambent.model import StreamMapping
 from lambent.semantics.auditing import Account, Audit
 from lambent.semantics.explaining import Explanation
+from lambent.sources import without_password
 
 COLUMNS = ("SHARD", "CAME", "DELIVERED", "FILTERED", "FAILED", "LOST", "WAITING", "TRIMMED", "TRYING", "BALANCED")
 
@@ -80,7 +81,7 @@ def document(each: Explanation) -> dict[str, Any]:
         "id": each.id,
         "kind": each.kind,
         "verdict": each.verdict,
-        "source": each.source or None,
+        "source": without_password(each.source) or None,
         "function": each.function or None,
         "mapping": each.mapping or None,
         "sentences": list(each.sentences),
@@ -92,7 +93,7 @@ def account_document(books: Audit) -> dict[str, Any]:
     """An audit, for scripts: counts of records, null where nobody can count them."""
     return {
         "mapping": books.mapping,
-        "source": books.source,
+        "source": without_password(books.source),
         "function": books.function,
         "balanced": books.balanced,
         "total": _counts(books.total),
@@ -101,7 +102,7 @@ def account_document(books: Audit) -> dict[str, Any]:
 
 
 def _title(each: Explanation) -> str:
-    what = each.source if each.kind != "event" else "event"
+    what = without_password(each.source) if each.kind != "event" else "event"
     where = f"{what} -> {each.function}" if each.function else what
     return f"{each.verdict}  {each.id}" + (f"  ({where})" if where else "")
 
@@ -127,7 +128,7 @@ def _counts(account: Account) -> dict[str, Any]:
 
 
 def _tell(books: Audit) -> None:
-    say(f"{books.source} -> {books.function}")
+    say(f"{without_password(books.source)} -> {books.function}")
     rows = [_cells(name, account, account.balanced) for name, account in books.shards.items()]
     if len(rows) > 1:
         rows.append(_cells("all", books.total, books.balanced))

@@ -25,6 +25,7 @@ from lambent.cli.terminal import (
 from lambent.client import Client
 from lambent.resources import MappingHandle
 from lambent.semantics.health import NOBODY
+from lambent.sources import without_password
 from lambent.standing import MappingStanding
 
 SHORT = 8  # characters of an id that people see; as many of them as tell it from others are enough to name it
@@ -96,7 +97,7 @@ def document(each: MappingStanding) -> dict[str, Any]:
     return {
         "id": each.stored.id,
         "name": mapping.name,
-        "source": mapping.source,
+        "source": without_password(mapping.source),
         "function": mapping.function,
         "wanted": each.wanted,
         "declared": each.declared,
@@ -127,7 +128,8 @@ async def find(client: Client, text: str) -> MappingHandle:
     found = [
         identity
         for identity, each in stored.items()
-        if text in (identity, each.mapping.name, f"{each.mapping.source}/{each.mapping.function}")
+        if text in (identity, each.mapping.name)
+        or text in {f"{shown}/{each.mapping.function}" for shown in _written(each.mapping.source)}
     ]
     found = found or [identity for identity in stored if identity.startswith(text)]
     if len(found) == 1:
@@ -135,6 +137,11 @@ async def find(client: Client, text: str) -> MappingHandle:
     if found:
         fail(f"{text} may be any of {', '.join(found)}: write more of it", USAGE)
     fail(f"there is no mapping {text}: `lambent mappings` lists all")
+
+
+def _written(source: str) -> tuple[str, str]:
+    """As it is, and as it is shown."""
+    return source, without_password(source)
 
 
 def _change(mapping: str, store: str, change: Callable[[MappingHandle], Coroutine[Any, Any, None]], said: str) -> None:
@@ -147,7 +154,7 @@ def _change(mapping: str, store: str, change: Callable[[MappingHandle], Coroutin
 
 
 def _shown(handle: MappingHandle) -> str:
-    return f"{handle.source} → {handle.function}"
+    return f"{without_password(handle.source)} → {handle.function}"
 
 
 def _time(text: str) -> datetime:

@@ -30,6 +30,7 @@ from lambent.cli.endpoint import ADDRESS, HEALTH, LOOPBACK, METRICS, Answer, add
 from lambent.cli.health import answered
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, SIGNALLED, USAGE, fail
 from lambent.errors import InvalidParameterValue, LambentError, StoreUnavailable
+from lambent.sources import without_password
 
 if TYPE_CHECKING:  # no other command needs an engine, nor a log
     from lambent.engine import Engine
@@ -206,7 +207,7 @@ async def _tell_and_wait(
 
 
 def _tell(engine: Engine, where: dict[str, str]) -> None:
-    mappings = [f"{each.source} → {each.function}" for each in engine.control.mappings.values()]
+    mappings = [f"{without_password(each.source)} → {each.function}" for each in engine.control.mappings.values()]
     engine.telemetry.log(
         "info",
         "serving",
