@@ -18,7 +18,7 @@ from lambent.testing.workload import Behaviour, workload
 from tests.simulation import campaign
 from tests.simulation.kafka_members import Member
 
-SEEDS = 30
+SEEDS = 20
 TWICE = 2
 NIGHT_SEEDS = 1_000
 SLOWEST_SECONDS = 120.0

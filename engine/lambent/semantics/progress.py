@@ -11,10 +11,12 @@ from typing import Any
 
 from lambent.model import Piece, Progress, WindowState
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make one each time
+
 
 def progress_text(progress: Progress) -> str:
     window = progress.window
-    return json.dumps(
+    return _encode(
         {
             "position": progress.position,
             "pieces": [[piece.first, piece.last, piece.attempts] for piece in progress.pieces],
@@ -22,8 +24,7 @@ def progress_text(progress: Progress) -> str:
             "ended": progress.ended,
             "seek": progress.seek,
             "start": progress.start,
-        },
-        separators=(",", ":"),
+        }
     )
 
 
