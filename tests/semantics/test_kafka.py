@@ -124,7 +124,7 @@ def batches(decoded: bool, records: list[kafka.KafkaRecord]) -> list[list[Record
         {"value": b"", "key": b"\x01" * 500_000},
         {"value": b"", "headers": [("a", b"\xff" * 500_000)]},
         {"value": b"", "headers": [("\x01" * 500_000, b"")]},
-        {"value": b"", "headers": [("", None)] * 100_000},
+        {"value": b"", "headers": [("", None)] * 60_000},
     ],
     ids=["control", "bytes", "umlauts", "numbers", "text", "key", "header", "header's name", "headers"],
 )
@@ -135,7 +135,7 @@ def test_no_batch_is_above_6_mb_whatever_is_large_in_its_records(content: dict[s
     assert sum(map(len, found)) == 9
 
 
-@pytest.mark.parametrize("size", range(10_000, 10_017))
+@pytest.mark.parametrize("size", range(10_000, 10_017, 4))
 def test_decoded_batches_are_as_large_as_they_may_be(size: int) -> None:
     """With what stands around the records, the names of many brokers too."""
     found = batches(True, [of(value=b"x" * size) for _ in range(700)])
