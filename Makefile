@@ -38,5 +38,5 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-quix .kafka build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
+	rm -rf .venv .venv-quix .kafka .node build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache flights*.png flights*.db* flights*.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,7 @@
 """`lambent run` and `lambent serve`: an engine served until it is told to end, with Lambda's API or without.
 
 Decides which store it has, how its log looks, what it answers at which address, and when code that changed is loaded
-anew. How an engine starts, drains
-and stops is `Engine.run`'s.
+anew. How an engine starts, drains and stops is `Engine.run`'s.
 """
 
 from __future__ import annotations
@@ -44,30 +43,36 @@ class LogFormat(StrEnum):
     text = "text"
 
 
+StoreOption = Annotated[
+    str | None,
+    typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
+]
+HealthOption = Annotated[
+    str | None,
+    typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
+]
+MetricsOption = Annotated[
+    str | None, typer.Option(metavar=ADDRESS, help=f"Answer Prometheus's GET {METRICS} there, and {HEALTH}.")
+]
+LogFormatOption = Annotated[
+    LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
+]
+
+
 def run(
     target: Annotated[
         str, typer.Argument(metavar="FILE.py[:engine]", help="Where the engine is made; its name, if there are more.")
     ],
-    store: Annotated[
-        str | None,
-        typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
-    ] = None,
+    store: StoreOption = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Start anew when Python files beside it change; --reload-code, too.")
     ] = False,
     reload_code: Annotated[
         bool, typer.Option("--reload-code", help="Run functions with an environment anew when their code changes.")
     ] = False,
-    health: Annotated[
-        str | None,
-        typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
-    ] = None,
-    metrics: Annotated[
-        str | None, typer.Option(metavar=ADDRESS, help=f"Answer Prometheus's GET {METRICS} there, and {HEALTH}.")
-    ] = None,
-    log_format: Annotated[
-        LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
-    ] = None,
+    health: HealthOption = None,
+    metrics: MetricsOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Serve the functions of a file until SIGTERM or SIGINT (Ctrl-C).
 
@@ -89,24 +94,14 @@ def serve(
         str | None, typer.Argument(metavar="[FILE.py[:engine]]", help="An engine whose functions are served, too.")
     ] = None,
     api: Annotated[str, typer.Option(metavar=ADDRESS, help="Where the API is; on this machine only.")] = DEFAULT_API,
-    store: Annotated[
-        str | None,
-        typer.Option(envvar="LAMBENT_STORE", metavar="URL", help=f"The code's by default, or {DEFAULT_STORE}."),
-    ] = None,
-    health: Annotated[
-        str | None,
-        typer.Option(metavar=ADDRESS, help=f"Answer GET {HEALTH} there: 200 or 503; without a host on {LOOPBACK}."),
-    ] = None,
-    metrics: Annotated[
-        str | None, typer.Option(metavar=ADDRESS, help=f"Answer Prometheus's GET {METRICS} there, and {HEALTH}.")
-    ] = None,
+    store: StoreOption = None,
+    health: HealthOption = None,
+    metrics: MetricsOption = None,
     delay_scale: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Of delays that AWS fixes: 0.01 makes 0.6 s of a minute before a retry."),
     ] = None,
-    log_format: Annotated[
-        LogFormat | None, typer.Option(help="Of the log on stderr; by default text on a terminal, otherwise json.")
-    ] = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Serve the Lambda API, for boto3 and the AWS CLI: set AWS_ENDPOINT_URL_LAMBDA to the URL that the log tells.
 

@@ -112,7 +112,23 @@ def reshard(ground: Ground, stream: Stream, what: Literal["split", "merge"], num
         at_once(builtin.merge(*pair))
 
 
-class MemoryGround:
+class _Ungrouped:
+    """A ground without groups: nothing befalls it by itself."""
+
+    @property
+    def befallen(self) -> Mapping[str, int]:
+        return {}
+
+    def extend(self, stream: Stream, number: int) -> bool:
+        return False
+
+    def heal(self) -> None: ...
+
+    def unsettled(self, holders: Mapping[tuple[str, str], tuple[str, int]]) -> str:
+        return ""
+
+
+class MemoryGround(_Ungrouped):
     """Several engines may share it."""
 
     def __init__(self) -> None:
@@ -144,22 +160,10 @@ class MemoryGround:
         shards = self._memory.stream_state(stream)._open
         return (shards[0].shard.id, shards[1].shard.id) if len(shards) > 1 else None
 
-    @property
-    def befallen(self) -> Mapping[str, int]:
-        return {}
-
-    def extend(self, stream: Stream, number: int) -> bool:
-        return False
-
-    def heal(self) -> None: ...
-
-    def unsettled(self, holders: Mapping[tuple[str, str], tuple[str, int]]) -> str:
-        return ""
-
     def close(self) -> None: ...
 
 
-class SqliteGround:
+class SqliteGround(_Ungrouped):
     """One engine at a time, as the file's lock has it."""
 
     def __init__(self) -> None:
@@ -196,18 +200,6 @@ class SqliteGround:
 
     def neighbours(self, stream: Stream) -> tuple[str, str] | None:
         return None
-
-    @property
-    def befallen(self) -> Mapping[str, int]:
-        return {}
-
-    def extend(self, stream: Stream, number: int) -> bool:
-        return False
-
-    def heal(self) -> None: ...
-
-    def unsettled(self, holders: Mapping[tuple[str, str], tuple[str, int]]) -> str:
-        return ""
 
     def close(self) -> None:
         at_once(self._outside.close())
