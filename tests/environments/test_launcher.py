@@ -33,19 +33,20 @@ async def started(engine: Engine, name: str) -> dict[str, Any]:
 
 
 async def test_a_launcher_that_is_killed_is_replaced_and_what_it_began_goes_on(engine: Engine, code: Path) -> None:
+    others = set(launchers())  # of engines that another module's tests keep
     for name in ("a", "b", "c"):
         engine.function_from(code, name=name, runtime=PYTHON, handler="app.handler")
     async with engine:
-        assert launchers() == []
+        assert set(launchers()) == others
         assert (await engine.invoke("a"))["calls"] == 1
-        (first,) = launchers()
+        (first,) = set(launchers()) - others
         os.kill(first, signal.SIGKILL)
         assert (await engine.invoke("a"))["calls"] == 2, "the same process, and warm"
         assert (await started(engine, "b"))["no_new_privileges"] == "1", "begun without a launcher, and as safely"
         await engine.invoke("c")
-        (second,) = launchers()
+        (second,) = set(launchers()) - others
         assert second != first
-    assert launchers() == []
+    assert set(launchers()) == others
 
 
 async def test_where_a_launcher_is_of_no_use_each_process_is_begun_alone_and_as_safely(
@@ -53,11 +54,12 @@ async def test_where_a_launcher_is_of_no_use_each_process_is_begun_alone_and_as_
 ) -> None:
     """A kernel that does not let a child be its parent's."""
     monkeypatch.setattr(beginning.Launcher, "_ask", lambda *_: 0)
+    others = launchers()
     engine.function_from(code, runtime=PYTHON, handler="app.handler")
     async with engine:
         found = await started(engine, "code")
         assert (found["no_new_privileges"], int(found["capabilities"], 16)) == ("1", 0)
-        assert launchers() == []
+        assert launchers() == others
 
 
 async def test_an_engine_that_is_killed_takes_its_launcher_and_its_environments_with_it(code: Path) -> None:
