@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from lambent import inspection
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
-from lambent.control import Control, MappingState, StoredMapping
+from lambent.control import Control
 from lambent.dead_letters import DeadLetters
 from lambent.declaring import stream_elsewhere
 from lambent.desk import LOOK_SECONDS, Snapshot, ask, health, look
@@ -36,6 +36,7 @@ from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
 from lambent.sources import StreamFactory, load_source, load_store
 from lambent.standing import MappingStanding, running, standing
+from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.world import SystemClock, ids_of
 
 NO_PAYLOAD = b""

@@ -15,17 +15,15 @@ documents until they are deleted. So with mixed versions an engine runs what it 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from lambent.arns import function_arn
 from lambent.configuration import Configuration
 from lambent.consistency import AnyMapping, Kind, Known, check_options, new_mapping, shown
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceConflict, ResourceNotFound
 from lambent.model import (
-    EventSourceMapping,
     Function,
     Queue,
     QueueMapping,
@@ -35,71 +33,17 @@ from lambent.model import (
 from lambent.ports import Document, Documents
 from lambent.semantics.routing import destinations
 from lambent.settings import EngineSettings
-from lambent.stored import DELETED, Origin, Stored, content, difference, is_deleted
+from lambent.stored import DELETED, Stored, content, difference, is_deleted
+from lambent.stored_mappings import Seek, StoredMapping, first_seek, is_same, mapping_id, next_id
 from lambent.validation import changed, validated
 
 C = TypeVar("C", bound=Configuration)
-# AWS's words for a mapping's State and its LastProcessingResult (API reference: EventSourceMappingConfiguration)
-MappingState = Literal["Creating", "Enabled", "Disabling", "Disabled", "Updating", "Deleting"]
-NOTHING_PROCESSED: Final = "No records processed"
-PROCESSED: Final = "OK"
-PROBLEM: Final = "PROBLEM: Function call failed"
 
 FORGOTTEN_SECONDS: Final = 1.0  # after which the trace of a deleted function is gone
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
 NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
 _KINDS: Final = ("function", "queue", "stream", "mapping")  # of documents
 _NO_MAPPING: Final = "The resource you requested does not exist."  # AWS's words
-_IDS: Final = uuid.UUID("5f1c2f0e-6c3c-5d1f-9d4e-4f6f6c616d62")  # the namespace of mapping ids
-
-
-class Seek(NamedTuple):
-    """Where a stream mapping starts. A shard whose progress is of a lower generation starts anew from here."""
-
-    generation: int
-    starting_position: str
-    timestamp: float | None = None  # epoch seconds, with AT_TIMESTAMP
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMapping:
-    """A mapping as its document tells it. Equal if what is wanted is equal; `revision` counts writes."""
-
-    id: str
-    mapping: AnyMapping
-    seek: Seek
-    revision: int = field(default=0, compare=False)
-    origin: Origin = field(default="code", compare=False)
-    release: int = field(default=0, compare=False)
-    api: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def body(self) -> str:
-        """Its document's text, without what the document itself knows."""
-        return Stored(self.mapping.model_dump(mode="json"), self.origin, self.release, self.seek, self.api).body()
-
-
-def mapping_id(mapping: EventSourceMapping) -> str:
-    """The same for the same name, or without one for the same source, function and qualifier: restarted code finds its
-    progress."""
-    return str(uuid.uuid5(_IDS, mapping.name or f"{mapping.source}\n{mapping.function}\n{mapping.qualifier}"))
-
-
-def first_seek(mapping: AnyMapping) -> Seek:
-    """Where a mapping that nobody sought starts. A queue has no such place."""
-    if isinstance(mapping, StreamMapping):
-        return Seek(0, mapping.starting_position, mapping.starting_position_timestamp)
-    return Seek(0, "")
-
-
-def state_of(wanted: StoredMapping | None, running: StoredMapping | None) -> MappingState:
-    """AWS's word for the way from what runs to what is wanted (API reference: EventSourceMappingConfiguration)."""
-    if wanted is None:
-        return "Deleting"
-    if not wanted.mapping.enabled:
-        return "Disabled" if running is None else "Disabling"
-    if running is None:
-        return "Creating"
-    return "Enabled" if running == wanted else "Updating"
 
 
 class Control:
@@ -366,17 +310,26 @@ class Control:
                 await self._opened.put("function", each.name, DELETED, each.revision, FORGOTTEN_SECONDS)
 
     async def create_mapping(
-        self, source: str, function: str, options: Mapping[str, object], api: Mapping[str, Any] | None = None
+        self,
+        source: str,
+        function: str,
+        options: Mapping[str, object],
+        api: Mapping[str, Any] | None = None,
+        generation: int = 0,
     ) -> StoredMapping:
         """Raises InvalidParameterValue, ResourceConflict if there is such a mapping. It is remembered, and runs
-        wherever its function is, until it is deleted; or declared in code, which makes it the code's."""
+        wherever its function is, until it is deleted; or declared in code, which makes it the code's. Progress of a
+        `generation` below this one, of a mapping that was deleted, does not count for it."""
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
         known = await self.known()
         known.check_mapping(mapping)
         identity = mapping_id(mapping)
+        while identity in stored and not is_same(stored[identity].mapping, mapping):  # its function was changed
+            identity = next_id(identity)
         known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
-        wanted = StoredMapping(identity, mapping, first_seek(mapping), origin="api", api=api or {})
+        seek = first_seek(mapping)._replace(generation=generation)
+        wanted = StoredMapping(identity, mapping, seek, origin="api", api=api or {})
         document = await self._opened.put("mapping", identity, wanted.body(), 0)
         if document is None:
             raise known.duplicate(identity, mapping)
@@ -395,17 +348,19 @@ class Control:
     async def update_mapping(
         self, identity: str, changes: Mapping[str, object], api: Mapping[str, Any] | None = None
     ) -> StoredMapping:
-        """Replace some fields (`enabled` pauses and resumes). It applies after the batch that is in flight."""
-        for fixed in ("source", "function", "name", "qualifier", "kind"):
+        """Replace some fields (`enabled` pauses and resumes; another `function` goes on where this one is). It applies
+        after the batch that is in flight."""
+        for fixed in ("source", "name", "kind"):
             if fixed in changes:
                 raise InvalidParameterValue(f"{fixed} of a mapping does not change; create another mapping")
-        known = await self.known()
+        known, others = await self.known(), await self.list_mappings()
 
         def change(stored: StoredMapping) -> StoredMapping:
             kind = stored.mapping.kind
-            check_options(kind, stored.mapping.source, changes)
+            check_options(kind, stored.mapping.source, changes.keys() - {"function"})
             mapping = changed(stored.mapping, changes, f"{kind} mappings")
             known.check_mapping(mapping)
+            known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in others.values()))
             return replace(stored, mapping=mapping, api={**stored.api, **(api or {})})
 
         return await self._change_mapping(identity, change)
@@ -469,6 +424,12 @@ class Control:
     async def keep(self, kind: str, name: str, body: str, seconds: float) -> None:
         """A document that is nothing but kept, for so long."""
         await self._opened.put(kind, name, body, expires_in_seconds=seconds)
+
+    async def trim(self, kind: str, most: int) -> None:
+        """Of the documents of this kind keep only so many, those whose names come last."""
+        names = sorted(each.name for each in await self._opened.list(kind))
+        for name in names[: max(0, len(names) - most)]:
+            await self._opened.delete(kind, name)
 
     async def kept(self, kind: str) -> dict[str, str]:
         """The documents of this kind, by name."""
@@ -559,7 +520,6 @@ class Control:
         if kind == "mapping":
             return self.mappings[name]
         return self.queues[name] if kind == "queue" else self.streams[name]
-
 
     async def _change_mapping(self, identity: str, change: Callable[[StoredMapping], StoredMapping]) -> StoredMapping:
         def body(document: Document | None) -> str:

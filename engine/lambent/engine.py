@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes
 from lambent.context import CURRENT
-from lambent.control import NOT_STARTED, Control, MappingState, StoredMapping
+from lambent.control import NOT_STARTED, Control
 from lambent.declaring import Declarations, Hosted, Source
 from lambent.errors import (
     EngineStopped,
@@ -53,6 +53,7 @@ from lambent.semantics.recursion import refused
 from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
 from lambent.sources import beside, load_store
+from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
 from lambent.validation import validated
 from lambent.world import SystemClock, ids_of

@@ -16,10 +16,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from lambent.consistency import Known
-from lambent.control import Control, StoredMapping
+from lambent.control import Control
 from lambent.desk import Snapshot, look
 from lambent.errors import InvalidParameterValue, ResourceNotFound
-from lambent.model import EventFact, Lease, MessageFact, Piece, QueueMapping, Record, Shard, ShardFact, StreamMapping
+from lambent.model import (
+    EventFact,
+    Function,
+    Lease,
+    MessageFact,
+    Piece,
+    QueueMapping,
+    Record,
+    Shard,
+    ShardFact,
+    StreamMapping,
+)
 from lambent.observing import FUNCTION as OBSERVED_FUNCTION
 from lambent.observing import MAPPING as OBSERVED_MAPPING
 from lambent.observing import calls_of, traffic_of
@@ -49,7 +60,9 @@ from lambent.semantics.explaining import (
 )
 from lambent.semantics.filtering import Miss, compile_filters
 from lambent.semantics.redriving import Declared
+from lambent.semantics.routing import named
 from lambent.standing import reached
+from lambent.stored_mappings import StoredMapping
 from lambent.telemetry import CONCURRENT_EXECUTIONS
 
 MAXIMUM_LOOKED_AT: Final = 10_000  # messages of a FIFO queue, for the one that holds another back
@@ -73,9 +86,10 @@ async def why(control: Control, connection: Connection, id: str, now: float) -> 
     asked = await _Asked.of(control, connection, now)
     fact = await connection.facts.event(id)
     if fact is not None:
-        function = asked.known.functions.get(fact.event.function)
         name = fact.event.function
-        return [explain_event(fact, function, asked.service(name), now, asked.load(name))]
+        return [
+            explain_event(fact, asked.function(name, fact.event.qualifier), asked.service(name), now, asked.load(name))
+        ]
     message = await connection.facts.message(id)
     if message is not None:
         return await asked.message(message)
@@ -183,6 +197,11 @@ class _Asked:
         alive = await connection.engines() > 0
         return cls(connection, known, mappings, alive, await look(connection) if alive else [], now)
 
+    def function(self, name: str, qualifier: str | None) -> Function | None:
+        """The configuration that counts for calls of this qualifier."""
+        found = self.known.functions.get(name)
+        return None if found is None else named(found, qualifier)
+
     def service(self, function: str, mapping: str | None = None) -> Service:
         """Who works on this; an engine that is too busy to tell is taken for one that does."""
         if not self._alive:
@@ -286,7 +305,7 @@ class _Asked:
         mapping = stored.mapping
         misses: Sequence[Miss] = () if view is None else compile_filters(mapping.filters).misses(view)
         service = self.service(mapping.function, stored.id)
-        function = self.known.functions.get(mapping.function)
+        function = self.function(mapping.function, mapping.qualifier)
         return Reader(stored.id, mapping, function, service, misses, self.load(mapping.function, stored.id))
 
     async def _ahead(self, fact: MessageFact) -> str:

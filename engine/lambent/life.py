@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from lambent.calls import InvokeResponse
-from lambent.control import Control, MappingState, StoredMapping
+from lambent.control import Control
 from lambent.desk import REQUEST, SNAPSHOT, Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
@@ -48,6 +48,7 @@ from lambent.semantics.concurrency import Concurrency
 from lambent.semantics.routing import key
 from lambent.settings import EngineSettings
 from lambent.sources import load_runtime, load_source
+from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import (
     ABANDONED_HANDLERS,
     INIT_DURATION,

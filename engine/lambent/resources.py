@@ -14,7 +14,6 @@ from os import PathLike
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 from lambent.context import current_invocation
-from lambent.control import MappingState, StoredMapping
 from lambent.errors import InvalidParameterValue, RequestTooLarge
 from lambent.model import (
     MAXIMUM_RECORD_BYTES,
@@ -31,6 +30,7 @@ from lambent.model import (
 from lambent.payload import encode_payload
 from lambent.ports import BuiltinQueue, BuiltinStream
 from lambent.semantics.builtin import MAXIMUM_VISIBILITY_SECONDS
+from lambent.stored_mappings import MappingState, StoredMapping
 
 F = TypeVar("F", bound=Callable[..., object])
 MAXIMUM_WAIT_SECONDS = 20  # SQS API: ReceiveMessage, WaitTimeSeconds

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from lambent.control import NOTHING_PROCESSED, PROBLEM, MappingState, StoredMapping
 from lambent.desk import Snapshot
 from lambent.model import Backlog, Lease, Queue, Shard, Stream, StreamMapping
 from lambent.polling.leases import resume_from
 from lambent.ports import BuiltinStream, Connection
+from lambent.stored_mappings import NOTHING_PROCESSED, PROBLEM, MappingState, StoredMapping
 from lambent.telemetry import ITERATOR_AGE
 
 

@@ -16,11 +16,11 @@ from dataclasses import replace
 from heapq import nsmallest
 from typing import Any, Final, Protocol
 
-from lambent.control import PROBLEM, StoredMapping
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.model import Depth, Function, QueueMapping
 from lambent.ports import World
 from lambent.semantics.health import BLOCKED, Health, Seen, Sight, judge, look
+from lambent.stored_mappings import PROBLEM, StoredMapping
 
 SHARDS_A_LOOK: Final = 20  # of those where nothing seems to wait
 ANSWER_SECONDS: Final = 5.0  # within which a store that is well answers a read

@@ -19,9 +19,9 @@ from lambent import (
     ResourceConflict,
     ResourceNotFound,
 )
-from lambent.control import Seek, StoredMapping, mapping_id, state_of
 from lambent.model import QueueMapping, StreamMapping
 from lambent.sources import load_source, load_store
+from lambent.stored_mappings import Seek, StoredMapping, mapping_id, state_of
 from tests.engine.engines import virtual
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)

@@ -27,10 +27,10 @@ from lambent import (
     TooManyRequests,
 )
 from lambent.context import current_invocation
-from lambent.control import Seek, StoredMapping
 from lambent.model import QueueMapping
 from lambent.polling.supervisor import Supervisor
 from lambent.ports import World
+from lambent.stored_mappings import Seek, StoredMapping
 from lambent.stores.memory import Connection
 from lambent.telemetry import Telemetry
 from lambent.testing.loop import VirtualClock

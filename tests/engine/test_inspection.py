@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from lambent import Client, Engine, InvalidParameterValue, ResourceNotFound
+from lambent.configuration import PublishedVersion
+from lambent.model import EventInvokeConfig
 from lambent.ports import Store
 from lambent.semantics.explaining import Explanation
 from lambent.testing.loop import VirtualClock
@@ -336,3 +338,27 @@ async def test_only_the_mapping_of_a_stream_can_be_audited(store: Store) -> None
             await engine.audit(mapping.id)
         with pytest.raises(ResourceNotFound):
             await engine.audit("nothing")
+
+
+async def test_an_event_is_explained_by_the_configuration_of_the_qualifier_that_it_names(store: Store) -> None:
+    engine = virtual(store)
+
+    @engine.function(name="f", maximum_retry_attempts=0)
+    async def fails(event: Any) -> None:
+        raise ValueError("no paper")
+
+    engine.queue("failed")
+    async with engine:
+        live = EventInvokeConfig(maximum_retry_attempts=1, on_failure="queue:failed")
+        changes = {"versions": {"1": PublishedVersion()}, "event_invoke_of": {"1": live}}
+        await engine.control.update_function("f", changes)
+        plain, named = [await engine.invoke_async("f", {}, qualifier=each) for each in (None, "1")]
+        await asyncio.sleep(1)
+        assert (await why(engine, plain)).verdict == "failed"
+        waiting = await why(engine, named)
+        assert waiting.verdict == "waiting"
+        assert waiting.sentences[0].endswith("attempt 2 of at most 2 of f.")
+        await asyncio.sleep(100)
+        ended = await why(engine, named)
+        assert "What fails for good is told: on_failure is queue:failed." in ended.sentences
+        assert not any("on_failure" in each for each in (await why(engine, plain)).sentences)

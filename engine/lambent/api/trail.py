@@ -1,7 +1,8 @@
 """The audit trail: who changed what by the API, when, and with what result.
 
-Decides what an entry has and how long it is kept: a line of the log, and a document that expires. Values are not in it,
-which may be secrets: only the operation and the names of what it was about.
+Decides what an entry has, how long it is kept and how many there are: a line of the log, and a document that expires, or
+goes when there are too many. Values are not in it, which may be secrets: only the operation and the names of what it was
+about.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from lambent.errors import StoreUnavailable
 
 API_CALL: Final = "api-call"
 """The kind of the documents."""
+MAXIMUM_ENTRIES: Final = 10_000  # that the store keeps; the oldest go
+TRIMMED_AFTER: Final = 500  # entries of one server, which there may be more for a while
 _NAMES: Final = ("FunctionName", "Qualifier", "Name", "UUID", "Resource", "EventSourceArn", "LayerName")
 
 
@@ -24,6 +27,7 @@ class Trail:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._kept = 0
 
     async def add(self, operation: str, params: Mapping[str, Any], request_id: str, caller: str, result: str) -> None:
         """Tell and keep one call. The store may be away: then the log alone has it."""
@@ -36,6 +40,9 @@ class Trail:
                 await self._engine.control.keep(
                     API_CALL, f"{at} {request_id}", json.dumps(entry), self._engine.settings.api_trail_seconds
                 )
+                if self._kept % TRIMMED_AFTER == 0:
+                    await self._engine.control.trim(API_CALL, MAXIMUM_ENTRIES)
+                self._kept += 1
             except StoreUnavailable as error:
                 self._engine.telemetry.log(
                     "warning", "an API call is not kept", request_id=request_id, error=str(error)

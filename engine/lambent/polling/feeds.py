@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final
 
-from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED
 from lambent.destinations import DESTINATION_RETRY_SECONDS, embedded
 from lambent.invoker import value_of
 from lambent.model import (
@@ -41,6 +40,7 @@ from lambent.semantics import asynchronous, backoff, batching, queue, recursion,
 from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
 from lambent.semantics.routing import event_invoke, longest_age_seconds
+from lambent.stored_mappings import NOTHING_PROCESSED, PROBLEM, PROCESSED
 from lambent.telemetry import (
     ASYNC_EVENT_AGE,
     ASYNC_EVENTS_DROPPED,

@@ -15,7 +15,6 @@ from functools import partial
 from operator import attrgetter
 from typing import Final, assert_never
 
-from lambent.control import NOTHING_PROCESSED, PROBLEM, PROCESSED, Seek, first_seek
 from lambent.destinations import Destinations
 from lambent.errors import StoreUnavailable
 from lambent.invoker import Invoker, tell, value_of
@@ -46,6 +45,7 @@ from lambent.semantics import backoff, shapes
 from lambent.semantics.concurrency import Permit
 from lambent.semantics.filtering import compile_filters
 from lambent.semantics.stream import ShardConsumer
+from lambent.stored_mappings import NOTHING_PROCESSED, PROBLEM, PROCESSED, Seek, first_seek
 from lambent.telemetry import (
     DELIVERED_EVENT_COUNT,
     DROPPED_EVENT_COUNT,

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
-from lambent.control import MappingState, StoredMapping, state_of
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.ports import Documents, World
 from lambent.semantics import backoff
+from lambent.stored_mappings import MappingState, StoredMapping, state_of
 from lambent.telemetry import Telemetry
 
 RE_CANCEL_SECONDS: Final = 1.0  # CPython 3.11 can lose a cancellation

@@ -66,6 +66,14 @@ def at(function: Function, version: str) -> Function:
     return function.model_copy(update={**alone, **kept})
 
 
+def named(function: Function, qualifier: str | None) -> Function:
+    """The function as calls of this qualifier mostly meet it: the settings of the version that it is or that it names
+    first, and its own configuration of events."""
+    version = resolve(function, qualifier, draw=1.0)
+    found = function if version is None else at(function, version)
+    return found.model_copy(update={"event_invoke": event_invoke(function, qualifier)})
+
+
 def key(name: str, version: str) -> str:
     """Under which what runs a version is known."""
     return name if version == LATEST else f"{name}:{version}"
