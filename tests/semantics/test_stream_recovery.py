@@ -104,18 +104,41 @@ def test_where_tries_are_endless_an_attempt_begins_while_it_is_being_recorded() 
     assert first in play.in_flight
 
 
-def test_it_runs_one_batch_ahead_of_what_is_stored_and_never_two() -> None:
-    play = driver(batch_size=2).put(6)
+def test_it_runs_a_few_batches_ahead_of_what_is_stored_and_no_more() -> None:
+    play = driver(batch_size=2).put(20)
     begins = play.until(Checkpoint)
+    for _ in range(1 + stream.MAXIMUM_AHEAD_BATCHES):
+        play.answer(play.until(Invoke))
+    while (step := play.ask()) is not None:
+        assert isinstance(step, Fetch), "the next batch waits until something is stored"
     play.answer(begins)
+    settles = play.until(Checkpoint)
+    assert settles.progress.position == position(2 * (1 + stream.MAXIMUM_AHEAD_BATCHES)), (
+        "all that ended goes into the next"
+    )
+    assert numbers(play.until(Invoke).records) == [11, 12]
+
+
+def test_where_tries_are_counted_nothing_runs_ahead_of_what_is_stored() -> None:
+    play = driver(batch_size=2, maximum_retry_attempts=1).put(6)
+    play.answer(play.until(Checkpoint))
     play.answer(play.until(Invoke))
     settles = play.until(Checkpoint)
-    play.answer(play.until(Invoke))
     while (step := play.ask()) is not None:
-        assert isinstance(step, Fetch), "the third batch waits until the first is settled"
+        assert isinstance(step, Fetch)
     play.answer(settles)
-    assert play.until(Checkpoint).progress.position == position(4)
-    assert numbers(play.until(Invoke).records) == [5, 6]
+    assert numbers(play.until(Invoke).records) == [3, 4]
+
+
+def test_where_tries_are_endless_an_attempt_ahead_of_what_is_stored_is_stored_with_what_comes_next() -> None:
+    play = driver(batch_size=2, function=lambda call: ERROR).put(2)
+    begins = play.until(Checkpoint)
+    play.answer(play.until(Invoke))
+    play.now = play.until(Wait).until
+    again = play.until(Invoke)
+    assert again.attempt == 2
+    play.answer(begins)
+    assert [piece.attempts for piece in play.until(Checkpoint).progress.pieces] == [2]
 
 
 def test_an_attempt_that_fails_before_it_is_recorded_waits_for_its_retry_all_the_same() -> None:

@@ -10,8 +10,8 @@ Rules: Lambda developer guide, «Kinesis: processing and error handling», and r
 silent: halves of a batch run at once and use up no retry; only a repeated try of the same records waits.
 
 An attempt begins when it is recorded, so that a record which kills the engine is given up some time. Where tries are
-endless that changes nothing, and the attempt runs while the checkpoint that records it is under way: one batch ahead of
-what is stored, never two.
+endless that changes nothing, and the attempt is recorded while it runs: a checkpoint that takes long holds up no batch
+until a few are ahead of it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ MAXIMUM_FETCH_RECORDS: Final = 10_000
 READ_AHEAD_BATCHES: Final = 4  # for each lane: a read costs as much as a batch, whatever it brings
 MAXIMUM_SPAN_RECORDS: Final = 100_000  # read above the watermark: how far other lanes may run past a blocked one
 MAXIMUM_SPAN_BYTES: Final = 24 * 1024 * 1024  # of records read and not yet finished, per shard
+MAXIMUM_AHEAD_BATCHES: Final = 4  # of a lane, begun while one checkpoint is under way
 _ARRIVED_AT, _POSITION = attrgetter("arrived_at"), attrgetter("position")  # faster in C
 
 
@@ -85,7 +86,7 @@ class _Batch:
 class _Lane:
     """A parallel part of a shard: the records of its keys, one batch of them at a time."""
 
-    __slots__ = ("batches", "bytes", "handed_out", "index", "opened_at", "ordinals", "records", "report")
+    __slots__ = ("ahead", "batches", "bytes", "handed_out", "index", "opened_at", "ordinals", "records", "report")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -96,6 +97,7 @@ class _Lane:
         self.batches: deque[_Batch] = deque()  # the first is tried now, the others are what is left of a split
         self.report: ReportBatch | None = None  # the first batch was given up, its report is due
         self.handed_out = False  # an Invoke or ReportBatch is unanswered
+        self.ahead = 0  # batches begun that no checkpoint names yet
 
 
 class ShardConsumer:
@@ -187,7 +189,13 @@ class ShardConsumer:
             elif batch.retry_at > now:
                 return min(batch.retry_at, now + (expires_at - epoch))
             elif batch.records:
-                return batch
+                if not self._endless or self._under_way is None:
+                    return batch
+                if lane.ahead == MAXIMUM_AHEAD_BATCHES:
+                    return None
+                batch.begun = self._dirty = True
+                batch.attempts += 1
+                lane.ahead += 1
             else:  # the final invoke of a window: nothing that a checkpoint could name
                 batch.begun = True
                 batch.attempts += 1
@@ -531,6 +539,8 @@ class ShardConsumer:
         for batch in begin:
             batch.attempts += 1
         self._beginning.extend(begin)
+        for lane in self._lanes:
+            lane.ahead = 0
         pieces = [
             Piece(batch.records[0].position, batch.records[-1].position, batch.attempts)
             for lane in self._lanes

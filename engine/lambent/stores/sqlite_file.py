@@ -130,7 +130,7 @@ class SqliteFile:
         with self._lock:
             self._patient.append(job)
         if self._patience is None:
-            self._patience = self._loop.call_later(PATIENCE_SECONDS, self._lose_patience)
+            self._be_patient(job)
         return future
 
     def tell(self, perform: Perform[Item, Result], item: Item, then: Then[Result] | None = None) -> None:
@@ -208,13 +208,21 @@ class SqliteFile:
     def _begin(self) -> None:
         self._loop.call_soon(self._executor, self._work)
 
-    def _lose_patience(self) -> None:
+    def _be_patient(self, first: _Job) -> None:
+        self._patience = self._loop.call_later(PATIENCE_SECONDS, self._lose_patience, first)
+
+    def _lose_patience(self, first: _Job) -> None:
+        """Of the one that has waited longest; if a group took it along meanwhile, those after it wait in their turn."""
         self._patience = None
         with self._lock:
-            job = self._patient.popleft() if self._patient else None
-        if job is not None:  # the others come along
+            longest = self._patient[0] if self._patient else None
+            if longest is first:
+                self._patient.popleft()
+        if longest is first:  # the others come along
             self.unanswered -= 1
-            self._ask(self._writes, job)
+            self._ask(self._writes, first)
+        elif longest is not None:
+            self._be_patient(longest)
 
     def _nobody(self) -> asyncio.Future[Any]:
         nobody: asyncio.Future[Any] = self._loop.create_future()
