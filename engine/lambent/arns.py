@@ -1,4 +1,5 @@
-"""How things are named in AWS's way: the ARNs that events, records and messages carry (AWS General Reference)."""
+"""How things are named in AWS's way: the ARNs that events, records and messages carry (AWS General Reference); and how
+the URLs of what is elsewhere are shown."""
 
 from __future__ import annotations
 
@@ -25,3 +26,9 @@ def stream_arn(region: str, account_id: str, name: str) -> str:
 def role_arn(account_id: str) -> str:
     """The execution role: there is one for all functions, and nothing asks for its permissions."""
     return f"arn:aws:iam::{account_id}:role/lambent"
+
+
+def without_password(reference: str) -> str:
+    """A source, a store or a destination as it may be shown to anybody: of a URL, nobody's name and password."""
+    scheme, separator, rest = reference.partition("://")
+    return reference if rest.startswith("/") else f"{scheme}{separator}{rest.rpartition('@')[2]}"  # a file has none

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Final, Literal, NamedTuple
 
-from lambent.arns import queue_arn, stream_arn
+from lambent.arns import queue_arn, stream_arn, without_password
 from lambent.errors import InvalidParameterValue, ResourceConflict
 from lambent.model import EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
 from lambent.semantics.concurrency import check_reservation
@@ -77,11 +77,13 @@ class Known(NamedTuple):
         if builtin and name not in (self.queues if kind == "queue" else self.streams):
             raise self.no_source(mapping.source)
         if isinstance(mapping, StreamMapping):
-            if mapping.on_failure in (mapping.source, f"function:{mapping.function}"):
-                raise InvalidParameterValue(f"on_failure: {mapping.on_failure} is the mapping's own source or function")
-            if mapping.on_failure is not None and same_topic(mapping.source, mapping.on_failure):
-                raise InvalidParameterValue(f"on_failure: {mapping.on_failure} is a topic that the mapping reads")
-            self._check_destination("on_failure", mapping.on_failure)
+            to = mapping.on_failure
+            shown_to = f"on_failure: {without_password(to or '')} is"
+            if to in (mapping.source, f"function:{mapping.function}"):
+                raise InvalidParameterValue(f"{shown_to} the mapping's own source or function")
+            if to is not None and same_topic(mapping.source, to):
+                raise InvalidParameterValue(f"{shown_to} a topic that the mapping reads")
+            self._check_destination("on_failure", to)
         elif builtin:
             _check_queue_mapping(mapping, self.queues[name], function)
 
@@ -138,7 +140,7 @@ class Known(NamedTuple):
 
     def _source_arn(self, source: str) -> str:
         if "://" in source:
-            return source
+            return without_password(source)
         kind, _, name = source.partition(":")
         arn = stream_arn if kind == "stream" else queue_arn
         return arn(self.settings.region, self.settings.account_id, name)
@@ -168,7 +170,7 @@ def check_options(kind: str, source: str, options: Iterable[str]) -> None:
 
 def shown(source: str) -> str:
     """A source as a refusal quotes it: its name, or its URL."""
-    return f'"{source}"' if "://" in source else f'"{source.partition(":")[2]}"'
+    return f'"{without_password(source)}"' if "://" in source else f'"{source.partition(":")[2]}"'
 
 
 def _check_queue_mapping(mapping: QueueMapping, queue: Queue, function: Function | None) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from lambent.arns import function_arn
+from lambent.arns import function_arn, without_password
 from lambent.configuration import Configuration
 from lambent.consistency import AnyMapping, Kind, Known, check_options, new_mapping, shown
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceConflict, ResourceNotFound
@@ -201,7 +201,7 @@ class Control:
                     "info",
                     "a stored mapping is not declared by this code: it is stopped, and stays until it is deleted",
                     mapping=left.id,
-                    source=left.mapping.source,
+                    source=without_password(left.mapping.source),
                     function=left.mapping.function,
                 )
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from lambent.arns import function_arn
+from lambent.arns import function_arn, without_password
 from lambent.errors import EngineStopped, LambentError, LimitExceeded, StoreUnavailable
 from lambent.model import (
     LATEST,
@@ -300,9 +300,10 @@ class Destinations:
                 if isinstance(answer, Unavailable) and not last:
                     parcels.append(parcel)
                     continue
-                refusals.append(f"{parcel.ref}: {answer.reason}")
+                to, reason = without_password(parcel.ref), answer.reason
+                refusals.append(f"{to}: {reason}")
                 self._telemetry.log(
-                    "error", "a result was not delivered", subject=subject, destination=parcel.ref, reason=answer.reason
+                    "error", "a result was not delivered", subject=subject, destination=to, reason=reason
                 )
             if parcels:
                 await asyncio.sleep(delay)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from lambent.arns import without_password
 from lambent.consistency import Known
 from lambent.control import Control
 from lambent.desk import Snapshot, look
@@ -105,8 +106,8 @@ async def audit(control: Control, connection: Connection, identity: str) -> Audi
     mapping = stored.mapping
     if not isinstance(mapping, StreamMapping):
         raise InvalidParameterValue(
-            f"{mapping.source} is a queue: what became of its messages is counted by metrics only; an audit is for the "
-            "mapping of a stream"
+            f"{without_password(mapping.source)} is a queue: what became of its messages is counted by "
+            "metrics only; an audit is for the mapping of a stream"
         )
     facts = {fact.lease.name: fact for fact in await connection.facts.shards(identity)}
     configuration = (await control.known()).streams.get(mapping.source.removeprefix("stream:"))

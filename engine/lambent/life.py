@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
+from lambent.arns import without_password
 from lambent.calls import InvokeResponse
 from lambent.control import Control
 from lambent.desk import REQUEST, SNAPSHOT, Desk
@@ -517,7 +518,7 @@ class Life:
         make: Callable[[str], Destination] | None
         make = getattr(load_source(reference), "destination", None) if "://" in reference else None
         if make is None:
-            raise InvalidParameterValue(f"{reference} is no destination")
+            raise InvalidParameterValue(f"{without_password(reference)} is no destination")
         opened: Destination = make(reference)
         self._close_with_us(opened)
         return opened

@@ -19,9 +19,9 @@ from typing import Final, cast
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from lambent.arns import without_password
 from lambent.engine import Engine
 from lambent.errors import EngineStopped
-from lambent.sources import without_password
 from lambent.telemetry import HEALTHY, WIRE, Measured
 
 MAXIMUM_SUBJECTS: Final = 1_000  # of a metric that have a series of their own, those that were counted first

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote
 
+from lambent.arns import without_password
 from lambent.errors import InvalidParameterValue
 from lambent.ports import EnvironmentRuntime, QueueSource, RuntimeSurroundings, Store, StreamSource, World
 from lambent.stores.memory import MemoryStore
@@ -128,12 +129,6 @@ def _sqlite_path(url: str) -> str:
     if "?" in url or "#" in url:
         raise InvalidParameterValue(f"store: {url!r} has a part after ? or #; a SQLite store has no options in its URL")
     return path
-
-
-def without_password(url: str) -> str:
-    """As it may be shown to anybody."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _load(url: str, group: str, kind: str) -> Any:

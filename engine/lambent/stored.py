@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from lambent.arns import without_password
 from lambent.ports import Document
 
 Origin = Literal["code", "api"]
@@ -56,7 +57,7 @@ def is_deleted(document: Document) -> bool:
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, str]:
     """What changed, field by field: {"batch_size": "5 -> 6"}, {"event_invoke.maximum_retry_attempts": "2 -> 0"}. Of
-    an environment's variables only the names: their values may be secrets, and this is for logs."""
+    an environment's variables only the names, and of URLs not the password: this is for logs."""
     found: dict[str, str] = {}
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
@@ -69,4 +70,6 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any], within: str 
 
 
 def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return without_password(value)
     return {**value, "variables": "…"} if isinstance(value, Mapping) and "variables" in value else value

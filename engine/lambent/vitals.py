@@ -16,6 +16,7 @@ from dataclasses import replace
 from heapq import nsmallest
 from typing import Any, Final, Protocol
 
+from lambent.arns import without_password
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.model import Depth, Function, QueueMapping
 from lambent.ports import World
@@ -133,7 +134,7 @@ class Vitals:
                 continue
             items = "messages" if isinstance(mapping, QueueMapping) else "records"
             sight = replace(
-                self._sight(f"{mapping.source} → {mapping.function}", items, function),
+                self._sight(f"{without_password(mapping.source)} → {mapping.function}", items, function),
                 within_seconds=function.timeout_seconds + mapping.maximum_batching_window_seconds,
                 failed=shown.get("last_processing_result") == PROBLEM,
                 trouble=trouble or str(shown.get("trouble", "")),

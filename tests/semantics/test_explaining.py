@@ -32,6 +32,7 @@ from lambent.semantics.explaining import (
     explain_message,
     explain_record,
     unknown,
+    unread_by_all,
 )
 from lambent.semantics.filtering import Miss
 from lambent.semantics.redriving import Declared
@@ -302,6 +303,33 @@ def test_a_record_says_what_keeps_it(options: dict[str, Any], verdict: str, sent
     found = record(**options)
     assert found.verdict == verdict
     assert sentence in told(found)
+
+
+def test_no_sentence_shows_the_password_of_a_url() -> None:
+    topic, dead = "kafka://ada:secret@h:9092/orders", "kafka://ada:secret@h:9092/dead"
+    mapping = StreamMapping(source=topic, function="f", on_failure=dead, enabled=False)
+    reader = Reader("id", mapping, Function(name="f"), "served")
+    here, progress = Record("05", "k", b"{}", NOW), Progress("02", start="")
+    failed = Settled("01", "09", 9, "failed", "RetryAttemptsExhausted")
+    queue = QueueMapping(source="redis-queue://ada:secret@h/0/q", function="f", maximum_concurrency=2)
+    event = EventFact(Event("e1", "f", b"{}", NOW, attempts=1), "failed", ended_at=NOW)
+    function = Function(name="f", event_invoke=EventInvokeConfig(on_failure=dead))
+    dying = mapping.model_copy(update={"on_failure": "queue:dead"})
+    everything = Declared({}, {"dead": Queue(name="dead")}, {}, [dying])
+    busy = Reader("id", queue, Function(name="f"), "served", (), Load(of_mapping=2))
+    fact = MessageFact("dead", Message("m1", "x", "r", 1, NOW, NOW), "visible", NOW)
+    explanations = [
+        explain_record(Placed("05", "s", here, progress, None), reader),
+        explain_record(Placed("05", "s", here, progress, failed), reader),
+        unread_by_all(Placed("05", "s", here, None, None), topic),
+        explain_event(event, function, "served", NOW),
+        *explain_message(fact, Queue(name="dead"), [busy], everything, "", NOW),
+    ]
+    words = " ".join(map(told, explanations))
+    assert words.count("h:9092/dead") == 2
+    assert words.count("h:9092/orders") == 2
+    assert "redis-queue://h/0/q -> f runs 2 times at once" in words
+    assert "secret" not in words
 
 
 def test_what_nobody_knows_says_where_it_may_have_gone() -> None:

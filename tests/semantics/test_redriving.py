@@ -280,3 +280,9 @@ NAMES = st.sampled_from(["RequestID", "ErrorCode", "ErrorMessage", "x"])
 def test_any_message_is_read(body: str, attributes: dict[str, str]) -> None:
     found = brought(message(body, **attributes), ORDERS, CHARGE, NOTIFY)
     assert isinstance(found, Resend | Reinvoke | Unclear)
+
+
+def test_who_sends_dead_letters_is_told_without_the_password_of_its_url() -> None:
+    topic = StreamMapping(source="kafka://u:secret@h:9092/orders", function="f", on_failure="queue:dead")
+    everything = Declared({}, {"dead": Queue(name="dead")}, {}, [topic])
+    assert senders("dead", everything) == ["kafka://h:9092/orders of f"]

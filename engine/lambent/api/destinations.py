@@ -11,7 +11,7 @@ from typing import Final
 
 from lambent.api.records import Asked
 from lambent.api.refusals import invalid
-from lambent.arns import function_arn, queue_arn, stream_arn
+from lambent.arns import function_arn, queue_arn, stream_arn, without_password
 from lambent.settings import EngineSettings
 
 _QUEUE: Final = re.compile(r"arn:aws[a-z-]*:sqs:([a-z0-9-]+):(\d{12}):([a-zA-Z0-9_-]{1,80}(?:\.fifo)?)")
@@ -52,7 +52,9 @@ def known(arn: str, settings: EngineSettings) -> str | None:
 
 
 def arn_of(reference: str, settings: EngineSettings) -> str:
-    """The ARN of a reference of the engine; a file or an endpoint is shown as it is."""
+    """The ARN of a reference of the engine; a file, an endpoint or a topic is shown by its URL, without a password."""
     kind, _, name = reference.partition(":")
     arn = {"queue": queue_arn, "stream": stream_arn, "function": function_arn}.get(kind)
-    return reference if arn is None or name.startswith("//") else arn(settings.region, settings.account_id, name)
+    if arn is None or name.startswith("//"):
+        return without_password(reference)
+    return arn(settings.region, settings.account_id, name)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lambent.arns import without_password
 from lambent.cli.mappings import find
 from lambent.cli.terminal import (
     DEFAULT_STORE,
@@ -22,7 +23,6 @@ from lambent.client import Client
 from lambent.model import StreamMapping
 from lambent.semantics.auditing import Account, Audit
 from lambent.semantics.explaining import Explanation
-from lambent.sources import without_password
 
 COLUMNS = ("SHARD", "CAME", "DELIVERED", "FILTERED", "FAILED", "LOST", "WAITING", "TRIMMED", "TRYING", "BALANCED")
 

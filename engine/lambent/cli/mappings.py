@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lambent.arns import without_password
 from lambent.cli.terminal import (
     DEFAULT_STORE,
     USAGE,
@@ -25,7 +26,6 @@ from lambent.cli.terminal import (
 from lambent.client import Client
 from lambent.resources import MappingHandle
 from lambent.semantics.health import NOBODY
-from lambent.sources import without_password
 from lambent.standing import MappingStanding
 
 SHORT = 8  # characters of an id that people see; as many of them as tell it from others are enough to name it

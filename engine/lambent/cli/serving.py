@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
-from lambent.arns import DEFAULT_REGION
+from lambent.arns import DEFAULT_REGION, without_password
 from lambent.cli.endpoint import ADDRESS, HEALTH, LOOPBACK, METRICS, Answer, address, endpoint
 from lambent.cli.health import answered
 from lambent.cli.terminal import AWAY, DEFAULT_STORE, SIGNALLED, USAGE, fail
 from lambent.errors import InvalidParameterValue, LambentError, StoreUnavailable
-from lambent.sources import without_password
 
 if TYPE_CHECKING:  # no other command needs an engine, nor a log
     from lambent.engine import Engine

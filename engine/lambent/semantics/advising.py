@@ -17,6 +17,7 @@ from heapq import heapify, heapreplace
 from math import ceil
 from typing import Final, Literal
 
+from lambent.arns import without_password
 from lambent.model import Function, Queue, QueueMapping, StreamMapping
 from lambent.semantics import batching
 
@@ -235,7 +236,7 @@ def advise_batches(
 ) -> tuple[list[Advice], Sweep | None]:
     """Batch size, window and parallelization of a mapping, on what was observed of it. No sweep: that was too little.
     `servers`: how many of its calls may run at once."""
-    subject = f"mapping {mapping.source} -> {mapping.function}"
+    subject = f"mapping {without_password(mapping.source)} -> {mapping.function}"
     if traffic.calls < MINIMUM_CALLS or not traffic.arrivals:
         return [], None
     duration = fit(traffic)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, assert_never
 
+from lambent.arns import without_password
 from lambent.model import (
     DESTINATION_FAILED,
     DRAINED,
@@ -87,7 +88,7 @@ class Reader:
 
     @property
     def what(self) -> str:
-        return f"{self.mapping.source} -> {self.mapping.function}"
+        return f"{without_password(self.mapping.source)} -> {self.mapping.function}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,7 @@ def explain_event(
     else:
         details |= {"ended_at": fact.ended_at, "reason": fact.reason}
         verdict, sentences = _ended(fact, function)
-    return Explanation(
-        "event", event.request_id, verdict, tuple(sentences), "events", event.function, details=details
-    )
+    return Explanation("event", event.request_id, verdict, tuple(sentences), "events", event.function, details=details)
 
 
 def _waiting(
@@ -160,7 +159,8 @@ def _waiting(
 def _ended(fact: EventFact, function: Function | None) -> tuple[Verdict, list[str]]:
     event, at = fact.event, _moment(fact.ended_at)
     last = [_error_of(fact.result)] if _error_of(fact.result) else []
-    where = [] if function is None else [f"{option} is {target}" for option, target in function.destinations.items()]
+    targets = () if function is None else function.destinations.items()
+    where = [f"{option} is {without_password(target)}" for option, target in targets]
     told = [f"What fails for good is told: {', '.join(where)}."] if where else []
     match fact.state:
         case "succeeded":
@@ -320,7 +320,8 @@ def explain_record(placed: Placed, reader: Reader) -> Explanation:
 def unread_by_all(placed: Placed, source: str) -> Explanation:
     """A record of a stream that no mapping reads."""
     details = {"shard": placed.shard, "arrived_at": placed.record and placed.record.arrived_at}
-    return Explanation("record", placed.position, "unmapped", (f"No mapping reads {source}.",), source, details=details)
+    sentence = f"No mapping reads {without_password(source)}."
+    return Explanation("record", placed.position, "unmapped", (sentence,), source, details=details)
 
 
 def _record_for(placed: Placed, reader: Reader, mapping: StreamMapping) -> tuple[Verdict, list[str]]:
@@ -345,9 +346,7 @@ def _record_for(placed: Placed, reader: Reader, mapping: StreamMapping) -> tuple
     return _unfinished(placed, reader, mapping, placed.record)
 
 
-def _unfinished(
-    placed: Placed, reader: Reader, mapping: StreamMapping, record: Record
-) -> tuple[Verdict, list[str]]:
+def _unfinished(placed: Placed, reader: Reader, mapping: StreamMapping, record: Record) -> tuple[Verdict, list[str]]:
     lanes = mapping.parallelization_factor
     lane = lane_of(record.key, lanes)
     behind: tuple[Piece, Record | None] | None = None
@@ -386,7 +385,8 @@ def _fate(settled: Settled, reader: Reader, mapping: StreamMapping) -> tuple[Ver
         case "failed" if settled.reason.startswith(DESTINATION_FAILED):
             return "destination-failed", [f"It was given up, and nobody could be told: {settled.reason}."]
         case "failed":
-            told = f"; its report went to {mapping.on_failure}" if mapping.on_failure else "; nobody was told"
+            to = mapping.on_failure
+            told = f"; its report went to {without_password(to)}" if to else "; nobody was told"
             return "failed", [f"It was given up: {settled.reason}{told}."]
         case _:
             assert_never(settled.fate)
@@ -426,9 +426,7 @@ def _unserved(service: Service, what: str) -> list[str]:
             assert_never(service)
 
 
-def _full(
-    function: Function | None, load: Load, mapping: QueueMapping | StreamMapping | None = None
-) -> list[str]:
+def _full(function: Function | None, load: Load, mapping: QueueMapping | StreamMapping | None = None) -> list[str]:
     """The limit that holds it, in the order in which `concurrency.py` looks at them; none: there is room."""
     if function is None:
         return []
@@ -442,7 +440,7 @@ def _full(
         return [f"{what}, as often as account_concurrency allows."]
     maximum = mapping.maximum_concurrency if isinstance(mapping, QueueMapping) else None
     if mapping is not None and maximum is not None and load.of_mapping >= maximum:
-        what = f"{mapping.source} -> {mapping.function} runs {_times(load.of_mapping)} at once"
+        what = f"{without_password(mapping.source)} -> {mapping.function} runs {_times(load.of_mapping)} at once"
         return [f"{what}, as often as its maximum_concurrency allows."]
     return []
 

@@ -21,6 +21,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # not in its 
 from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
 
+from lambent.arns import without_password
 from lambent.model import Function, Message, Put, Queue, Send, Stream, StreamMapping
 from lambent.semantics.kafka import same_topic
 
@@ -161,7 +162,11 @@ def senders(queue: str, declared: Declared) -> list[str]:
             for each in functions
             if reference in (each.dead_letter_queue, each.event_invoke.on_failure)
         ),
-        *(f"{each.source} of {each.function}" for each in declared.mappings if each.on_failure == reference),
+        *(
+            f"{without_password(each.source)} of {each.function}"
+            for each in declared.mappings
+            if each.on_failure == reference
+        ),
     ]
 
 
