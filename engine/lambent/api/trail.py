@@ -1,8 +1,8 @@
 """The audit trail: who changed what by the API, when, and with what result.
 
-Decides what an entry has, how long it is kept and how many there are: a line of the log, and a document that expires, or
-goes when there are too many. Values are not in it, which may be secrets: only the operation and the names of what it was
-about.
+Decides what an entry has, how long it is kept and how many there are: a line of the log, and a document that expires,
+or goes when there are too many. Values are not in it, which may be secrets: only the operation and the names of what it
+was about.
 """
 
 from __future__ import annotations
