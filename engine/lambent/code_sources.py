@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lambent.code_store import Code, CodeStore, layered
+from lambent.code_store import Code, CodeStore, layered, scanned
 from lambent.configuration import ExecutionEnvironment
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.ports import CodePlaces
@@ -83,10 +83,10 @@ class CodeSources:
         hashes = [each for each in (code, *layers) if each is not None]
         return [*hashes, layered([each for each in layers if each])] if len(layers) > 1 and all(layers) else hashes
 
-    def upload(self, zip_file: bytes) -> Code:
+    def upload(self, zip_file: bytes, maximum_zipped_bytes: int = zips.MAXIMUM_ZIPPED_BYTES) -> Code:
         """Keep a zip, laid out for whoever runs it; `UPLOADED` and its hash is then a reference. Raises as
         `CodeStore.put` and `open`."""
-        code = self._store.put(zip_file)
+        code = self._store.put(zip_file, maximum_zipped_bytes=maximum_zipped_bytes)
         self._store.open(code.sha256)
         return code
 
@@ -118,7 +118,7 @@ class CodeSources:
         if reference.startswith(UPLOADED):
             if known is None:
                 sha256 = reference.removeprefix(UPLOADED)
-                archive = zips.scan(self._store.data(sha256))
+                archive = scanned(self._store.data(sha256))
                 known = self._pieces[reference] = _Piece(None, sha256, sha256, archive.unzipped_bytes)
             return known
         path = Path(reference).absolute()

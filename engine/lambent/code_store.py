@@ -62,11 +62,16 @@ class CodeStore:
         self._world = world
         self._held: dict[str, int] = {}
 
-    def put(self, data: bytes, maximum_unzipped_bytes: int = zips.MAXIMUM_UNZIPPED_BYTES) -> Code:
+    def put(
+        self,
+        data: bytes,
+        maximum_unzipped_bytes: int = zips.MAXIMUM_UNZIPPED_BYTES,
+        maximum_zipped_bytes: int = zips.MAXIMUM_ZIPPED_BYTES,
+    ) -> Code:
         """Store a zip, durably, if it may be unpacked; nothing is inflated. Storing it again changes nothing.
 
         Raises InvalidParameterValue or RequestTooLarge, with AWS's words; StoreUnavailable if no disk takes it."""
-        archive = zips.scan(data, maximum_unzipped_bytes)
+        archive = zips.scan(data, maximum_unzipped_bytes, maximum_zipped_bytes)
         digest = hashlib.sha256(data).digest()
         path = self._zips / f"{digest.hex()}{_SUFFIX}"
         with _disk("stored"):
@@ -99,7 +104,7 @@ class CodeStore:
         with _disk("unpacked"), self._hold(name) as folder:
             if not folder.is_dir():
                 data = self.data(sha256)
-                self._make(folder, [(data, entry) for entry in zips.scan(data).entries])
+                self._make(folder, [(data, entry) for entry in scanned(data).entries])
         return folder
 
     def open_layers(self, layers: Sequence[str]) -> Path:
@@ -110,7 +115,7 @@ class CodeStore:
                 found: dict[str, tuple[bytes, zips.Entry]] = {}
                 for layer in layers:
                     data = self.data(layer)
-                    for entry in zips.scan(data).entries:
+                    for entry in scanned(data).entries:
                         known = found.get(entry.name)
                         if known is not None and known[1].folder != entry.folder:
                             raise zips.refused(f"{zips.shown(entry.name)} is a folder in one layer and not in another")
@@ -257,6 +262,11 @@ class CodeStore:
 
     def _let_go(self, name: str) -> None:
         _close(self._held.pop(name, None))
+
+
+def scanned(data: bytes) -> zips.Archive:
+    """What is in a zip that was taken once, whatever its limit was then. Raises as `zips.scan`."""
+    return zips.scan(data, maximum_zipped_bytes=zips.MAXIMUM_UNZIPPED_BYTES)
 
 
 def layered(layers: Sequence[str]) -> str:

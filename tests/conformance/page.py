@@ -16,6 +16,7 @@ from tests.conformance import (
     test_recorded_api_functions,
     test_recorded_functions,
     test_recorded_mappings,
+    test_recorded_runs,
 )
 from tests.conformance.api_cases import AREAS, KNOWN, family, recorded_cases
 
@@ -34,7 +35,7 @@ NAMES: Final = {
 
 def fates() -> dict[str, dict[str, str]]:
     """By area, what becomes of each case: "api", "engine" or why it is not replayed; "" if nobody knows."""
-    api = {**test_recorded_api.CASES, **test_recorded_api_functions.CASES}
+    api = {**test_recorded_api.CASES, **test_recorded_api_functions.CASES, **test_recorded_runs.CASES}
     engine = {**test_recorded_functions.CASES, **test_recorded_mappings.CASES}
     found: dict[str, dict[str, str]] = {}
     for area in AREAS:

@@ -439,7 +439,7 @@ def no_queue(on: Ground, _: str) -> None:
     on.step("error", "create_event_source_mapping", FunctionName=on.name(), EventSourceArn=queue)
 
 
-CASES = cases(*AREAS[:-2])
+CASES = cases(__name__, *AREAS[:-2])
 
 if CASES:
 

@@ -279,7 +279,7 @@ def wrapper(on: Ground, _: str) -> None:
     on.create("create_function_result")
 
 
-CASES = cases(*AREAS[-2:])
+CASES = cases(__name__, *AREAS[-2:])
 
 if CASES:
 

@@ -1,4 +1,4 @@
-"""Where a function's code comes from: a zip file in the request, a folder of this machine, a container image.
+"""Where a function's code comes from: a zip file in the request or in S3, a folder of this machine, a container image.
 
 Decides what a request may name, and what is said of its size and its hash (Lambda API reference: FunctionCode). What a
 zip file may be, and how it is kept, is `code_store.py`'s.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from lambent.api.buckets import MAXIMUM_OBJECT_BYTES, fetch
 from lambent.api.refusals import invalid, too_large
 from lambent.code_sources import UPLOADED
 from lambent.engine import Engine
@@ -28,13 +29,20 @@ class Codes:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def keep(self, zip_file: bytes) -> dict[str, Any]:
+    async def keep(self, zip_file: bytes, maximum_zipped_bytes: int = MAXIMUM_ZIPPED_BYTES) -> dict[str, Any]:
         """What is stored of a zip file. Raises LambentError if it is none."""
         try:
-            code = await asyncio.to_thread(self._engine.code().upload, zip_file)
+            code = await asyncio.to_thread(self._engine.code().upload, zip_file, maximum_zipped_bytes)
         except InvalidParameterValue as error:  # AWS says no more than the first sentences
             raise invalid(error.message.partition(" Reason: ")[0]) from error
         return {"kind": "zip", "size": code.zipped_bytes, "sha256": code.sha256, "path": f"{UPLOADED}{code.sha256}"}
+
+    async def fetch(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What is stored of a zip file in S3. Raises LambentError."""
+        region = self._engine.settings.region
+        named = params["S3Bucket"], params.get("S3Key") or "", params.get("S3ObjectVersion")
+        zip_file = await asyncio.to_thread(fetch, *named, region)
+        return await self.keep(zip_file, MAXIMUM_OBJECT_BYTES)
 
     async def data(self, sha256: str) -> bytes:
         """The zip file of this hash. Raises LambentError."""
@@ -57,20 +65,14 @@ async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:
             "location": uri,
         }
     if bucket := params.get("S3Bucket"):
-        return _folder(bucket, params.get("S3Key") or "")
+        return _folder(params.get("S3Key") or "") if bucket in FOLDER_BUCKETS else await codes.fetch(params)
     zip_file = params["ZipFile"]
     if len(zip_file) >= MAXIMUM_ZIPPED_BYTES:
         raise too_large(f"Zipped size must be smaller than {MAXIMUM_ZIPPED_BYTES} bytes")
     return await codes.keep(zip_file)
 
 
-def _folder(bucket: str, key: str) -> dict[str, Any]:
-    if bucket not in FOLDER_BUCKETS:
-        raise invalid(
-            "Error occurred while GetObject. S3 Error Code: NoSuchBucket. S3 Error Message: The specified bucket "
-            "does not "
-            f"exist (there is no S3 here; S3Bucket={FOLDER_BUCKETS[0]} with an absolute path as S3Key means a folder)"
-        )
+def _folder(key: str) -> dict[str, Any]:
     try:
         folder = Path(key)
         there = folder.is_absolute() and folder.is_dir()

@@ -70,12 +70,17 @@ class Archive:
     unzipped_bytes: int
 
 
-def scan(data: bytes, maximum_unzipped_bytes: int = MAXIMUM_UNZIPPED_BYTES) -> Archive:
-    """What may be unpacked of `data`.
+def scan(
+    data: bytes,
+    maximum_unzipped_bytes: int = MAXIMUM_UNZIPPED_BYTES,
+    maximum_zipped_bytes: int = MAXIMUM_ZIPPED_BYTES,
+) -> Archive:
+    """What may be unpacked of `data`. The limit of what is zipped is that of an upload; what comes from elsewhere may
+    be as large as what is unpacked.
 
     Raises RequestTooLarge above 50 MB, InvalidParameterValue for everything else that is not wanted."""
-    if len(data) > MAXIMUM_ZIPPED_BYTES:
-        raise RequestTooLarge(f"Zipped size must be smaller than {MAXIMUM_ZIPPED_BYTES} bytes")
+    if len(data) > maximum_zipped_bytes:
+        raise RequestTooLarge(f"Zipped size must be smaller than {maximum_zipped_bytes} bytes")
     directory, end, count = _directory(data)
     offset = directory
     entries: list[Entry] = []
