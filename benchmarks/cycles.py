@@ -39,7 +39,6 @@ Seconds = tuple[float, float]
 
 
 class Stopwatch:
-
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 

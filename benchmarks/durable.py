@@ -3,7 +3,8 @@
 Decides the bounds that `make bench` holds. All kinds run in one process, interleaved, each time on a fresh file on the
 disk where the project is; figures are medians of five rounds. Events: see `cycles.py`; from the first put to the last
 settlement, the terminal record kept. Latency: a thousand calls a second come at their times, whatever became of the
-former ones (open loop), and each is measured from when it was due; the functions run meanwhile. Stream: batches of 100,
+former ones (open loop), and each is measured from when it was due, as are the pages written and synced beside them;
+the functions run meanwhile, and the collector leaves alone what was there before, as in `engine.run()`. Stream: batches of 100,
 by reference, from the resumption of the mapping to the last checkpoint.
 Events a second mean something on a quiet machine only; seconds of CPU are those of all threads, and are shown beside.
 """
@@ -88,7 +89,9 @@ async def latency(path: Path) -> list[float]:
 
     async with engine:
         gc.collect()
+        gc.freeze()
         await asyncio.gather(asyncio.to_thread(bring), answered.wait())
+        gc.unfreeze()
     return took
 
 
@@ -124,9 +127,7 @@ async def measure() -> list[Row]:
 
     sync = f"that of a page written and synced is {median(slowest['sync']) * 1e3:.1f} ms"
     return [
-        *beside_raw(
-            "events", "durable events: accepted, run, settled", "events/s", EVENTS, LEAST_EVENTS, LEAST_OF_RAW
-        ),
+        *beside_raw("events", "durable events: accepted, run, settled", "events/s", EVENTS, LEAST_EVENTS, LEAST_OF_RAW),
         *beside_raw(
             "stream", "durable stream: read, run, checkpointed", "records/s", RECORDS, None, LEAST_OF_RAW_STREAM
         ),

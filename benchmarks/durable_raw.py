@@ -96,17 +96,19 @@ def stream(path: Path, number: int) -> Seconds:
 
 
 def syncs(path: Path, number: int) -> list[float]:
-    """Seconds that each of so many pages took to be written and synced; a thousand a second, or fewer if the disk takes
-    longer. As a log does, they begin again at the front of the file when it is full."""
+    """Seconds until each of so many pages was written and synced, from when it was due, or from the end of the former
+    one if that was later: a thousand a second, or fewer if the disk takes longer. As a log does, they begin again at
+    the front of the file when it is full."""
     took: list[float] = []
+    ended = 0.0
     page = os.urandom(PAGE)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        for index, _ in enumerate(times(number)):
-            began = time.perf_counter()
+        for index, due in enumerate(times(number)):
             os.pwrite(file, page, index % LOG_PAGES * PAGE)
             os.fdatasync(file)
-            took.append(time.perf_counter() - began)
+            began, ended = max(due, ended), time.perf_counter()
+            took.append(ended - began)
     finally:
         os.close(file)
     return took

@@ -41,7 +41,7 @@ MOST_COLD = 1.15
 MOST_IDLE_PERCENT = 1.0
 PICTURE = Path(__file__).parent / "results" / "environments.png"
 
-APP = '''
+APP = """
 import time
 
 def echo(event, context):
@@ -50,7 +50,7 @@ def echo(event, context):
 def wait(event, context):
     time.sleep(0.1)
     return event
-'''
+"""
 BOOTSTRAP = """#!/bin/bash
 exec 3<>"/dev/tcp/${AWS_LAMBDA_RUNTIME_API/:/\\/}"
 printf 'GET /2018-06-01/runtime/invocation/next HTTP/1.1\\r\\nHost: runtime\\r\\n\\r\\n' >&3

@@ -20,6 +20,7 @@ from benchmarks.table import Row
 CONNECTIONS = 1_000  # more than will be
 PATIENCE_SECONDS = 10.0
 
+
 def server() -> str | None:
     """Where there is one, if there is."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")

@@ -157,9 +157,7 @@ def launch(function: Function, code: CodePlaces, identity: Identity, port: int, 
     if not own.mounting:
         variables["TMPDIR"] = str(temporary)
     limits = _limits(environment, bool(becoming))
-    return Launch(
-        command, variables, str(code.folder), limits, own.mounting, mounts, own.dropping, becoming, caution
-    )
+    return Launch(command, variables, str(code.folder), limits, own.mounting, mounts, own.dropping, becoming, caution)
 
 
 def _make_public(folder: Path, within: Path) -> None:

@@ -29,9 +29,7 @@ class Process:
     """`heard(stream, data)` is called with what it prints, on 1 or 2; `ended(returncode)` once, when it has ended and
     nothing of it is left (negative: the signal)."""
 
-    def __init__(
-        self, launcher: Launcher, heard: Callable[[int, bytes], None], ended: Callable[[int], None]
-    ) -> None:
+    def __init__(self, launcher: Launcher, heard: Callable[[int, bytes], None], ended: Callable[[int], None]) -> None:
         self._launcher = launcher
         self.pid = 0
         self.marker = b""

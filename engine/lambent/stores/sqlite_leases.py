@@ -146,9 +146,7 @@ def _release(cursor: apsw.Cursor, items: Sequence[Sequence[Lease]]) -> Sequence[
     return released
 
 
-def _checkpoint(
-    cursor: apsw.Cursor, items: Sequence[Sequence[tuple[Lease, Checkpoint]]]
-) -> Sequence[Sequence[bool]]:
+def _checkpoint(cursor: apsw.Cursor, items: Sequence[Sequence[tuple[Lease, Checkpoint]]]) -> Sequence[Sequence[bool]]:
     written: list[list[bool]] = []
     for checkpoints in items:
         written.append([])

@@ -444,9 +444,7 @@ def _sweep_after(cursor: apsw.Cursor, number: int, now: float) -> int:
     return number if len(rows) == STEP_SHARDS else 0
 
 
-def _trim(
-    cursor: apsw.Cursor, number: int, first: int, last: int, config: Stream, horizon: float, limit: int
-) -> bool:
+def _trim(cursor: apsw.Cursor, number: int, first: int, last: int, config: Stream, horizon: float, limit: int) -> bool:
     """Remove what arrived before the horizon and was passed by all, within limits; True: there is more."""
     base = number << PLACE_BITS
     after, after_at, old = base + last + 1, 0.0, 0

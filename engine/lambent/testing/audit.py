@@ -132,4 +132,3 @@ def _given_up_late(history: History, day: Workload) -> Iterator[str]:
                 if again >= limit and report.at >= again - ROUNDING:
                     text = f"though its last try failed at {last:g} s and another would come after {limit:g} s"
                     yield f"late: {id} was reported as EventAgeExceeded at {report.at:g} s, {text}"
-

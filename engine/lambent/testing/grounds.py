@@ -218,9 +218,7 @@ class SqliteGround(_Ungrouped):
 class _OnFile(SqliteStore):
     """A file's engines, by their processes; clients are the outside world, whose work is done at once."""
 
-    def __init__(
-        self, path: Path, vfs: str, engines: dict[str, SqliteConnection], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, path: Path, vfs: str, engines: dict[str, SqliteConnection], changed: Callable[[], None]) -> None:
         super().__init__(path, executor=_inline, vfs=vfs, poll_seconds=None, sweep_seconds=SWEEP_SECONDS)
         self._engines = engines
         self._changed = changed

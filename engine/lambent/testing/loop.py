@@ -483,9 +483,7 @@ def run(
     """
 
     def factory() -> VirtualLoop:
-        return VirtualLoop(
-            seed=seed, deterministic=deterministic, on_step=on_step, patience_seconds=patience_seconds
-        )
+        return VirtualLoop(seed=seed, deterministic=deterministic, on_step=on_step, patience_seconds=patience_seconds)
 
     with asyncio.Runner(loop_factory=factory) as runner:
         try:

@@ -345,9 +345,7 @@ class Witness:
                 if where == stream and self._progress[id, shard] < max(places):
                     yield f"{name}, {shard}: {self._progress[id, shard]} of {max(places)}"
 
-    def audit(
-        self, books: Mapping[str, Sequence[Mapping[tuple[Fate, str], int]]], *, steady: bool
-    ) -> Iterator[str]:
+    def audit(self, books: Mapping[str, Sequence[Mapping[tuple[Fate, str], int]]], *, steady: bool) -> Iterator[str]:
         """What the stores' own books do not balance; `books`: of each mapping, what each of its shards counted by fate
         and reason. `steady`: no clock was set, or a window that was closed may open anew."""
         yield from self._uncovered() if steady else ()
