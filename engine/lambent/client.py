@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from random import Random
 from typing import Any, cast
 
-from lambent import inspection
+from lambent import inspection, saved_events
 from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
 from lambent.control import Control
 from lambent.dead_letters import DeadLetters
@@ -211,6 +211,27 @@ class Client:
     def dead_letters(self) -> DeadLetters:
         """What failed for good, to be looked at and brought back."""
         return DeadLetters(self._opened, self._open, self._world, self._stream_elsewhere)
+
+    # --- test events -----------------------------------------------------------------------------------------------
+
+    async def test_events(self, function: str) -> Mapping[str, str]:
+        """The events that are saved with a function, as JSON by their names. Raises ResourceNotFound."""
+        return await saved_events.saved(self._opened, _name("function", function))
+
+    async def test_event(self, function: str, name: str) -> bytes:
+        """One of them. Raises ResourceNotFound."""
+        return await saved_events.get(self._opened, _name("function", function), name)
+
+    async def put_test_event(self, function: str, name: str, event: object, *, force: bool = False) -> None:
+        """Save one, JSON bytes or a value; `force`: in the place of another of this name. It goes with its function.
+
+        Raises ResourceConflict, ResourceNotFound, InvalidParameterValue, InvalidRequestContent."""
+        content = payload_bytes(event, MAXIMUM_SYNC_PAYLOAD_BYTES)
+        await saved_events.put(self._opened, _name("function", function), name, content, force=force)
+
+    async def delete_test_event(self, function: str, name: str) -> None:
+        """Raises ResourceNotFound."""
+        await saved_events.delete(self._opened, _name("function", function), name)
 
     # --- mappings --------------------------------------------------------------------------------------------------
 

@@ -283,6 +283,17 @@ class Control:
         await self._write("function", name, body)
         return function
 
+    async def change_test_events(self, name: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]) -> None:
+        """Change the events that are saved with a function. Raises ResourceNotFound, and what `change` does."""
+
+        def body(document: Document | None) -> str:
+            found = content(document)
+            if found is None:
+                raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
+            return replace(found, test_events=change(found.test_events)).body()
+
+        await self._write("function", name, body)
+
     async def delete_function(self, name: str) -> None:
         """Raises ResourceNotFound. It is called no more; what runs ends as it began. Its events that wait end as
         dropped, each when it falls due, by any engine that runs then, and without a report: where that would go was
@@ -503,8 +514,9 @@ class Control:
         """What is declared, to be put in the place of what is stored."""
         release = 0 if f"{kind}:{name}" in self._mentioned else self._settings.release
         if kind != "mapping":
-            kept = {} if stored is None else stored.api
-            return Stored(self._declared_as(kind, name).model_dump(mode="json"), "code", release, api=kept)
+            kept = stored or Stored({})
+            declared = self._declared_as(kind, name).model_dump(mode="json")
+            return Stored(declared, "code", release, api=kept.api, test_events=kept.test_events)
         mapping = self.mappings[name]
         seek = first_seek(mapping)
         if stored is not None:

@@ -24,13 +24,15 @@ DELETED: Final = json.dumps({"deleted": True})
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A document's content. `release` is the `EngineSettings.release` of the code that declared it; `seek` is a
-    mapping's; `api` is what Lambda's API keeps of a function beside what engines need of it."""
+    mapping's; `api` is what Lambda's API keeps of a function beside what engines need of it; `test_events` are events
+    that were saved with a function, as JSON by their names."""
 
     configuration: Mapping[str, Any]
     origin: Origin = "code"
     release: int = 0
     seek: tuple[Any, ...] = ()
     api: Mapping[str, Any] = field(default_factory=dict)
+    test_events: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> str:
         """The document's text."""
@@ -39,6 +41,8 @@ class Stored:
             found["seek"] = self.seek
         if self.api:
             found["api"] = self.api
+        if self.test_events:
+            found["test_events"] = self.test_events
         return json.dumps(found)
 
 
@@ -47,8 +51,8 @@ def content(document: Document | None) -> Stored | None:
     if document is None or is_deleted(document):
         return None
     found = json.loads(document.body)
-    seek, api = tuple(found.get("seek", ())), found.get("api", {})
-    return Stored(found["configuration"], found["origin"], found["release"], seek, api)
+    seek, api, events = tuple(found.get("seek", ())), found.get("api", {}), found.get("test_events", {})
+    return Stored(found["configuration"], found["origin"], found["release"], seek, api, events)
 
 
 def is_deleted(document: Document) -> bool:

@@ -263,3 +263,22 @@ def test_without_an_engine_a_store_is_still_looked_after(tmp_path: Path) -> None
     assert listed.out.splitlines()[1].split()[1:] == ["queue:orders", "pack", "Enabled", "–", "–", "1", "–"]
     (picture,) = lambent("top", "--once", "--json").lines()
     assert (picture["engines"], picture["functions"][0]["waiting_events"]) == ([], 1)
+
+
+# --------------------------------------------------------------------------- test events
+
+
+def test_an_event_is_saved_with_a_function_and_called_with_by_its_name(lambent: Lambent) -> None:
+    assert lambent("test-events", "list", "charge").err.startswith("No test events: save one with")
+    saved = lambent("test-events", "put", "charge", "small", '{"amount": 12}')
+    assert (saved.code, saved.out) == (0, "charge: small saved\n")
+    assert lambent("invoke", "charge", "--test-event-name", "small").out == '"charged 12"\n'
+    again = lambent("test-events", "put", "charge", "small", '{"amount": 13}')
+    assert (again.code, "has a test event small already" in again.err) == (1, True)
+    assert lambent("test-events", "put", "charge", "small", "--force", given='{"amount": 13}').code == 0
+    assert lambent("test-events", "get", "charge", "small").out == '{"amount": 13}\n'
+    assert lambent("test-events", "list", "charge", "--json").lines() == [{"name": "small", "event": {"amount": 13}}]
+    assert lambent("test-events", "delete", "charge", "small").code == 0
+    missing = lambent("invoke", "charge", "--test-event-name", "small")
+    assert (missing.code, "charge has no test event small" in missing.err) == (1, True)
+    assert lambent("invoke", "charge", "{}", "--test-event-name", "small").code == 2

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from lambent.cli import advising, calling, dead_letters, functions, health, inspecting, logs, mappings, serving, top
+from lambent.cli import (
+    advising,
+    calling,
+    dead_letters,
+    functions,
+    health,
+    inspecting,
+    logs,
+    mappings,
+    saved_events,
+    serving,
+    top,
+)
 
 app = typer.Typer(
     name="lambent",
@@ -20,6 +32,7 @@ app.command("send")(calling.send)
 app.command("put")(calling.put)
 app.add_typer(calling.events, name="events")
 app.add_typer(functions.app, name="functions")
+app.add_typer(saved_events.app, name="test-events")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("why")(inspecting.why)

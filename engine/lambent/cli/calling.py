@@ -9,6 +9,7 @@ import typer
 from lambent.cli.terminal import (
     DEFAULT_STORE,
     FAILED,
+    USAGE,
     JsonOption,
     StoreOption,
     fail,
@@ -35,16 +36,22 @@ def invoke(
     asynchronously: Annotated[bool, typer.Option("--async", help="Store it as an event, and do not wait.")] = False,
     tail: Annotated[bool, typer.Option("--tail", help="Print the end of the function's log on stderr.")] = False,
     client_context: Annotated[str | None, typer.Option(metavar="JSON", help="For the handler's context.")] = None,
+    test_event: Annotated[
+        str | None, typer.Option("--test-event-name", "--test-event", metavar="NAME", help="An event saved with it.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """Call a function in a running engine, and print what it returns.
 
     Ends with 1, and AWS's error document, if the function fails. With --async no engine need be running."""
-    content = payload(event)
+    if event is not None and test_event is not None:
+        fail("invoke: give an event or the name of one, not both", USAGE)
+    given = payload(event)
     context: Any = None if client_context is None else json_or_text(client_context)
 
     async def called(client: Client) -> int | None:
+        content = given if test_event is None else await client.test_event(function, test_event)
         if asynchronously:
             request_id = await client.invoke_async(function, content, client_context=context)
             say_json({"request_id": request_id}) if as_json else say(request_id)
