@@ -4,8 +4,8 @@ Decides the bounds that `make bench` holds. All kinds run in one process, interl
 disk where the project is; figures are medians of five rounds. Events: see `cycles.py`; from the first put to the last
 settlement, the terminal record kept. Latency: a thousand calls a second come at their times, whatever became of the
 former ones (open loop), and each is measured from when it was due, as are the pages written and synced beside them;
-the functions run meanwhile, and the collector leaves alone what was there before, as in `engine.run()`. Stream: batches of 100,
-by reference, from the resumption of the mapping to the last checkpoint.
+the functions run meanwhile, and the collector leaves alone what was there before, as in `engine.run()`. Stream:
+batches of 100, by reference, from the resumption of the mapping to the last checkpoint.
 Events a second mean something on a quiet machine only; seconds of CPU are those of all threads, and are shown beside.
 """
 
