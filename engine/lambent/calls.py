@@ -7,13 +7,14 @@ answer (Lambda API: Invoke). Which calls are taken, and what becomes of them, is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from lambent.context import CURRENT
 from lambent.errors import FunctionError, InvalidParameterValue
-from lambent.model import Event
+from lambent.model import Event, Failed, Outcome, Succeeded
 from lambent.payload import check_payload, decode_answer, encode_payload, encode_result
+from lambent.runtimes.error_documents import not_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,34 @@ class InvokeResponse:
     function_error: str | None = None
     executed_version: str | None = None
     log_tail: str = ""
+
+
+def collects_tail(log_type: str) -> bool:
+    """Does a call of this LogType want the last 4 KB of its log? Raises InvalidParameterValue for what is none."""
+    if log_type not in ("None", "Tail"):
+        raise InvalidParameterValue(f"log_type: {log_type!r} is not allowed; it must be one of 'None', 'Tail'")
+    return log_type == "Tail"
+
+
+def in_bytes(outcome: Outcome, request_id: str) -> Outcome:
+    """The same, with an answer that can be sent: what was returned by reference is encoded, or is an error of the
+    function."""
+    if isinstance(outcome, Succeeded) and outcome.by_reference:
+        try:
+            return replace(outcome, payload=encode_result(outcome.payload), by_reference=False)
+        except ValueError as error:
+            return not_json(str(error), request_id)
+    return outcome
+
+
+def response_of(outcome: Succeeded | Failed, request_id: str) -> InvokeResponse:
+    """What boto3's `invoke` answers of it, once it is `in_bytes`."""
+    function_error = None
+    if isinstance(outcome, Succeeded):
+        payload = cast(bytes, outcome.payload)
+    else:
+        payload, function_error = encode_result(dict(outcome.document)), outcome.function_error
+    return InvokeResponse(200, request_id, payload, function_error, outcome.executed_version, outcome.log_tail)
 
 
 def value_of_response(response: InvokeResponse) -> Any:

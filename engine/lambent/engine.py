@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes
+from lambent.calls import InvokeResponse, check_context, collects_tail, in_bytes, new_event, payload_bytes, response_of
 from lambent.context import CURRENT
 from lambent.control import NOT_STARTED, Control
 from lambent.declaring import Declarations, Hosted, Source
@@ -45,10 +45,10 @@ from lambent.model import (
     Succeeded,
     Throttled,
 )
-from lambent.payload import check_payload, encode_payload, encode_result
+from lambent.payload import check_payload, encode_payload
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
-from lambent.runtimes.error_documents import not_json
+from lambent.response_stream import ResponseStream, begin
 from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
 from lambent.semantics.routing import known
@@ -153,35 +153,36 @@ class Engine(Declarations):
     ) -> InvokeResponse:
         """As `invoke`, but answers as boto3 does: a failure of the handler is a response with `function_error` and
         AWS's document as payload. `log_type="Tail"` collects the last 4 KB of its log; `dry_run` only checks."""
-        if log_type not in ("None", "Tail"):
-            raise InvalidParameterValue(f"log_type: {log_type!r} is not allowed; it must be one of 'None', 'Tail'")
-        hosted = self._find(function, qualifier)
-        invocation = self._invocation(hosted, payload, qualifier, client_context)
+        tail = collects_tail(log_type)
+        invocation = self._invocation(self._find(function, qualifier), payload, qualifier, client_context)
         if dry_run:
             return InvokeResponse(204, invocation.request_id)
-        invocation.tail = log_type == "Tail"
+        invocation.tail = tail
         outcome = await self._invoker.invoke(invocation)
         if isinstance(outcome, Throttled):
             outcome = await self._once_more(invocation, outcome)
-        if isinstance(outcome, Succeeded):
-            try:
-                answer = encode_result(outcome.payload) if outcome.by_reference else cast(bytes, outcome.payload)
-            except ValueError as error:
-                outcome = not_json(str(error), invocation.request_id)
-            else:
-                return InvokeResponse(
-                    200, invocation.request_id, answer, None, outcome.executed_version, outcome.log_tail
-                )
-        if isinstance(outcome, Failed):
-            return InvokeResponse(
-                200,
-                invocation.request_id,
-                encode_result(dict(outcome.document)),
-                outcome.function_error,
-                outcome.executed_version,
-                outcome.log_tail,
-            )
+        outcome = in_bytes(outcome, invocation.request_id)
+        if isinstance(outcome, Succeeded | Failed):
+            return response_of(outcome, invocation.request_id)
         raise self._error(outcome, invocation)
+
+    async def invoke_with_response_stream(
+        self,
+        function: Callable[..., object] | str,
+        payload: object = NO_PAYLOAD,
+        *,
+        log_type: str = "None",
+        client_context: Mapping[str, object] | None = None,
+        qualifier: str | None = None,
+    ) -> ResponseStream:
+        """As `invoke`, but gives the answer while the function still makes it: iterate over it for bytes, up to 200 MB.
+        What the handler did is raised by the iteration; this raises the rest of what `invoke` does."""
+        tail = collects_tail(log_type)
+        invocation = self._invocation(self._find(function, qualifier), payload, qualifier, client_context)
+        invocation.tail, invocation.streamed = tail, True
+        if self._life is not None and not self._invoker.room(invocation.function):
+            await self._life.more_permits()
+        return begin(self._invoker, invocation, self._error)
 
     async def invoke_async(
         self,

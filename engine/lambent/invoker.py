@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 from lambent.errors import ResourceNotFound
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Throttled, Unavailable
 from lambent.payload import decode_answer
-from lambent.ports import Call, Runtime, World
+from lambent.ports import Call, Respond, Runtime, World
 from lambent.semantics.concurrency import Concurrency, Permit, Waiter
 from lambent.semantics.routing import resolve
 from lambent.telemetry import CONCURRENT_EXECUTIONS, DURATION, ERRORS, INVOCATIONS, THROTTLES, UNAVAILABLE, Telemetry
@@ -84,17 +84,22 @@ class Invoker:
         return outcome
 
     def start(
-        self, invocation: Invocation, permit: Permit, ended: Callable[[Whom, Outcome], None], whom: Whom
+        self,
+        invocation: Invocation,
+        permit: Permit,
+        ended: Callable[[Whom, Outcome], None],
+        whom: Whom,
+        respond: Respond | None = None,
     ) -> Running[Whom]:
         """As `run`, without waiting: `ended(whom, outcome)` is called, perhaps before this returns; never once it was
-        abandoned."""
+        abandoned. `respond` gets a streamed answer's chunks."""
         running = Running(self, invocation, permit, ended, whom)
         if self._concurrency.lapsed(permit, self._monotonic()):  # others may have it by now
             running(_LAPSED)
         elif invocation.qualifier is not None and (missing := self._route(invocation)) is not None:
             running(missing)
         else:
-            running.call = self._runtime.start(invocation, running, _nothing, _ignore)
+            running.call = self._runtime.start(invocation, running, _nothing, respond or _ignore)
         return running
 
     def _route(self, invocation: Invocation) -> Failed | None:
@@ -236,4 +241,4 @@ def _nothing() -> None:
 
 
 def _ignore(chunk: bytes) -> None:
-    """Streamed answers are not for callers of `Invoker`."""
+    """Whoever did not ask for a streamed answer gets the whole."""

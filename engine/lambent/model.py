@@ -20,6 +20,7 @@ from lambent.configuration import Alias, Configuration, ExecutionEnvironment, Pu
 LATEST: Final = "$LATEST"
 MAXIMUM_SYNC_PAYLOAD_BYTES: Final = 6 * 1024 * 1024  # Lambda quotas: synchronous request payload
 MAXIMUM_RESPONSE_BYTES: Final = 6 * 1024 * 1024 + 100  # recorded: "6291556 bytes"
+MAXIMUM_STREAMED_BYTES: Final = 200 * 1024 * 1024  # Lambda quotas: streamed response
 MAXIMUM_ASYNC_PAYLOAD_BYTES: Final = 1024 * 1024  # Lambda quotas since October 2025
 MAXIMUM_BATCH_BYTES: Final = 6 * 1024 * 1024  # invocation payload of an event source mapping
 MAXIMUM_RECORD_BYTES: Final = 1024 * 1024  # one stream record or queue message
@@ -219,7 +220,7 @@ class Invocation:
     items: Sequence[Record] | Sequence[Message] | None = None  # what the batch was built from, for typed handlers
     partial: bool = False  # does the mapping report batch item failures
     tail: bool = False  # collect the log tail
-    streamed: bool = False  # hand chunks of a streamed answer on, and keep none
+    streamed: bool = False  # a streamed answer is handed on as it comes, else it is put together
     build: Callable[[], object] | None = None
     start_before: float = inf  # monotonic seconds: what it is made of is then somebody else's
 

@@ -7,6 +7,7 @@ library's exception passes a port. `capabilities` names what a suite may expect 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,10 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
 
+Respond = Callable[[bytes], "asyncio.Future[None] | None"]
+"""Takes a chunk of a streamed answer. None: go on; a future: give no more before it is done."""
+
+
 class Call(Protocol):
     """A handler that runs, or is about to."""
 
@@ -70,11 +75,12 @@ class Runtime(Protocol):
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
     ) -> Call:
         """Run it once under the function's time limit, or not at all from `invocation.start_before` on. `started` is
-        called when the deadline begins, `respond` with each chunk of a streamed answer, `ended` once with what became
-        of it: at the deadline at the latest, perhaps before this returns, and in the handler's variables."""
+        called when the deadline begins, `respond` with each chunk of a streamed answer if the invocation is `streamed`,
+        `ended` once with what became of it: at the deadline at the latest, perhaps before this returns, and in the
+        handler's variables. Of what was handed over by `respond` an outcome holds nothing."""
         ...
 
     async def close(self) -> None:

@@ -79,9 +79,9 @@ class Api:
             sent.append(message)
 
         await self._application(scope, receive, send)
-        start, end = sent
+        start, *pieces = sent
         answered = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
-        return Reply(start["status"], answered, end["body"])
+        return Reply(start["status"], answered, b"".join(each["body"] for each in pieces))
 
     async def ask(self, operation: str, /, **params: Any) -> Reply:
         """One operation, with these members; JSON values as they are on the wire."""

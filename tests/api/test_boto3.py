@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EventStreamError
 
 from lambent import Engine
 from lambent.context import Context
@@ -23,6 +24,8 @@ PENDING_SECONDS = 60.0
 CLOCK = SkippingClock()
 HEARD: list[Any] = []
 TOLD = threading.Event()
+GATE = threading.Event()
+DONE = threading.Event()
 STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
 
 
@@ -41,6 +44,7 @@ def server() -> Iterator[Server]:
         raise ValueError("not today")
 
     engine.function(name="says_version")(version_of)
+    engine.function(name="streams", timeout_seconds=30)(streams)
 
     @engine.function
     async def hears(event: Any) -> None:
@@ -168,14 +172,86 @@ def test_a_throttled_call_says_why(server: Server, api: Any) -> None:
     assert refusal.value.response["Error"]["Code"] == "TooManyRequestsException"
 
 
-def test_an_answer_may_come_as_a_stream_of_one_piece(api: Any) -> None:
+def test_a_function_that_does_not_stream_is_a_stream_of_one_piece(api: Any) -> None:
     found = api.invoke_with_response_stream(FunctionName="echo", Payload=b"[1]", LogType="Tail")
     chunk, complete = found["EventStream"]
-    assert json.loads(chunk["PayloadChunk"]["Payload"])["event"] == [1]
+    assert (found["StatusCode"], found["ExecutedVersion"]) == (200, "$LATEST")
+    assert found["ResponseStreamContentType"] == "application/vnd.amazon.eventstream"
+    value = json.loads(chunk["PayloadChunk"]["Payload"])
+    assert (value["event"], value["id"]) == ([1], found["ResponseMetadata"]["RequestId"])
     assert list(complete["InvokeComplete"]) == ["LogResult"]
     (complete,) = api.invoke_with_response_stream(FunctionName="fails")["EventStream"]
     assert complete["InvokeComplete"]["ErrorCode"] == "Unhandled"
     assert json.loads(complete["InvokeComplete"]["ErrorDetails"])["errorType"] == "ValueError"
+    dry = api.invoke_with_response_stream(FunctionName="fails", InvocationType="DryRun")
+    assert dry["ResponseMetadata"]["HTTPStatusCode"] == 204
+
+
+async def streams(event: Any) -> AsyncIterator[Any]:
+    """An event's pieces; between two of them it waits for a gate, if there are two."""
+    GATE.clear()
+    for number, piece in enumerate(event["pieces"]):
+        if number:
+            await asyncio.to_thread(GATE.wait)
+        yield piece * event.get("times", 1)
+    if "error" in event:
+        raise ValueError(event["error"])
+    DONE.set()
+
+
+def pieces(api: Any, **event: Any) -> Any:
+    return api.invoke_with_response_stream(FunctionName="streams", Payload=json.dumps(event))["EventStream"]
+
+
+def test_an_answer_comes_while_the_function_still_runs(api: Any) -> None:
+    events = iter(pieces(api, pieces=["first", "last"]))
+    assert next(events) == {"PayloadChunk": {"Payload": b"first"}}
+    GATE.set()
+    assert list(events) == [{"PayloadChunk": {"Payload": b"last"}}, {"InvokeComplete": {}}]
+
+
+def test_an_error_in_the_middle_of_a_stream_ends_it(api: Any) -> None:
+    chunk, complete = pieces(api, pieces=["half"], error="no more")
+    assert chunk["PayloadChunk"]["Payload"] == b"half"
+    assert complete["InvokeComplete"]["ErrorCode"] == "Unhandled"
+    assert json.loads(complete["InvokeComplete"]["ErrorDetails"])["errorMessage"] == "no more"
+
+
+def test_a_call_that_does_not_ask_for_a_stream_gets_the_whole(api: Any) -> None:
+    GATE.set()
+    payload = json.dumps({"pieces": ['{"a": 1}']})
+    assert json.load(api.invoke(FunctionName="streams", Payload=payload)["Payload"]) == {"a": 1}
+
+
+def test_a_large_answer_is_more_than_one_event(api: Any) -> None:
+    *chunks, complete = pieces(api, pieces=["x"], times=20 * 1024 * 1024)
+    assert [len(each["PayloadChunk"]["Payload"]) for each in chunks] == [4 * 1024 * 1024] * 5
+    assert complete == {"InvokeComplete": {}}
+
+
+def test_a_function_runs_on_when_who_reads_its_stream_hangs_up(server: Server, api: Any) -> None:
+    DONE.clear()
+    stream = pieces(api, pieces=["a", "b", "c"])
+    next(iter(stream))
+    stream.close()
+    GATE.set()
+    assert DONE.wait(10)
+
+
+def test_a_stream_that_cannot_go_on_ends_in_an_error_of_its_own() -> None:
+    engine = Engine(account_id=ACCOUNT, watchdog_seconds=0, drain_seconds=0)
+    engine.function(name="streams")(streams)
+    with served(engine) as running:
+        stream = pieces(running.client(), pieces=["a", "b"])
+        events = iter(stream)
+        next(events)
+        ending = threading.Thread(target=running.run, args=(engine.stop,))
+        ending.start()
+        with pytest.raises(EventStreamError, match="the engine was stopped"):
+            list(events)
+        stream.close()
+        GATE.set()
+        ending.join()
 
 
 def version_of(event_and_more: Any, context: Context) -> str:

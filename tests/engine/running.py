@@ -8,8 +8,12 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from lambent.errors import FunctionError
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.ports import Call, Runtime, World
+from lambent.response_stream import ResponseStream
 from lambent.runtimes.in_process import InProcess
 from lambent.testing.loop import VirtualClock
 
@@ -86,3 +90,17 @@ async def value(handler: Callable[..., object], payload: object = b"{}", **field
     result = await outcome(handler, payload, **fields)
     assert isinstance(result, Succeeded), result
     return result.payload if result.by_reference else json.loads(result.payload)  # type: ignore[arg-type]
+
+
+async def pieces_until_failure(stream: ResponseStream) -> tuple[bytes, Any]:
+    """What came of a stream before it failed, and its error document."""
+    came = []
+
+    async def read() -> None:
+        async for piece in stream:
+            came.append(piece)
+
+    with pytest.raises(FunctionError) as caught:
+        await read()
+    await read()  # which adds nothing, nor fails again
+    return b"".join(came), caught.value.document

@@ -18,7 +18,9 @@ def at(state: str) -> Conversation:
         found.next()
         if state != "Ready":
             found.deliver("id")
-            if state == "Answered":
+            if state == "Streaming":
+                found.streams()
+            elif state == "Answered":
                 found.answered()
     assert found.state == state
     return found
@@ -37,6 +39,10 @@ def at(state: str) -> Conversation:
         ("Running", "answer", None),
         ("Running", "answer another", 400),
         ("Running", "init error", 403),
+        ("Streaming", "next", 403),
+        ("Streaming", "answer", 403),
+        ("Streaming", "answer another", 400),
+        ("Streaming", "init error", 403),
         ("Answered", "next", None),
         ("Answered", "answer", 403),
         ("Answered", "answer another", 400),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any, Final
 
-from lambent.api.invoking import Invoking
+from lambent.api.invoking import Invoking, Reply
 from lambent.api.operations import Operations
 from lambent.api.records import CODE_PATH
 from lambent.api.refusals import Refusal, forbidden, too_large, unreadable
@@ -31,7 +31,6 @@ _JSON: Final = (b"content-type", b"application/json")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
 class Application:
@@ -58,8 +57,8 @@ class Application:
             headers = self._headers(scope["headers"])
             query = parse_query(scope["query_string"])
             if scope["path"].startswith(CODE_PATH):
-                content = await self._operations.zip_file(scope["path"].removeprefix(CODE_PATH))
-                await _send(send, 200, [(b"content-type", b"application/zip")], content)
+                archive = await self._operations.zip_file(scope["path"].removeprefix(CODE_PATH))
+                await _send(send, 200, [(b"content-type", b"application/zip")], archive)
                 return
             operation, labels = self._wire.route(scope["method"], scope["raw_path"], query)
             body = await _body(receive, headers, _limit(operation, headers), operation)
@@ -134,11 +133,19 @@ class Application:
         return status, headers, json.dumps(document).encode()
 
 
-async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
-    if status != 204:
-        headers.append((b"content-length", b"%d" % len(content)))
+async def _send(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes | AsyncIterator[bytes]
+) -> None:
+    if isinstance(content, bytes):
+        if status != 204:
+            headers.append((b"content-length", b"%d" % len(content)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    async for piece in content:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, operation: Operation) -> bytes:

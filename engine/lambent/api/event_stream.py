@@ -20,6 +20,11 @@ def event(kind: str, payload: bytes, content_type: str) -> bytes:
     return _message(headers, payload)
 
 
+def error(code: str, message: str) -> bytes:
+    """What ends a stream that cannot go on, after which there is no other event."""
+    return _message({":message-type": "error", ":error-code": code, ":error-message": message}, b"")
+
+
 def _message(headers: Mapping[str, str], payload: bytes) -> bytes:
     head = b"".join(
         struct.pack(f">B{len(name)}sBH{len(value)}s", len(name), name.encode(), _STRING, len(value), value.encode())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from lambent.api import event_stream
@@ -19,15 +19,17 @@ from lambent.api.names import Reference, reference
 from lambent.api.operations import Operations
 from lambent.api.refusals import Refusal, constrained, not_found, not_here
 from lambent.api.shapes import Operation, Wire
-from lambent.calls import InvokeResponse
 from lambent.engine import Engine
-from lambent.errors import ResourceNotFound
+from lambent.errors import FunctionError, LambentError, ResourceNotFound
+from lambent.payload import encode_result
+from lambent.response_stream import ResponseStream
 
 MAXIMUM_CONTEXT_BYTES: Final = 3583  # Lambda API reference: Invoke, X-Amz-Client-Context
+MAXIMUM_CHUNK_BYTES: Final = 4 * 1024 * 1024  # of one event of a stream; clients take 16 MB
 MAXIMUM_KNOWN: Final = 20_000  # names that are remembered
 _JSON: Final = (b"content-type", b"application/json")
 
-Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
+Reply = tuple[int, list[tuple[bytes, bytes]], bytes | AsyncIterator[bytes]]
 
 
 class Invoking:
@@ -68,6 +70,11 @@ class Invoking:
             if kind == "Event":
                 request_id = await self._engine.invoke_async(name, body, client_context=context, qualifier=qualifier)
                 return request_id, (202, [], b"")
+            if operation.name == "InvokeWithResponseStream" and kind != "DryRun":
+                stream = await self._engine.invoke_with_response_stream(
+                    name, body, log_type=log_type, client_context=context, qualifier=qualifier
+                )
+                return stream.request_id, _streamed(stream, log_type)
             response = await self._engine.invoke_response(
                 name, body, log_type=log_type, dry_run=kind == "DryRun", client_context=context, qualifier=qualifier
             )
@@ -75,8 +82,6 @@ class Invoking:
             raise not_found(f"Function not found: {meant.qualified_arn}") from None
         if response.status_code == 204:
             return response.request_id, (204, [], b"")
-        if operation.name == "InvokeWithResponseStream":
-            return response.request_id, _streamed(response, log_type)
         more = [_JSON, (b"x-amz-executed-version", (response.executed_version or "").encode())]
         if response.function_error is not None:
             more.append((b"x-amz-function-error", response.function_error.encode()))
@@ -100,20 +105,29 @@ class Invoking:
         return known
 
 
-def _streamed(response: InvokeResponse, log_type: str) -> Reply:
-    """The answer as a stream: of one piece, since it is whole; and how it ended."""
+def _streamed(stream: ResponseStream, log_type: str) -> Reply:
+    version = (b"x-amz-executed-version", stream.executed_version.encode())
+    return 200, [(b"content-type", event_stream.CONTENT_TYPE), version], _events(stream, log_type)
+
+
+async def _events(stream: ResponseStream, log_type: str) -> AsyncIterator[bytes]:
+    """The answer as it comes, and how it ended. Read to the end even if nobody takes it any more: as on AWS, a function
+    whose caller hung up runs on."""
     ended: dict[str, str] = {}
-    content = b""
-    if response.function_error is None:
-        content = event_stream.event("PayloadChunk", response.payload, "application/octet-stream")
-    else:
-        ended["ErrorCode"] = response.function_error
-        ended["ErrorDetails"] = response.payload.decode()
+    try:
+        async for chunk in stream:
+            for start in range(0, len(chunk), MAXIMUM_CHUNK_BYTES):
+                piece = chunk[start : start + MAXIMUM_CHUNK_BYTES]
+                yield event_stream.event("PayloadChunk", piece, "application/octet-stream")
+    except FunctionError as error:
+        ended["ErrorCode"] = error.aws_name
+        ended["ErrorDetails"] = encode_result(error.document).decode()
+    except LambentError as error:
+        yield event_stream.error(error.aws_name, error.message or "")
+        return
     if log_type == "Tail":
-        ended["LogResult"] = base64.b64encode(response.log_tail.encode()).decode()
-    content += event_stream.event("InvokeComplete", json.dumps(ended).encode(), "application/json")
-    version = (b"x-amz-executed-version", (response.executed_version or "").encode())
-    return 200, [(b"content-type", event_stream.CONTENT_TYPE), version], content
+        ended["LogResult"] = base64.b64encode(stream.log_tail.encode()).decode()
+    yield event_stream.event("InvokeComplete", json.dumps(ended).encode(), "application/json")
 
 
 def _context(sent: bytes) -> dict[str, object]:

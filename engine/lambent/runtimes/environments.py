@@ -16,18 +16,20 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 from typing import Final, Protocol
 
 from lambent.arns import function_arn
 from lambent.logs import InvocationLog, LogStream
-from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
+from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.payload import encode_event
-from lambent.ports import CodePlaces, World
+from lambent.ports import CodePlaces, Respond, World
 from lambent.runtimes import error_documents, kinship
 from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.launching import CannotBegin, Identity, launch
 from lambent.runtimes.process import Process
 from lambent.runtimes.runtime_api import RuntimeApi, header
+from lambent.runtimes.streamed import StreamedAnswer
 from lambent.semantics.conversation import Conversation
 from lambent.semantics.logs import Lines, status_of
 
@@ -39,6 +41,7 @@ SILENCE_SECONDS: Final = 1.0
 TOO_LATE: Final = Unavailable("it could not be started in time: what it was for may be with others")
 ABANDONED: Final = Unavailable("nobody waits for it any more")
 OUT_OF_MEMORY: Final = "out of memory"
+BROKEN_OFF: Final = "its answer broke off"
 MEGABYTE: Final = 1024 * 1024
 STOPPED: Final = Unavailable("the engine was stopped while the call ran")
 
@@ -46,14 +49,14 @@ STOPPED: Final = Unavailable("the engine was stopped while the call ran")
 class Work:
     """An invocation on its way through an environment; a `ports.Call`."""
 
-    __slots__ = ("began", "chunks", "environment", "give_up", "invocation", "respond", "started", "tell")
+    __slots__ = ("answer", "began", "environment", "give_up", "invocation", "respond", "started", "tell")
 
     def __init__(
         self,
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
         give_up: Callable[[Work], None],
     ) -> None:
         self.invocation = invocation
@@ -63,7 +66,7 @@ class Work:
         self.give_up = give_up
         self.environment: Environment | None = None
         self.began = 0.0
-        self.chunks: list[bytes] = []
+        self.answer: StreamedAnswer | None = None  # once it streams one
 
     def end(self, outcome: Outcome) -> None:
         """Say what became of it, unless somebody was faster."""
@@ -265,26 +268,29 @@ class Environment:
             self._set_timer(0, None)
             self._reports.ready(self)
 
-    def chunk(self, data: bytes) -> None:
-        if (work := self.work) is not None:
-            work.respond(data)
-            if not work.invocation.streamed:
-                work.chunks.append(data)
+    def chunk(self, data: bytes) -> asyncio.Future[None] | None:
+        work = self.work
+        if work is None:
+            return None
+        if work.answer is None:
+            work.answer = StreamedAnswer(work.invocation, work.respond)
+        return work.answer.take(data)
 
-    def answers(self, body: bytes | None, error: bool, error_type: str, streamed: bool) -> None:
+    def broke_off(self) -> None:
+        self.kill(BROKEN_OFF)
+
+    def answers(self, body: bytes | None, error: bool, error_type: str) -> None:
         work = self.work
         if work is None:
             return
-        if streamed and not error:
-            body = b"".join(work.chunks)
-            if len(body) > MAXIMUM_RESPONSE_BYTES:
-                body = None
         outcome: Succeeded | Failed
         self._said = error
-        if body is None:
-            outcome = error_documents.too_large()
-        elif error:
+        if error and body is not None:
             outcome = Failed(_document(body, error_type))
+        elif work.answer is not None:
+            outcome = work.answer.outcome()
+        elif body is None:
+            outcome = error_documents.too_large()
         else:
             outcome = Succeeded(body)
         self._finish(outcome)
@@ -353,8 +359,13 @@ class Environment:
         self._set_timer(0, None)
         never_began = not self._initialized
         if self.work is not None:
-            end = error_documents.out_of_memory if self._why == OUT_OF_MEMORY else error_documents.exited
-            self._finish(end(returncode, self.work.invocation.request_id))
+            request_id = self.work.invocation.request_id
+            if self._why == OUT_OF_MEMORY:
+                self._finish(error_documents.out_of_memory(returncode, request_id))
+            elif self._why == BROKEN_OFF and returncode == -SIGKILL:
+                self._finish(error_documents.broken_off(request_id))
+            else:
+                self._finish(error_documents.exited(returncode, request_id))
         elif never_began and self.conversation.state == "Initializing" and not self._why:
             self._cannot_begin(error_documents.exited(returncode, "").document)
         self._has_no_process(init_failed=never_began)

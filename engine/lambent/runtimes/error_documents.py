@@ -62,9 +62,9 @@ def not_json(reason: str, request_id: str) -> Failed:
     return _of_the_runtime("Runtime.MarshalError", f"Unable to marshal response: {_clean(reason)}", request_id)
 
 
-def too_large() -> Failed:
-    """The handler returned more than 6 MB."""
-    message = f"Response payload size exceeded maximum allowed payload size ({MAXIMUM_RESPONSE_BYTES} bytes)."
+def too_large(limit: int = MAXIMUM_RESPONSE_BYTES) -> Failed:
+    """The handler returned more than it may, in bytes."""
+    message = f"Response payload size exceeded maximum allowed payload size ({limit} bytes)."
     return Failed({"errorMessage": message, "errorType": "Function.ResponseSizeTooLarge"})
 
 
@@ -79,6 +79,11 @@ def exited(returncode: int, request_id: str) -> Failed:
 def out_of_memory(returncode: int, request_id: str) -> Failed:
     """It used more memory than it has, and was ended for that."""
     return _ended("exited with error: signal: killed", request_id, "Runtime.OutOfMemory")
+
+
+def broken_off(request_id: str) -> Failed:
+    """Its process hung up in the middle of a streamed answer, and ran on."""
+    return _ended("did not end the answer that it streamed", request_id, "Runtime.TruncatedResponse")
 
 
 def _exited(code: object, request_id: str) -> Failed:

@@ -14,7 +14,7 @@ import inspect
 import typing
 from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
 import pydantic
 from pydantic import BaseModel, TypeAdapter
@@ -22,7 +22,7 @@ from pydantic import BaseModel, TypeAdapter
 from lambent.context import Context, Surroundings
 from lambent.errors import InvalidParameterValue
 from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Message, Record, Succeeded
-from lambent.payload import decode_payload, encode_event, encode_result
+from lambent.payload import decode_answer, decode_payload, encode_event, encode_result
 from lambent.runtimes import error_documents
 from lambent.semantics.responses import NoneSucceeded, SomeFailed, judge
 
@@ -32,14 +32,18 @@ NOTHING: Final[Sequence[str]] = ()
 class Handler:
     """A user's callable, ready to be called for one function."""
 
-    __slots__ = ("_by_reference", "_convert", "_wants_context", "call", "function", "is_plain", "surroundings")
+    __slots__ = (
+        "_by_reference", "_convert", "_wants_context", "call", "function", "is_plain", "streams", "surroundings",
+    )  # fmt: skip
 
     def __init__(self, function: Function, handler: Callable[..., object], surroundings: Surroundings) -> None:
         """Raises InvalidParameterValue if nothing can be called with (event, context) or (event)."""
         self.function = function
         self.surroundings = surroundings
         self.call: Callable[..., Any] = handler
-        self.is_plain = not _is_coroutine(handler)
+        self.streams = _is(inspect.isasyncgenfunction, handler)
+        """It is an async generator: what it yields is its answer, piece by piece."""
+        self.is_plain = not (self.streams or _is(inspect.iscoroutinefunction, handler))
         self._by_reference = function.boundary == "reference"
         self._wants_context = _wants_context(handler, function.name)
         self._convert = _conversion(handler, function.name)
@@ -81,6 +85,24 @@ class Handler:
         except ValueError as error:
             return error_documents.not_json(str(error), invocation.request_id)
         return Succeeded(payload) if len(payload) <= MAXIMUM_RESPONSE_BYTES else error_documents.too_large()
+
+
+    def streamed(
+        self, invocation: Invocation, outcome: Succeeded | Failed, withheld: Sequence[str]
+    ) -> Succeeded | Failed:
+        """What became of a handler that streams: all that it yielded, which is read only if items were withheld."""
+        if not withheld or isinstance(outcome, Failed):
+            return outcome
+        return self.outcome(invocation, decode_answer(cast(bytes, outcome.payload)), withheld)
+
+
+def encode_piece(piece: object) -> bytes:
+    """A piece of a streamed answer. Raises ValueError for what is neither bytes nor text."""
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "replace")
+    if isinstance(piece, bytes | bytearray | memoryview):
+        return bytes(piece)
+    raise ValueError(f"an answer is streamed in bytes or str, not in {type(piece).__name__}")
 
 
 # --------------------------------------------------------------------------- typed handlers
@@ -190,10 +212,10 @@ def _is_model(annotation: object) -> bool:
 # --------------------------------------------------------------------------- what is this callable?
 
 
-def _is_coroutine(handler: Callable[..., object]) -> bool:
+def _is(kind: Callable[[object], bool], handler: Callable[..., object]) -> bool:
     while isinstance(handler, functools.partial):
         handler = handler.func
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+    return kind(handler) or kind(type(handler).__call__)
 
 
 def _parameters(handler: Callable[..., object]) -> list[inspect.Parameter] | None:

@@ -23,7 +23,7 @@ from lambent.errors import InvalidParameterValue, LambentError
 from lambent.logs import LogStream
 from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.payload import check_payload, encode_event
-from lambent.ports import Call, RuntimeSurroundings
+from lambent.ports import Call, Respond, RuntimeSurroundings
 from lambent.runtimes.error_documents import timed_out, too_large
 from lambent.semantics.routing import key
 
@@ -70,7 +70,7 @@ class HttpEndpoints:
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
     ) -> Call:
         """See `ports.Runtime.start`. The deadline begins with the request."""
         remote = self._functions.get(key(invocation.function, invocation.version))

@@ -1,4 +1,4 @@
-"""Runs handlers in this process: coroutines in a task of their own, plain functions on daemon threads.
+"""Runs handlers in this process: coroutines and async generators in a task of their own, plain functions on threads.
 
 Decides how a time limit is kept where nothing can be killed. A coroutine that passed its deadline is cancelled and left
 to itself: if it swallows that, it is held and counted until it ends (`abandoned`). A thread that passed it runs on, is
@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context as Variables
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -30,9 +30,10 @@ from lambent.arns import function_arn
 from lambent.context import CURRENT, Surroundings
 from lambent.logs import Logs, LogStream
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Succeeded, Unavailable
-from lambent.ports import Call, World
+from lambent.ports import Call, Respond, World
 from lambent.runtimes import error_documents, handlers
-from lambent.runtimes.handlers import Handler
+from lambent.runtimes.handlers import Handler, encode_piece
+from lambent.runtimes.streamed import StreamedAnswer
 from lambent.runtimes.tails import Tails
 from lambent.runtimes.threads import DaemonThreads, Executor, Slots
 
@@ -112,7 +113,7 @@ class InProcess:
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
     ) -> Call:
         """Run it once; see `ports.Runtime`. A plain function's deadline begins when it gets a thread."""
         found = self._handlers.get(invocation.function)
@@ -126,6 +127,8 @@ class InProcess:
             call = _PlainCall(handler, line, invocation, ended, self._plain)
         else:
             call = _CoroutineCall(handler, line, invocation, ended, self._abandoned)
+            if handler.streams:
+                call.streamed = StreamedAnswer(invocation, respond)
         if invocation.tail or self._listening:
             self._tails.open(invocation, stream)
             call.tail = partial(self._tails.close_tail, invocation, init_seconds)
@@ -253,9 +256,10 @@ class _Call:
 class _CoroutineCall(_Call):
     """In a task of its own."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("_task", "streamed")
 
     _shared: dict[asyncio.Task[None], str]  # that were given up
+    streamed: StreamedAnswer  # of a handler that streams
 
     def begin(self, started: Callable[[], None]) -> None:
         self._task: asyncio.Task[None] | None = None
@@ -276,8 +280,11 @@ class _CoroutineCall(_Call):
         try:
             deadline = self._began + handler.function.timeout_seconds
             arguments, withheld = handler.arguments(invocation, deadline)
-            value = None if arguments is None else await handler.call(*arguments)
-            outcome = handler.outcome(invocation, value, withheld)
+            if handler.streams:
+                outcome = await self._stream(arguments, withheld)
+            else:
+                value = None if arguments is None else await handler.call(*arguments)
+                outcome = handler.outcome(invocation, value, withheld)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it did is a value
             outcome = error_documents.raised(error, invocation.request_id, _OURS)
         except BaseException as error:
@@ -290,6 +297,28 @@ class _CoroutineCall(_Call):
                 task.add_done_callback(_retrieve)
             raise
         self.answer(outcome)
+
+
+    async def _stream(self, arguments: tuple[object, ...] | None, withheld: Sequence[str]) -> Succeeded | Failed:
+        """Take what it yields, no faster than it is read, until it is too much or nobody waits any more."""
+        handler, answer = self._handler, self.streamed
+        if arguments is None:
+            return handler.outcome(self._invocation, None, withheld)
+        async with contextlib.aclosing(handler.call(*arguments)) as pieces:
+            async for piece in pieces:
+                if self._ended is None:
+                    break
+                if type(piece) is not bytes:
+                    try:
+                        piece = encode_piece(piece)
+                    except ValueError as error:
+                        return error_documents.not_json(str(error), self._invocation.request_id)
+                room = answer.take(piece)
+                if answer.too_large:
+                    break
+                if room is not None:
+                    await room
+        return handler.streamed(self._invocation, answer.outcome(), withheld)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -19,7 +19,7 @@ from typing import Final, assert_never
 
 from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import Failed, Function, Invocation, Outcome, Unavailable
-from lambent.ports import Call, CodePlaces, RuntimeSurroundings
+from lambent.ports import Call, CodePlaces, Respond, RuntimeSurroundings
 from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work, stored_bytes
 from lambent.runtimes.fetching import fetch
@@ -89,7 +89,7 @@ class Processes:
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
     ) -> Call:
         """See `ports.Runtime.start`. The deadline begins when an environment takes it, perhaps after an init."""
         registered = self._functions.get(_key(invocation))

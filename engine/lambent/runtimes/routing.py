@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lambent.errors import InvalidParameterValue
 from lambent.model import LATEST, Failed, Function, Invocation, Outcome
-from lambent.ports import Call, EnvironmentRuntime, Runtime, RuntimeSurroundings
+from lambent.ports import Call, EnvironmentRuntime, Respond, Runtime, RuntimeSurroundings
 from lambent.runtimes.in_process import InProcess
 from lambent.semantics.routing import at, key
 
@@ -64,7 +64,7 @@ class Router:
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
     ) -> Call:
         """As `ports.Runtime.start`."""
         name = invocation.function
@@ -124,7 +124,7 @@ class _Missing:
         invocation: Invocation,
         ended: Callable[[Outcome], None],
         started: Callable[[], None],
-        respond: Callable[[bytes], None],
+        respond: Respond,
     ) -> Call:
         message = f"RequestId: {invocation.request_id} Error: {self._reason}"
         ended(Failed({"errorType": "Runtime.InvalidEntrypoint", "errorMessage": message}))

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol, cast
 from urllib.parse import unquote_to_bytes
 
-from lambent.model import MAXIMUM_RESPONSE_BYTES
+from lambent.model import MAXIMUM_RESPONSE_BYTES, MAXIMUM_STREAMED_BYTES
 from lambent.semantics.conversation import Conversation, Refusal
 
 MAXIMUM_CONNECTIONS: Final = 64
@@ -27,7 +27,6 @@ MAXIMUM_HEADER_BYTES: Final = 1024 * 1024 + 65_536
 """awslambdaric sends up to 1 MB of X-Ray's cause in a header."""
 MAXIMUM_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 """Of an answer that is too large: read and thrown away, so that the client hears why; beyond it the connection ends."""
-MAXIMUM_STREAMED_BYTES: Final = 200 * 1024 * 1024  # Lambda quotas: streamed response
 PREFIX: Final = b"/2018-06-01/runtime/"
 _NEXT: Final = PREFIX + b"invocation/next"
 
@@ -52,12 +51,17 @@ class Owner(Protocol):
 
     def asks_for_next(self) -> None: ...
 
-    def chunk(self, data: bytes) -> None:
-        """A piece of a streamed answer."""
+    def chunk(self, data: bytes) -> asyncio.Future[None] | None:
+        """A piece of a streamed answer; as `ports.Respond`."""
         ...
 
-    def answers(self, body: bytes | None, error: bool, error_type: str, streamed: bool) -> None:
-        """The whole answer; None: it was too large. `error`: an error document, or what ended a stream."""
+    def broke_off(self) -> None:
+        """The connection ended in the middle of a streamed answer."""
+        ...
+
+    def answers(self, body: bytes | None, error: bool, error_type: str) -> None:
+        """The answer is whole: its body, which is empty if it was streamed; None: it was too large. `error`: an error
+        document, or what ended a stream."""
         ...
 
     def cannot_begin(self, body: bytes, error_type: str) -> None: ...
@@ -72,7 +76,7 @@ class RuntimeApi:
         self.connections: set[_Connection] = set()
         self.waiting: _Connection | None = None  # that asked for the next invocation
         self._server: asyncio.Server | None = None
-        self._silent: asyncio.Event | None = None
+        self.silent: asyncio.Event | None = None
 
     async def open(self) -> None:
         """Listen. Raises OSError if there is no port left."""
@@ -95,14 +99,16 @@ class RuntimeApi:
     def hang_up(self) -> None:
         """End every connection at once: the process behind them is gone, or about to."""
         for connection in list(self.connections):
-            connection.transport.abort()
+            connection.hang_up()
         self.waiting = None
 
     async def silence(self) -> None:
-        """Wait until every connection has ended, and so all that was said was heard."""
+        """Wait until every connection has ended, and so all that was said was heard, even if nobody takes it yet."""
         if self.connections:
-            self._silent = asyncio.Event()
-            await self._silent.wait()
+            self.silent = asyncio.Event()
+            for connection in self.connections:
+                connection.go_on()
+            await self.silent.wait()
 
     async def close(self) -> None:
         self.hang_up()
@@ -115,8 +121,8 @@ class RuntimeApi:
         if self.waiting is connection:
             self.waiting = None
             self.owner.conversation.withdrawn()
-        if not self.connections and self._silent is not None:
-            self._silent.set()
+        if not self.connections and self.silent is not None:
+            self.silent.set()
 
 
 class _Connection(asyncio.Protocol):
@@ -146,6 +152,8 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._streams:
+            self._owner.broke_off()
         self._api.left(self)
 
     def data_received(self, data: bytes) -> None:
@@ -163,6 +171,16 @@ class _Connection(asyncio.Protocol):
         if self._in_headers and self._unread > MAXIMUM_HEADER_BYTES:
             self._end(Refusal(431, "RequestHeaderTooLarge", "The headers are too large."))
         return None
+
+    def go_on(self, room: object = None) -> None:
+        """Read what comes: there is room for it."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def hang_up(self) -> None:
+        """End it at once; what it was saying is no longer of interest."""
+        self._streams = False
+        self.transport.abort()
 
     # --- httptools' --------------------------------------------------------------------------------------------------
 
@@ -202,18 +220,24 @@ class _Connection(asyncio.Protocol):
             self._refusal = _unknown(path)
         if self._what not in (b"next", b"") and method != b"POST":
             self._refusal = Refusal(405, "MethodNotAllowed", "Answer with POST.")
+        if self._streamed and self._refusal is None:
+            self._owner.conversation.streams()
+            self._streams = True
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
-        if self._refusal is not None or self._size > self._limit():
-            self._body.clear()
-            if self._size > (MAXIMUM_STREAMED_BYTES if self._streamed else MAXIMUM_DISCARDED_BYTES):
-                self._too_large()
-                self._end(_TOO_LARGE)
-        elif self._streamed:
-            self._owner.chunk(body)
-        else:
+        if self._streams:
+            room = self._owner.chunk(body)
+            if room is not None and self._api.silent is None:
+                self.transport.pause_reading()
+                room.add_done_callback(self.go_on)
+        elif self._refusal is None and self._size <= MAXIMUM_RESPONSE_BYTES:
             self._body.append(body)
+        else:
+            self._body.clear()
+        if self._size > (MAXIMUM_STREAMED_BYTES if self._streamed else MAXIMUM_DISCARDED_BYTES):
+            self._too_large()
+            self._end(_TOO_LARGE)
 
     def on_message_complete(self) -> None:
         if self._ended:
@@ -226,7 +250,7 @@ class _Connection(asyncio.Protocol):
                 refusal = self._owner.conversation.init_failed()
                 if refusal is None:
                     self._owner.cannot_begin(b"".join(self._body), self._error_type())
-            elif self._size > self._limit():
+            elif self._size > MAXIMUM_RESPONSE_BYTES and not self._streamed:
                 refusal = _TOO_LARGE
                 self._too_large()
             else:
@@ -253,6 +277,7 @@ class _Connection(asyncio.Protocol):
         self._unread = 0  # bytes that came since a request began
         self._body: list[bytes] = []
         self._streamed = False
+        self._streams = False  # and is heard
 
     def _next(self) -> Refusal | None:
         refusal = self._owner.conversation.next()
@@ -263,24 +288,23 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, error: bool) -> Refusal | None:
         conversation = self._owner.conversation
-        if conversation.state != "Running":  # another connection was faster
+        if not self._streams and conversation.state != "Running":  # another connection was faster
             return conversation.may_answer(conversation.request_id)
         body, kind = b"".join(self._body), self._error_type()
         if self._streamed and kind:  # trailers: the handler failed within its stream
             error, body = True, _decoded(self._headers.get(b"lambda-runtime-function-error-body", b""))
         conversation.answered()
         self.transport.write(_ACCEPTED)  # first: the client goes on while we do
-        self._owner.answers(body, error, kind, self._streamed)
+        self._owner.answers(body, error, kind)
         return None
 
     def _too_large(self) -> None:
         conversation = self._owner.conversation
-        if self._refusal is None and self._what in (b"response", b"error") and conversation.state == "Running":
+        heard = self._streams or (self._what in (b"response", b"error") and conversation.state == "Running")
+        if self._refusal is None and heard:
+            self._streams = False
             conversation.answered()
-            self._owner.answers(None, False, "", self._streamed)
-
-    def _limit(self) -> int:
-        return MAXIMUM_STREAMED_BYTES if self._streamed else MAXIMUM_RESPONSE_BYTES
+            self._owner.answers(None, False, "")
 
     def _error_type(self) -> str:
         return self._headers.get(b"lambda-runtime-function-error-type", b"").decode("utf-8", "replace")

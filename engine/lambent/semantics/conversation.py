@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-State = Literal["Initializing", "Ready", "Running", "Answered", "InitError"]
+State = Literal["Initializing", "Ready", "Running", "Streaming", "Answered", "InitError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,9 @@ NO_SUCH_REQUEST: Final = Refusal(400, "InvalidRequestID", "Invalid request ID")
 class Conversation:
     """From the start of a process to its end. `request_id` is what it works on now, or worked on last.
 
-    Initializing: it has asked for nothing yet. Ready: it waits for an invocation. Running: it has one. Answered: it
-    has said what became of it, and not yet asked for the next. InitError: it said that it cannot begin."""
+    Initializing: it has asked for nothing yet. Ready: it waits for an invocation. Running: it has one. Streaming: a
+    part of its answer has come, of which there is one only. Answered: it has said what became of it, and not yet asked
+    for the next. InitError: it said that it cannot begin."""
 
     __slots__ = ("request_id", "state")
 
@@ -61,9 +62,14 @@ class Conversation:
             return NO_SUCH_REQUEST
         return None if self.state == "Running" else _not_allowed(self.state, "Answered")
 
+    def streams(self) -> None:
+        """It begins to say it piece by piece: nobody else may say it any more."""
+        assert self.state == "Running", f"nothing runs: {self.state}"
+        self.state = "Streaming"
+
     def answered(self) -> None:
         """It has said it, to the end."""
-        assert self.state == "Running", f"nothing runs: {self.state}"
+        assert self.state in ("Running", "Streaming"), f"nothing runs: {self.state}"
         self.state = "Answered"
 
     def init_failed(self) -> Refusal | None:
