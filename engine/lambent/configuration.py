@@ -64,12 +64,8 @@ def _variables(variables: dict[str, str]) -> dict[str, str]:
             )
         if "\0" in value:
             raise ValueError(f"the value of {name} has a NUL in it, which no process can be given")
-    if reserved := sorted(RESERVED_VARIABLES & variables.keys()):
-        raise ValueError(
-            "Lambda was unable to configure your environment variables because the environment variables you have "
-            "provided contains reserved keys that are currently not supported for modification. Reserved keys used in "
-            f"this request: {', '.join(reserved)}"
-        )
+    if refused := reserved(variables):
+        raise ValueError(refused)
     try:
         size = measured(variables)
     except UnicodeEncodeError:
@@ -80,6 +76,16 @@ def _variables(variables: dict[str, str]) -> dict[str, str]:
             f"provided exceeded the 4KB limit. Measured: {size} bytes"
         )
     return variables
+
+
+def reserved(variables: Mapping[str, str]) -> str:
+    """What AWS says of variables that only the environment itself sets; "" if there are none."""
+    found = sorted(RESERVED_VARIABLES & variables.keys())
+    words = (
+        "Lambda was unable to configure your environment variables because the environment variables you have provided "
+        "contains reserved keys that are currently not supported for modification. Reserved keys used in this request: "
+    )
+    return words + ", ".join(found) if found else ""
 
 
 def measured(variables: Mapping[str, str]) -> int:

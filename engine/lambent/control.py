@@ -376,6 +376,12 @@ class Control:
 
         return await self._change_mapping(identity, change)
 
+    async def change_mapping_api(
+        self, identity: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> StoredMapping:
+        """Change what Lambda's API keeps of a mapping; what runs goes on. Raises ResourceNotFound."""
+        return await self._change_mapping(identity, lambda stored: replace(stored, api=change(stored.api)))
+
     async def seek_mapping(
         self, identity: str, starting_position: str, timestamp: float | None = None
     ) -> StoredMapping:

@@ -8,6 +8,7 @@ SnapStart) is kept and shown. Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,6 +17,7 @@ from lambent.api.names import Reference
 from lambent.api.records import Configuration
 from lambent.api.refusals import constrained, invalid
 from lambent.arns import role_arn
+from lambent.configuration import reserved
 from lambent.model import LATEST, Function
 from lambent.settings import EngineSettings
 
@@ -30,6 +32,10 @@ RUNTIMES: Final = (
     "nodejs16.x", "dotnet10", "dotnet8", "java11", "dotnet6", "nodejs18.x", "provided.al2", "java8.al2",
 )  # fmt: skip
 """What a refusal names, in AWS's order; what is accepted is whatever botocore's model knows."""
+_SNAPPED: Final = re.compile(r"java(?!8)\d+|python3\.(?:1[2-9]|[2-9]\d)|dotnet(?:[89]|[1-9]\d)")
+"""Runtimes of functions that SnapStart is for (Lambda guide: «Improving startup performance with SnapStart»)."""
+_NO_VPC: Final = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+_LEVELS: Final = ("ApplicationLogLevel", "SystemLogLevel")
 CHOSEN: Final = (
     "Runtime", "Role", "Handler", "Description", "Timeout", "MemorySize", "Environment", "VpcConfig",
     "DeadLetterConfig", "KMSKeyArn", "TracingConfig", "Layers", "FileSystemConfigs", "ImageConfig",
@@ -68,6 +74,11 @@ def chosen(params: Mapping[str, Any], known: frozenset[str], package_type: str =
         raise invalid(f"Cannot reference more than {MAXIMUM_LAYERS} layers.")
     if "Environment" in found:
         found["Environment"] = {"Variables": _variables(found["Environment"].get("Variables") or {})}
+    if package_type == "Image" and (runtime or found.get("Handler") or found.get("Layers")):
+        raise invalid(
+            "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image."
+        )
+    _check_snap_start(found, runtime)
     if "ImageConfig" in found and package_type == "Zip":
         raise invalid("ImageConfig parameter is not supported for functions created with PackageType Zip.")
     return found
@@ -102,9 +113,33 @@ def merged(members: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
         found["TracingConfig"] = {"Mode": "PassThrough"}
     if found["SnapStart"].get("ApplyOn") is None:
         found["SnapStart"] = {"ApplyOn": "None"}
-    if found["LoggingConfig"].get("LogFormat") is None:
-        found["LoggingConfig"] = {**found["LoggingConfig"], "LogFormat": "Text"}
+    found["LoggingConfig"] = _logging(members.get("LoggingConfig", {}), chosen.get("LoggingConfig", {}))
+    if not found.get("ImageConfig", True):
+        del found["ImageConfig"]  # an empty one takes it away
     return found
+
+
+def _logging(before: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A part may be replaced alone. Levels are those of JSON, INFO unless chosen, and go with it. Raises `Refusal`."""
+    found = {"LogFormat": "Text", **before, **{name: each for name, each in choice.items() if each is not None}}
+    if found["LogFormat"] == "JSON":
+        levels = dict.fromkeys(_LEVELS, "INFO")
+        return {**found, **levels, **choice} if choice.get("LogFormat") == "JSON" else {**levels, **found}
+    if any(choice.get(name) is not None for name in _LEVELS):
+        raise invalid("ApplicationLogLevel and SystemLogLevel are for functions whose LogFormat is JSON.")
+    return {name: each for name, each in found.items() if name not in _LEVELS}
+
+
+def _check_snap_start(choice: Mapping[str, Any], runtime: str | None) -> None:
+    wanted = choice.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions"
+    if wanted and runtime is not None and not _SNAPPED.fullmatch(runtime):
+        raise invalid(f"{runtime} is not supported for SnapStart enabled functions.")
+
+
+def _optimized(snap: Mapping[str, Any], version: str, found: Configuration) -> str:
+    """Of versions that are published and ready."""
+    on = snap["ApplyOn"] == "PublishedVersions" and version != LATEST and found.change is None
+    return "On" if on else "Off"
 
 
 def members_of(function: Function, settings: EngineSettings) -> dict[str, Any]:
@@ -144,14 +179,12 @@ def shown(
         "Version": version,
         "RevisionId": found.revision,
         "LoggingConfig": {"LogGroup": f"/aws/lambda/{reference.name}", **logging},
-        "SnapStart": {**snap, "OptimizationStatus": "Off"},
+        "SnapStart": {**snap, "OptimizationStatus": _optimized(snap, version, found)},
     }
-    if logging["LogFormat"] == "JSON":
-        answer["LoggingConfig"] = {"ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO", **answer["LoggingConfig"]}
     if layers:
         answer["Layers"] = [{"Arn": each, "CodeSize": 0} for each in layers]
     if vpc is not None:
-        answer["VpcConfig"] = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", **vpc}
+        answer["VpcConfig"] = {**_NO_VPC, **vpc}
     if image is not None:
         answer["ImageConfigResponse"] = {"ImageConfig": image}
     if not listed:
@@ -181,6 +214,8 @@ def version_arn(reference: Reference, version: str) -> str:
 
 
 def _variables(variables: Mapping[str, str]) -> dict[str, str]:
+    if refused := reserved(variables):
+        raise invalid(refused)
     measured = json.dumps(dict(variables), ensure_ascii=False, separators=(",", ":"))
     if len(measured.encode()) > MAXIMUM_VARIABLES_BYTES:
         raise invalid(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from lambent.api.records import Asked
+from lambent.api.names import reference
+from lambent.api.records import Asked, Record
 from lambent.api.refusals import invalid
 from lambent.arns import function_arn, queue_arn, stream_arn, without_password
+from lambent.model import LATEST
 from lambent.settings import EngineSettings
 
 _QUEUE: Final = re.compile(r"arn:aws[a-z-]*:sqs:([a-z0-9-]+):(\d{12}):([a-zA-Z0-9_-]{1,80}(?:\.fifo)?)")
@@ -37,9 +39,15 @@ def reference_of(arn: str, side: str, asked: Asked) -> str:
     if kind == "function":
         if name == asked.reference.name:
             raise invalid("You can't specify the function as a destination for itself.")
-        if name not in asked.others:
+        meant = reference(arn, None, asked.settings)
+        if name not in asked.others or not has(asked.others[name], meant.qualifier):
             raise invalid(f"The destination ARN {arn} is invalid.")
     return found
+
+
+def has(record: Record, qualifier: str | None) -> bool:
+    """Is there such a version or alias."""
+    return qualifier in (None, LATEST) or qualifier in record.versions or qualifier in record.aliases
 
 
 def known(arn: str, settings: EngineSettings) -> str | None:

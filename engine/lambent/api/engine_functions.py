@@ -72,7 +72,7 @@ def function_of(record: Record, function: Function | None, settings: EngineSetti
     target = members.get("DeadLetterConfig", {}).get("TargetArn")
     if target is not None:
         fields["dead_letter_queue"] = known(target, settings)
-        if fields["dead_letter_queue"] is None:
+        if not str(fields["dead_letter_queue"]).startswith("queue:"):
             raise invalid(f"The dead-letter target {target} is no queue of this region and account.")
     fields["environment"] = _environment(record.latest, 0)
     return validated(Function, {**fields, "name": record.name}, "a function")

@@ -28,13 +28,13 @@ def _none(asked: Asked) -> Refusal:
 
 @decides("PutFunctionEventInvokeConfig", writes=True, missing=_no_function, knows_others=True)
 def put(asked: Asked, record: Record) -> Answer:
-    if not any(asked.get(name) is not None for name in (*_LIMITS, "DestinationConfig")):
-        raise invalid("You must specify at least one of error handling or destination setting.")
+    _check_any(asked)
     return _store(asked, record, {})
 
 
 @decides("UpdateFunctionEventInvokeConfig", writes=True, missing=_no_function, knows_others=True)
 def update(asked: Asked, record: Record) -> Answer:
+    _check_any(asked)
     known = record.event_invoke.get(asked.reference.resolved)
     if known is None:
         raise _none(asked)
@@ -61,6 +61,11 @@ def list_all(asked: Asked, record: Record) -> Answer:
     ordered = sorted(record.event_invoke.items())
     found, marker = page([_shown(asked, qualifier, each) for qualifier, each in ordered], asked.params)
     return {"FunctionEventInvokeConfigs": found, "NextMarker": marker}
+
+
+def _check_any(asked: Asked) -> None:
+    if not any(asked.get(name) is not None for name in (*_LIMITS, "DestinationConfig")):
+        raise invalid("You must specify at least one of error handling or destination setting.")
 
 
 def _store(asked: Asked, record: Record, known: Mapping[str, Any]) -> Answer:

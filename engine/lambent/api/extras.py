@@ -6,13 +6,12 @@ PutRuntimeManagementConfig, GetFunctionCodeSigningConfig). Pure.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
 
 from lambent.api.decisions import Answer, decides
+from lambent.api.functions import check_tags
 from lambent.api.records import Asked, Record
 from lambent.api.refusals import Refusal, invalid, not_found
-
-MAXIMUM_TAGS: Final = 50  # of a function (Lambda guide: «Using tags on Lambda functions»)
 
 
 def _no_resource(asked: Asked) -> Refusal:
@@ -25,19 +24,27 @@ def _nothing(asked: Asked) -> Refusal:
 
 @decides("TagResource", writes=True, missing=_no_resource)
 def tag(asked: Asked, record: Record) -> Answer:
-    tags = {**record.tags, **asked.params["Tags"]}
-    if not asked.params["Tags"]:
-        raise invalid("An error occurred and the request cannot be processed: no tags are given.")
-    if len(tags) > MAXIMUM_TAGS:
-        raise invalid("Number of tags exceeds resource tag limit.")
-    if any(key.lower().startswith("aws:") for key in tags):
-        raise invalid("Tag keys that begin with 'aws:' are reserved.")
-    record.tags = tags
+    _check_unqualified(asked)
+    record.tags = tagged(record.tags, asked.params["Tags"])
     return {}
+
+
+def tagged(before: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """A resource's tags with more of them. Raises `Refusal`."""
+    if not tags:
+        raise invalid("An error occurred and the request cannot be processed.")
+    check_tags({**before, **tags})
+    return {**before, **tags}
+
+
+def _check_unqualified(asked: Asked) -> None:
+    if asked.reference.qualifier is not None:
+        raise invalid("Tags on function aliases and versions are not supported. Please specify a function ARN.")
 
 
 @decides("UntagResource", writes=True, missing=_no_resource)
 def untag(asked: Asked, record: Record) -> Answer:
+    _check_unqualified(asked)
     for key in asked.params["TagKeys"]:
         record.tags.pop(key, None)
     return {}
@@ -45,6 +52,7 @@ def untag(asked: Asked, record: Record) -> Answer:
 
 @decides("ListTags", missing=_no_resource)
 def list_tags(asked: Asked, record: Record) -> Answer:
+    _check_unqualified(asked)
     return {"Tags": record.tags}
 
 
@@ -64,10 +72,22 @@ def get_code_signing(asked: Asked, record: Record) -> Answer:
     return {"CodeSigningConfigArn": "", "FunctionName": record.name}
 
 
+@decides("PutRuntimeManagementConfig", writes=True)
+def put_runtime_management(asked: Asked, record: Record) -> Answer:
+    record.at(asked.reference)
+    update, version = asked.params["UpdateRuntimeOn"], asked.get("RuntimeVersionArn")
+    if (update == "Manual") != (version is not None):
+        raise invalid("RuntimeVersionArn: it is given with UpdateRuntimeOn=Manual, and only then.")
+    config = {"UpdateRuntimeOn": update, "RuntimeVersionArn": version}
+    record.runtime_management[asked.reference.resolved] = config
+    return {**config, "FunctionArn": asked.reference.qualified_arn}
+
+
 @decides("GetRuntimeManagementConfig")
 def get_runtime_management(asked: Asked, record: Record) -> Answer:
     record.at(asked.reference)
-    return {"UpdateRuntimeOn": "Auto", "FunctionArn": asked.reference.qualified_arn}
+    config = record.runtime_management.get(asked.reference.resolved, {"UpdateRuntimeOn": "Auto"})
+    return {**config, "FunctionArn": asked.reference.qualified_arn}
 
 
 @decides("GetPolicy", missing=_nothing)

@@ -15,12 +15,13 @@ from lambent.api.configurations import chosen, defaults, fingerprint, members_of
 from lambent.api.decisions import Answer, decides
 from lambent.api.names import Reference
 from lambent.api.records import Asked, Configuration, Record, page
-from lambent.api.refusals import Refusal, conflict, invalid, not_found, stale
+from lambent.api.refusals import Refusal, conflict, invalid, no_code_signing, not_found, stale
 from lambent.arns import function_arn
 from lambent.model import LATEST, Function
 from lambent.settings import EngineSettings
 
 DECLARED_CODE: Final = {"sha256": "", "size": 0, "kind": "declared"}
+MAXIMUM_TAGS: Final = 50  # of a resource (Lambda guide: «Using tags on Lambda functions»)
 _OWN_CODE: Final = "is a callable of the code that the engine runs: change that code, and start it again"
 
 
@@ -33,10 +34,9 @@ def created(asked: Asked, code: Mapping[str, Any]) -> tuple[Record, Answer]:
         raise invalid("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
     if (package == "Image") != (code["kind"] == "image"):
         raise invalid("Please provide ImageUri when using PackageType Image, and code when using PackageType Zip.")
-    if package == "Image" and (choice.get("Runtime") or choice.get("Handler") or choice.get("Layers")):
-        raise invalid(
-            "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image."
-        )
+    check_tags(asked.get("Tags", {}))
+    if (signing := asked.get("CodeSigningConfigArn")) is not None:
+        raise no_code_signing(signing)
     members = merged(defaults(package) | _architectures(asked), choice)
     latest = Configuration(members, dict(code), asked.new_id(), asked.now, asked.change("create"))
     record = Record(asked.reference.name, latest, tags=dict(asked.get("Tags", {})))
@@ -45,6 +45,14 @@ def created(asked: Asked, code: Mapping[str, Any]) -> tuple[Record, Answer]:
         number, _ = _publish(asked, record)
         answer["Version"] = number  # recorded: the version, but not its ARN
     return record, answer
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raises `Refusal`."""
+    if len(tags) > MAXIMUM_TAGS:
+        raise invalid("Number of tags exceeds resource tag limit.")
+    if any(key.lower().startswith("aws:") for key in tags):
+        raise invalid("Tag keys that begin with 'aws:' are reserved.")
 
 
 def declared(function: Function, settings: EngineSettings, revision: str, modified: float) -> Record:

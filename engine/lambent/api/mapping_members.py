@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from lambent.api.decisions import Answer
 from lambent.api.destinations import arn_of, known
+from lambent.api.functions import check_tags
 from lambent.api.records import Asked
 from lambent.api.refusals import invalid, joined
 from lambent.arns import function_arn
@@ -49,6 +51,15 @@ _KEPT: Final = ("Tags", "KMSKeyArn", "MetricsConfig", "LoggingConfig", "Provisio
 _OF_KAFKA: Final = (
     "SelfManagedEventSource", "Topics", "SourceAccessConfigurations", "SelfManagedKafkaEventSourceConfig",
 )  # fmt: skip
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:lambda:([a-z0-9-]+):(\d{12}):event-source-mapping:([0-9a-f-]{36})")
+_MEMBERS: Final = {option: name for name, option in _OPTIONS.items()} | {
+    "filters": "FilterCriteria",
+    "on_failure": "DestinationConfig.OnFailure",
+    "maximum_concurrency": "ScalingConfig.MaximumConcurrency",
+    "report_batch_item_failures": "FunctionResponseTypes",
+}
+_OPTION: Final = re.compile(rf"\b(?:{'|'.join(_MEMBERS)})\b")
+_OWN_HINT: Final = re.compile(r"(?: \([a-z_]+ of [^()]*\)|; declare it with engine\.\w+\(…\))$")
 _UNUSED: Final = ("AmazonManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig", "Queues")
 
 
@@ -102,12 +113,26 @@ def options_of(asked: Asked, kind: str, before: Mapping[str, Any] | None = None)
 
 
 def kept_of(asked: Asked) -> dict[str, Any]:
-    """What is kept of these members beside the engine's options."""
+    """What is kept of these members beside the engine's options. Raises `Refusal`."""
+    check_tags(asked.get("Tags", {}))
     names = _KEPT if asked.operation.startswith("Update") else (*_KEPT, *_OF_KAFKA)
     kept = {name: asked.params[name] for name in names if asked.get(name) is not None}
     if asked.get("FunctionName") is not None:
         kept["FunctionArn"] = asked.reference.arn
     return {**kept, "LastModified": asked.now}
+
+
+def mapping_named(resource: str, settings: EngineSettings) -> str | None:
+    """The UUID in a mapping's ARN; None: it is another's, elsewhere."""
+    found = _ARN.fullmatch(resource)
+    here = found is not None and (found[1], found[2]) == (settings.region, settings.account_id)
+    return found[3] if here and found is not None else None
+
+
+def in_members(message: str) -> str:
+    """A refusal that speaks of the engine's options, in the words of those who gave members."""
+    message = _OWN_HINT.sub("", message)
+    return _OPTION.sub(lambda found: _MEMBERS[found[0]], message)
 
 
 def state_after(was: bool, enabled: bool) -> str:
@@ -174,6 +199,8 @@ def _options(asked: Asked, kind: str) -> dict[str, object]:
     foreign = [
         name for name, option in _OPTIONS.items() if option in options and kind == "queue" and option in _OF_STREAMS
     ]
+    if "starting_position" in options and kind == "queue" and params.get("EventSourceArn"):
+        raise invalid("StartingPosition is not valid for SQS event sources.")
     if foreign:
         raise invalid(f"Unsupported parameter for given event source mapping type: {', '.join(foreign)}.")
     if asked.operation.startswith("Update"):

@@ -6,18 +6,20 @@ Decides the order in which a request is held against what there is. What its mem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lambent.api import mapping_members as members
 from lambent.api.decisions import Answer
 from lambent.api.destinations import arn_of
+from lambent.api.extras import tagged
 from lambent.api.names import reference
 from lambent.api.records import Asked, page
 from lambent.api.refusals import invalid, not_found
 from lambent.control import read_function
 from lambent.engine import Engine
-from lambent.errors import ResourceNotFound
+from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.semantics import routing
 from lambent.sources import load_source
 from lambent.stored_mappings import NOTHING_PROCESSED, StoredMapping
@@ -38,7 +40,8 @@ class MappingOperations:
         # A new one begins anew, wherever one of the same source and function had got to before it was deleted; a source
         # elsewhere knows itself where its readers are.
         generation = 0 if "://" in source else int(asked.now * 1000)
-        stored = await self._control.create_mapping(source, function, options, members.kept_of(asked), generation)
+        with _in_members():
+            stored = await self._control.create_mapping(source, function, options, members.kept_of(asked), generation)
         return members.shown(stored, asked.settings, "Creating" if stored.mapping.enabled else "Disabled")
 
     async def get(self, asked: Asked) -> Answer:
@@ -51,7 +54,8 @@ class MappingOperations:
             await self._check_function(asked)
         was = stored.mapping
         options = members.options_of(asked, was.kind, was.model_dump())
-        stored = await self._control.update_mapping(stored.id, options, members.kept_of(asked))
+        with _in_members():
+            stored = await self._control.update_mapping(stored.id, options, members.kept_of(asked))
         return members.shown(stored, asked.settings, members.state_after(was.enabled, stored.mapping.enabled))
 
     async def delete(self, asked: Asked) -> Answer:
@@ -61,6 +65,26 @@ class MappingOperations:
         except ResourceNotFound:
             raise not_found() from None
         return members.shown(stored, asked.settings, "Deleting")
+
+    async def tags(self, operation: str, params: Mapping[str, Any]) -> Answer:
+        """TagResource, UntagResource and ListTags of a mapping."""
+        identity = members.mapping_named(params["Resource"], self._engine.settings)
+        if identity is None:
+            raise not_found()
+
+        def change(kept: Mapping[str, Any]) -> dict[str, Any]:
+            before = kept.get("Tags", {})
+            if operation == "TagResource":
+                return {**kept, "Tags": tagged(before, params["Tags"])}
+            return {**kept, "Tags": {key: before[key] for key in before if key not in params["TagKeys"]}}
+
+        try:
+            if operation == "ListTags":
+                return {"Tags": dict((await self._control.get_mapping(identity)).api.get("Tags", {}))}
+            await self._control.change_mapping_api(identity, change)
+        except ResourceNotFound:
+            raise not_found() from None
+        return {}
 
     async def list_all(self, params: Mapping[str, Any]) -> Answer:
         settings = self._engine.settings
@@ -108,3 +132,12 @@ class MappingOperations:
             self._control.sources.setdefault(source, load_source(source).kind)
             return self._control.sources[source]
         return members.check_there(source, asked.params, await self._control.known())
+
+
+@contextmanager
+def _in_members() -> Iterator[None]:
+    """What is refused inside is said of members."""
+    try:
+        yield
+    except InvalidParameterValue as error:
+        raise invalid(members.in_members(error.message)) from error

@@ -35,11 +35,12 @@ _WITH_MORE: Final = frozenset(
     }
 )  # fmt: skip
 """Operations that need more than a record."""
+_TAGGING: Final = frozenset({"TagResource", "UntagResource", "ListTags"})
 _DECIDING: Final = (aliases, concurrency, event_invoke, extras, functions)  # they fill the table of decisions
 ABSENT: Final = {
     "Layer": "layers", "CapacityProvider": "capacity providers", "CodeSigning": "code signing",
     "Durable": "durable executions", "FunctionUrl": "function URLs", "ResourcePolicy": "resource policies",
-    "Permission": "permissions", "ScalingConfig": "managed instances", "RuntimeManagement": "runtime versions",
+    "Permission": "permissions", "ScalingConfig": "managed instances",
 }  # fmt: skip
 """What is not there, by a part of an operation's name."""
 EMPTY: Final[Mapping[str, Answer]] = {
@@ -60,7 +61,7 @@ class Operations:
         self._wire = wire
         self._codes = Codes(engine)
         self._runtimes = frozenset(wire.shape("Runtime").model["enum"])
-        mappings = MappingOperations(engine)
+        mappings = self._mappings = MappingOperations(engine)
         self._others: Mapping[str, Callable[[Asked], Awaitable[Answer]]] = {
             "CreateFunction": self._create_function,
             "UpdateFunctionCode": self._update_function_code,
@@ -86,6 +87,8 @@ class Operations:
         if wrong := problems(operation.input, params):
             raise constrained(wrong)
         name = operation.name
+        if name in _TAGGING and params["Resource"].split(":")[5] != "function":
+            return await self._mappings.tags(name, params)
         if (decision := DECISIONS.get(name)) is not None:
             return await self._decide(decision, self.asked(name, params))
         if (other := self._others.get(name)) is not None:
@@ -158,11 +161,11 @@ class Operations:
 
     async def _create_function(self, asked: Asked) -> Answer:
         exists = conflict(f"Function already exist: {asked.reference.name}")
-        if await self._control.get_stored_function(asked.reference.name) is not None:
-            raise exists
         functions.created(
             asked, {"kind": "image" if asked.params["Code"].get("ImageUri") else "zip", "size": 0, "sha256": ""}
         )
+        if await self._control.get_stored_function(asked.reference.name) is not None:
+            raise exists
         code = await code_of(asked.params["Code"], self._codes)
         asked.now = self._engine.now()
         answer: Answer = {}

@@ -79,6 +79,7 @@ class Record:
     event_invoke: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier
     provisioned: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier
     tags: dict[str, str] = field(default_factory=dict)
+    runtime_management: dict[str, dict[str, Any]] = field(default_factory=dict)  # by qualifier; shown, no effect
 
     def settle(self, now: float) -> None:
         """Let everything be done that has taken its time."""

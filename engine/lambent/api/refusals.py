@@ -53,6 +53,12 @@ def joined(problems: list[str]) -> str:
     return f"{len(problems)} validation error{plural} detected: {'; '.join(problems)}"
 
 
+def no_code_signing(arn: str) -> Refusal:
+    """There are none here."""
+    words = "The code signing configuration cannot be found. Check that the provided configuration is not deleted: "
+    return Refusal("CodeSigningConfigNotFoundException", 404, f"{words}{arn}.")
+
+
 def unreadable(message: str) -> Refusal:
     """A body that is not what the operation takes."""
     return Refusal("SerializationException", 400, message, typed=False)
