@@ -308,7 +308,8 @@ def test_what_has_no_effect_is_kept_and_shown(api: Any) -> None:
         KMSKeyArn="arn:aws:kms:us-east-1:111111111111:key/k",
         Tags={"team": "blue"},
     )
-    assert created["VpcConfig"] == {"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"], "VpcId": "", "Ipv6AllowedForDualStack": False}
+    vpc = {"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert created["VpcConfig"] == {**vpc, "VpcId": "", "Ipv6AllowedForDualStack": False}
     assert (created["TracingConfig"], created["KMSKeyArn"][-5:]) == ({"Mode": "Active"}, "key/k")
     assert api.get_function(FunctionName="inert")["Tags"] == {"team": "blue"}
     api.delete_function(FunctionName="inert")
