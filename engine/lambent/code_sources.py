@@ -94,9 +94,10 @@ class CodeSources:
         """The zip of this hash. Raises ResourceNotFound, InvalidParameterValue."""
         return self._store.data(sha256)
 
-    def collect(self, environments: Iterable[ExecutionEnvironment]) -> int:
-        """Let go of what none of these functions needs, and nobody uses; how much that was."""
-        return self._store.collect([each for environment in environments for each in self.used(environment)])
+    def collect(self, environments: Iterable[ExecutionEnvironment], uploads: Iterable[str] = ()) -> int:
+        """Let go of what none of these functions needs, is none of these uploads, and nobody uses; gives how much."""
+        used = [each for environment in environments for each in self.used(environment)]
+        return self._store.collect([*used, *(each.removeprefix(UPLOADED) for each in uploads)])
 
     def _kept(self, reference: str) -> str | None:
         if reference.startswith(UPLOADED):

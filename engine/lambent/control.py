@@ -442,6 +442,10 @@ class Control:
         """A document that is nothing but kept, for so long."""
         await self._opened.put(kind, name, body, expires_in_seconds=seconds)
 
+    async def change_kept(self, kind: str, name: str, change: Callable[[str | None], str]) -> None:
+        """One read-change-write of a document that is kept until it is deleted; None: it is not there."""
+        await self._write(kind, name, lambda document: change(None if document is None else document.body))
+
     async def trim(self, kind: str, most: int) -> None:
         """Of the documents of this kind keep only so many, those whose names come last."""
         names = sorted(each.name for each in await self._opened.list(kind))

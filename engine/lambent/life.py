@@ -49,6 +49,7 @@ from lambent.semantics.concurrency import Concurrency
 from lambent.semantics.routing import key
 from lambent.settings import EngineSettings
 from lambent.sources import load_runtime, load_source
+from lambent.stored import LAYER, code_of_layers
 from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import (
     ABANDONED_HANDLERS,
@@ -204,7 +205,8 @@ class Life:
             world=world,
         )
         if self._code.kept:
-            await self._code.collect((await control.list_functions()).values())
+            layers = code_of_layers((await control.kept(LAYER)).values())
+            await self._code.collect((await control.list_functions()).values(), layers)
         await self._follow()
         control.on_declared = self._declared.set
         if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
@@ -566,12 +568,12 @@ class _Code:
         """Is there any from another life?"""
         return self._directory is not None and self._directory.is_dir()
 
-    async def collect(self, functions: Collection[Function]) -> None:
-        """Let go of what none of them needs any longer."""
+    async def collect(self, functions: Collection[Function], layers: Collection[str]) -> None:
+        """Let go of what neither functions nor layers need any longer."""
         found = [function.environment for function in functions]
         found += [version.environment for function in functions for version in function.versions.values()]
         environments = [each for each in found if each is not None]
-        await asyncio.to_thread(lambda: self.sources().collect(environments))
+        await asyncio.to_thread(lambda: self.sources().collect(environments, layers))
 
     def close(self) -> None:
         while self._close:

@@ -7,7 +7,7 @@ to what is stored. What is written when is `control.py`'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -19,6 +19,15 @@ Origin = Literal["code", "api"]
 
 DELETED: Final = json.dumps({"deleted": True})
 """Stands for a function that was deleted, until none of its events is left."""
+
+
+LAYER: Final = "layer"
+"""The kind of the documents of layers, which Lambda's API keeps."""
+
+
+def code_of_layers(bodies: Iterable[str]) -> list[str]:
+    """References of the code that these layers have."""
+    return [each["code"]["path"] for body in bodies for each in json.loads(body)["versions"].values()]
 
 
 @dataclass(frozen=True, slots=True)

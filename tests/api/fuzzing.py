@@ -20,11 +20,19 @@ from typing import Any
 from lambent import Engine
 from lambent.api.refusals import Refusal
 from lambent.api.shapes import Operation, Shape, Wire, parse_query
+from lambent.model import QueueMapping, StreamMapping
+from lambent.stored_mappings import mapping_id
 from lambent.telemetry import Level, Telemetry
 from tests.api.asking import ROLE, Api, Reply, api_of, carried, zipped
 
 NAMES = ["declared", "made", "made:1", "made:live", "nothing", "arn:aws:lambda:us-east-1:111111111111:function:made"]
 QUALIFIERS = ["$LATEST", "1", "2", "live", "other"]
+MAPPINGS = [  # what has an id that is known before
+    mapping_id(kind(source=source, function="made", qualifier=qualifier))
+    for kind, source in ((QueueMapping, "queue:queue"), (StreamMapping, "stream:stream"))
+    for qualifier in ("$LATEST", "1", "live")
+]
+LAYERS = ["arn:aws:lambda:us-east-1:111111111111:layer:layer:1", "arn:aws:lambda:us-east-1:111111111111:layer:layer:2"]
 ZIP = base64.b64encode(zipped()).decode()
 SEEDS = {  # what makes requests get further than their check
     "FunctionName": NAMES,
@@ -41,7 +49,16 @@ SEEDS = {  # what makes requests get further than their check
     ],
     "Destination": ["arn:aws:sqs:us-east-1:111111111111:queue", "arn:aws:lambda:us-east-1:111111111111:function:made"],
     "TargetArn": ["arn:aws:sqs:us-east-1:111111111111:queue", ""],
-    "Resource": ["arn:aws:lambda:us-east-1:111111111111:function:made"],
+    "Resource": [
+        "arn:aws:lambda:us-east-1:111111111111:function:made",
+        *(f"arn:aws:lambda:us-east-1:111111111111:event-source-mapping:{each}" for each in MAPPINGS),
+    ],
+    "UUID": MAPPINGS,
+    "LayerName": ["layer", "other", "arn:aws:lambda:us-east-1:111111111111:layer:layer"],
+    "VersionNumber": [1, 2, 9],
+    "Arn": LAYERS,
+    "Layers": [LAYERS[:1], LAYERS, []],
+    "UpdateRuntimeOn": ["Auto", "Manual", "FunctionUpdate"],
     "StartingPosition": ["LATEST", "TRIM_HORIZON"],
     "Pattern": ['{"body": {"a": [1]}}', "{}", "no"],
     "Payload": [b"{}", b"", b'{"a": 1}'],

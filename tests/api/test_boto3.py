@@ -483,8 +483,8 @@ def test_a_mapping_of_a_stream_says_where_it_starts(api: Any) -> None:
 
 def test_what_is_not_there_is_named(api: Any) -> None:
     with refused("InvalidParameterValueException", 400) as error:
-        api.get_layer_version(LayerName="a", VersionNumber=1)
-    assert error.message.startswith("GetLayerVersion is not there: lambent has no layers")
+        api.get_capacity_provider(CapacityProviderName="a")
+    assert error.message.startswith("GetCapacityProvider is not there: lambent has no capacity providers")
 
 
 def test_who_changed_what_is_kept(server: Server, api: Any, made: str) -> None:

@@ -139,6 +139,12 @@ async def test_versions_of_a_function_with_snap_start_are_shown_as_optimised(api
         ),
         (
             "CreateEventSourceMapping",
+            {"FunctionName": "f", "EventSourceArn": STREAM, "StartingPosition": "LATEST", "SelfManagedEventSource": {}},
+            400,
+            "Unrecognized event source.",
+        ),
+        (
+            "CreateEventSourceMapping",
             {"FunctionName": "f", "EventSourceArn": QUEUE.replace("orders", "short")},
             400,
             "Queue visibility timeout: 1 seconds is less than Function timeout: 3 seconds",

@@ -32,7 +32,6 @@ _FORMS: Final = {
 
 DYNAMODB: Final = "there are no DynamoDB streams here"
 KNOWN: Final[dict[str, str]] = {
-    "TestLambdaAccountSettings::test_account_settings_total_code_size": "there are no layers here",
     "TestPartialARNMatching::test_cross_region_arn_function_access": "nothing was recorded: it needs two regions",
     "TestLambdaEventSourceMappings::test_event_source_mapping_lifecycle": DYNAMODB,
     "TestLambdaEventSourceMappings::test_create_event_filter_criteria_validation": DYNAMODB,

@@ -170,6 +170,28 @@ def code_sizes(on: Ground, _: str) -> None:
     on.pairs.append((on.case.content, {**ours, **done}))
 
 
+@replays("TestLambdaAccountSettings::test_account_settings_total_code_size")
+def all_code_sizes(on: Ground, _: str) -> None:
+    def total() -> int:
+        return int(on.call("get_account_settings")["AccountUsage"]["TotalCodeSize"])
+
+    def of_size(step: str, filler: str) -> bytes:
+        return zipped(filler * (on.case[step] - len(zipped(""))))  # its zip file is not ours, but as large
+
+    base = total()
+    create, update, *layers = on.case.content
+    on.create(Code={"ZipFile": of_size(create, "#")})
+    ours = {create: total() - base}
+    on.call("update_function_code", FunctionName=on.name(), ZipFile=of_size(update, "\n"))
+    settle()
+    ours[update] = total() - base
+    for step, filler in zip(layers, "#\n", strict=True):
+        before = total()
+        on.call("publish_layer_version", LayerName=on.name(), Content={"ZipFile": of_size(step, filler)})
+        ours[step] = total() - before
+    on.pairs.append((on.case.content, {**ours, "ResponseMetadata": {"HTTPStatusCode": 200}}))
+
+
 @replays("TestLambdaFunction::test_function_arns")
 def arns(on: Ground, _: str) -> None:
     first, second = on.name("-1"), on.name("-2")

@@ -35,7 +35,13 @@ class Codes:
             code = await asyncio.to_thread(self._engine.code().upload, zip_file, maximum_zipped_bytes)
         except InvalidParameterValue as error:  # AWS says no more than the first sentences
             raise invalid(error.message.partition(" Reason: ")[0]) from error
-        return {"kind": "zip", "size": code.zipped_bytes, "sha256": code.sha256, "path": f"{UPLOADED}{code.sha256}"}
+        return {
+            "kind": "zip",
+            "size": code.zipped_bytes,
+            "unzipped": code.unzipped_bytes,
+            "sha256": code.sha256,
+            "path": f"{UPLOADED}{code.sha256}",
+        }
 
     async def fetch(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What is stored of a zip file in S3. Raises LambentError."""

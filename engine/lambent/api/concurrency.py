@@ -191,8 +191,8 @@ def _check_qualifier(asked: Asked, record: Record) -> None:
 # --------------------------------------------------------------------------- the account
 
 
-def account_settings(records: Iterable[Record], settings: EngineSettings) -> Answer:
-    """GetAccountSettings."""
+def account_settings(records: Iterable[Record], layer_bytes: int, settings: EngineSettings) -> Answer:
+    """GetAccountSettings. `layer_bytes`: of the code of layers."""
     found = list(records)
     code = sum(each.latest.code["size"] + sum(v.code["size"] for v in each.versions.values()) for each in found)
     return {
@@ -203,7 +203,7 @@ def account_settings(records: Iterable[Record], settings: EngineSettings) -> Ans
             "ConcurrentExecutions": settings.account_concurrency,
             "UnreservedConcurrentExecutions": settings.account_concurrency - _reserved(found, ""),
         },
-        "AccountUsage": {"TotalCodeSize": code, "FunctionCount": len(found)},
+        "AccountUsage": {"TotalCodeSize": code + layer_bytes, "FunctionCount": len(found)},
     }
 
 

@@ -182,7 +182,7 @@ def shown(
         "SnapStart": {**snap, "OptimizationStatus": _optimized(snap, version, found)},
     }
     if layers:
-        answer["Layers"] = [{"Arn": each, "CodeSize": 0} for each in layers]
+        answer["Layers"] = [{name: each[name] for name in ("Arn", "CodeSize")} for each in layers]
     if vpc is not None:
         answer["VpcConfig"] = {**_NO_VPC, **vpc}
     if image is not None:

@@ -23,7 +23,7 @@ _AS_RECORDED: Final = {  # AWS keeps these words in sets, without an order of th
     "RecursiveLoop": ("Terminate", "Allow"),
     "InvokeMode": ("RESPONSE_STREAM", "BUFFERED"),
 }
-_ELSEWHERE: Final = {"Runtime"}  # whose words are another error: see functions.py
+_ELSEWHERE: Final = {"runtime"}  # the member whose words are another error: see configurations.py
 _UNICODE: Final = {  # classes that Python's `re` does not know; \w knows letters and digits
     r"\p{L}": r"\w",
     r"\p{N}": r"\w",
@@ -48,7 +48,7 @@ def _structure(shape: Shape, values: Mapping[str, Any], path: str) -> Iterator[s
 
 
 def _value(shape: Shape, value: Any, path: str) -> Iterator[str]:
-    for broken in _broken(shape, value):
+    for broken in _broken(shape, value, path):
         yield _sentence(shape, value, path, broken)
     if shape.type == "structure":
         yield from _structure(shape, value, f"{path}.")
@@ -79,8 +79,8 @@ def _sentence(shape: Shape, value: Any, path: str, constraint: str) -> str:
     return f"Value{shown} at '{path}' failed to satisfy constraint: {constraint}"
 
 
-def _broken(shape: Shape, value: Any) -> Iterator[str]:
-    low, high, pattern, words = _limits(shape)
+def _broken(shape: Shape, value: Any, path: str = "") -> Iterator[str]:
+    low, high, pattern, words = _limits(shape, path)
     size = value if shape.type in ("integer", "long", "double", "float") else None
     if size is None and shape.type in ("string", "list", "map", "blob"):
         size = len(value)
@@ -108,9 +108,9 @@ def _allowed(shape: Shape) -> Iterator[str]:
         yield _one_of(words)
 
 
-def _limits(shape: Shape) -> tuple[Any, Any, str | None, tuple[str, ...] | None]:
+def _limits(shape: Shape, path: str = "") -> tuple[Any, Any, str | None, tuple[str, ...] | None]:
     model = shape.model
-    words = None if shape.name in _ELSEWHERE else model.get("enum")
+    words = None if path in _ELSEWHERE else model.get("enum")
     return (
         model.get("min"),
         model.get("max"),

@@ -104,6 +104,7 @@ def _environment(found: Configuration, provisioned: int) -> ExecutionEnvironment
         "runtime": members.get("Runtime", IMAGE_RUNTIME),
         "code": found.code["path"],
         "handler": members.get("Handler", ""),
+        "layers": [each["path"] for each in members.get("Layers", ())],
         "variables": members.get("Environment", {}).get("Variables", {}),
         "ephemeral_storage_mb": members["EphemeralStorage"]["Size"],
         "log_format": logging["LogFormat"],

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from lambent.api.configurations import chosen, defaults, fingerprint, members_of, merged, shown, version_arn
 from lambent.api.decisions import Answer, decides
+from lambent.api.layers import attached
 from lambent.api.names import Reference
 from lambent.api.records import Asked, Configuration, Record, page
 from lambent.api.refusals import Refusal, conflict, invalid, no_code_signing, not_found, stale
 from lambent.arns import function_arn
 from lambent.model import LATEST, Function
+from lambent.semantics.zips import MAXIMUM_UNZIPPED_BYTES
 from lambent.settings import EngineSettings
 
 DECLARED_CODE: Final = {"sha256": "", "size": 0, "kind": "declared"}
@@ -37,7 +39,8 @@ def created(asked: Asked, code: Mapping[str, Any]) -> tuple[Record, Answer]:
     check_tags(asked.get("Tags", {}))
     if (signing := asked.get("CodeSigningConfigArn")) is not None:
         raise no_code_signing(signing)
-    members = merged(defaults(package) | _architectures(asked), choice)
+    members = merged(defaults(package) | _architectures(asked), _with_layers(asked, choice))
+    _check_size(code, members)
     latest = Configuration(members, dict(code), asked.new_id(), asked.now, asked.change("create"))
     record = Record(asked.reference.name, latest, tags=dict(asked.get("Tags", {})))
     answer = shown(asked.reference, asked.reference.unqualified, LATEST, latest, asked.settings)
@@ -67,6 +70,7 @@ def with_new_code(asked: Asked, record: Record, code: Mapping[str, Any]) -> Answ
     if (code["kind"] == "image") != (record.latest.members["PackageType"] == "Image"):
         raise invalid("Please provide ImageUri when using PackageType Image, and code when using PackageType Zip.")
     members = record.latest.members | _architectures(asked)
+    _check_size(code, members)
     updated = Configuration(members, dict(code), asked.new_id(), asked.now, asked.change("update"))
     if asked.get("DryRun"):
         return shown(
@@ -94,7 +98,8 @@ def update_configuration(asked: Asked, record: Record) -> Answer:
     choice = chosen(asked.params, asked.runtimes, record.latest.members["PackageType"])
     if record.declared and (other := sorted(choice.keys() - {"Description", "Timeout", "MemorySize"})):
         raise invalid(f"{', '.join(other)}: the function {record.name} {_OWN_CODE}.")
-    members = merged(record.latest.members, choice)
+    members = merged(record.latest.members, _with_layers(asked, choice))
+    _check_size(record.latest.code, members)
     record.latest = Configuration(members, record.latest.code, asked.new_id(), asked.now, asked.change("update"))
     return shown(asked.reference, asked.reference.unqualified, LATEST, record.latest, asked.settings)
 
@@ -222,6 +227,22 @@ def _asked_arn(asked: Asked, record: Record) -> str:
 
 def _architectures(asked: Asked) -> dict[str, Any]:
     return {"Architectures": asked.params["Architectures"]} if asked.get("Architectures") else {}
+
+
+def _with_layers(asked: Asked, choice: dict[str, Any]) -> dict[str, Any]:
+    """What is chosen, with what is kept of layers in the place of their ARNs. Raises `Refusal`."""
+    if "Layers" not in choice:
+        return choice
+    return {**choice, "Layers": attached(choice["Layers"], asked.layers, asked.settings)}
+
+
+def _check_size(code: Mapping[str, Any], members: Mapping[str, Any]) -> None:
+    size = code.get("unzipped", 0) + sum(each["unzipped"] for each in members.get("Layers", ()))
+    if size > MAXIMUM_UNZIPPED_BYTES:
+        raise invalid(
+            "Function code combined with layers exceeds the maximum allowed size of "
+            f"{MAXIMUM_UNZIPPED_BYTES} bytes. The actual size is {size} bytes."
+        )
 
 
 def _check_revision(asked: Asked, revision: str) -> None:

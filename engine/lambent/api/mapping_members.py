@@ -74,7 +74,7 @@ def source_of(params: Mapping[str, Any], settings: EngineSettings) -> str:
         if not servers or not topics:
             raise invalid("Unrecognized event source.")
         return f"kafka://{','.join(servers)}/{topics[0]}"
-    if arn is None:
+    if arn is None or own is not None:
         raise invalid("Unrecognized event source.")
     found = known(arn, settings)
     if found is not None and not found.startswith("function:"):

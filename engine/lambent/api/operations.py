@@ -16,9 +16,10 @@ from lambent.api.code import Codes, code_of
 from lambent.api.constraints import problems
 from lambent.api.decisions import DECISIONS, Answer, Decision
 from lambent.api.engine_functions import function_of, record_of
+from lambent.api.layer_operations import LayerOperations
 from lambent.api.mappings import MappingOperations
 from lambent.api.names import Reference, new_name, reference
-from lambent.api.records import Asked, Record
+from lambent.api.records import Asked, Record, code_url
 from lambent.api.refusals import conflict, constrained, not_found, not_here
 from lambent.api.shapes import Operation, Wire
 from lambent.control import read_function
@@ -32,20 +33,20 @@ _WITH_MORE: Final = frozenset(
         "CreateFunction", "UpdateFunctionCode", "DeleteFunction", "ListFunctions", "GetAccountSettings",
         "CreateEventSourceMapping", "GetEventSourceMapping", "UpdateEventSourceMapping", "DeleteEventSourceMapping",
         "ListEventSourceMappings",
+        "PublishLayerVersion", "GetLayerVersion", "GetLayerVersionByArn", "DeleteLayerVersion", "ListLayers",
+        "ListLayerVersions",
     }
 )  # fmt: skip
 """Operations that need more than a record."""
 _TAGGING: Final = frozenset({"TagResource", "UntagResource", "ListTags"})
 _DECIDING: Final = (aliases, concurrency, event_invoke, extras, functions)  # they fill the table of decisions
 ABSENT: Final = {
-    "Layer": "layers", "CapacityProvider": "capacity providers", "CodeSigning": "code signing",
+    "CapacityProvider": "capacity providers", "CodeSigning": "code signing",
     "Durable": "durable executions", "FunctionUrl": "function URLs", "ResourcePolicy": "resource policies",
-    "Permission": "permissions", "ScalingConfig": "managed instances",
+    "Permission": "permissions", "LayerVersionPolicy": "permissions", "ScalingConfig": "managed instances",
 }  # fmt: skip
 """What is not there, by a part of an operation's name."""
 EMPTY: Final[Mapping[str, Answer]] = {
-    "ListLayers": {"Layers": []},
-    "ListLayerVersions": {"LayerVersions": []},
     "ListCodeSigningConfigs": {"CodeSigningConfigs": []},
     "ListCapacityProviders": {"CapacityProviders": []},
 }
@@ -61,6 +62,7 @@ class Operations:
         self._wire = wire
         self._codes = Codes(engine)
         self._runtimes = frozenset(wire.shape("Runtime").model["enum"])
+        self._layers = LayerOperations(engine, self._codes, lambda code: code_url(self.url, code))
         mappings = self._mappings = MappingOperations(engine)
         self._others: Mapping[str, Callable[[Asked], Awaitable[Answer]]] = {
             "CreateFunction": self._create_function,
@@ -78,6 +80,12 @@ class Operations:
             "ListFunctions": self._list_functions,
             "GetAccountSettings": self._account_settings,
             "ListEventSourceMappings": mappings.list_all,
+            "PublishLayerVersion": self._layers.publish,
+            "GetLayerVersion": self._layers.get,
+            "GetLayerVersionByArn": self._layers.get_by_arn,
+            "DeleteLayerVersion": self._layers.delete,
+            "ListLayers": self._layers.list_all,
+            "ListLayerVersions": self._layers.versions,
         }
 
         assert self._others.keys() | self._lists.keys() == _WITH_MORE
@@ -145,6 +153,8 @@ class Operations:
                 raise decision.missing(asked)
             record.settle(asked.now)
             return decision.decide(asked, record)
+        if asked.get("Layers"):
+            asked.layers = await self._layers.known()
         if decision.knows_others:
             asked.others = await self._records()
         answer: Answer = {}
@@ -160,6 +170,8 @@ class Operations:
         return answer
 
     async def _create_function(self, asked: Asked) -> Answer:
+        if asked.get("Layers"):
+            asked.layers = await self._layers.known()
         exists = conflict(f"Function already exist: {asked.reference.name}")
         functions.created(
             asked, {"kind": "image" if asked.params["Code"].get("ImageUri") else "zip", "size": 0, "sha256": ""}
@@ -223,7 +235,8 @@ class Operations:
         return functions.listed(list((await self._records()).values()), params, self._engine.settings)
 
     async def _account_settings(self, params: Mapping[str, Any]) -> Answer:
-        return concurrency.account_settings((await self._records()).values(), self._engine.settings)
+        records, layer_bytes = await self._records(), await self._layers.code_bytes()
+        return concurrency.account_settings(records.values(), layer_bytes, self._engine.settings)
 
     # --- records ---------------------------------------------------------------------------------------------------
 

@@ -127,6 +127,7 @@ class Asked:
     settings: EngineSettings
     runtimes: frozenset[str]  # that botocore's model knows
     others: Mapping[str, Record] = field(default_factory=dict)  # all functions of the store, where they matter
+    layers: Mapping[str, Any] = field(default_factory=dict)  # by name, where they matter: see layers.py
     url: str = ""  # of this server
     provisioned: Callable[[str], Mapping[str, Any]] = lambda version: {}
     """What there is of a version's provisioned concurrency (status, ready) in this engine; empty: it needs none."""
@@ -137,12 +138,17 @@ class Asked:
         return default if value is None else value
 
     def code_url(self, code: Mapping[str, Any]) -> str:
-        """Where a zip file can be had, by its hash."""
-        return f"{self.url}{CODE_PATH}{quote(code['sha256'], safe='')}" if code["kind"] == "zip" else ""
+        """Where a zip file can be had."""
+        return code_url(self.url, code)
 
     def change(self, kind: str) -> Change:
         """One that begins now."""
         return Change(kind, self.now + self.settings.state_change_seconds, self.new_id())
+
+
+def code_url(url: str, code: Mapping[str, Any]) -> str:
+    """Where a server of this URL gives a zip file, by its hash."""
+    return f"{url}{CODE_PATH}{quote(code['sha256'], safe='')}" if code["kind"] == "zip" else ""
 
 
 def page(items: list[Any], params: Mapping[str, Any], most: int = 50) -> tuple[list[Any], str | None]:
