@@ -90,6 +90,18 @@ async def test_an_image_takes_no_runtime_later_either_and_may_lose_its_settings(
     assert "ImageConfigResponse" not in updated.document
 
 
+@pytest.mark.parametrize("reference", ["", ":latest", f"@sha256:{'a' * 64}"])
+async def test_an_image_is_shown_by_its_digest(api: Api, reference: str) -> None:
+    repository = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/a"
+    image = {"Runtime": None, "Handler": None, "PackageType": "Image"}
+    made = await create(api, "i", **image, Code={"ImageUri": repository + reference})
+    code = (await api.ask("GetFunction", FunctionName="i")).document["Code"]
+    assert code["ImageUri"] == repository + reference
+    assert code["ResolvedImageUri"] == f"{repository}@sha256:{made['CodeSha256']}"
+    if reference.startswith("@"):
+        assert code["ResolvedImageUri"] == code["ImageUri"]
+
+
 async def test_a_part_of_a_logging_configuration_changes_alone_and_levels_go_with_json(api: Api) -> None:
     async def logging(**config: str) -> dict[str, str]:
         answer = await api.ask("UpdateFunctionConfiguration", FunctionName="f", LoggingConfig=config)
@@ -159,6 +171,12 @@ async def test_versions_of_a_function_with_snap_start_are_shown_as_optimised(api
             },
             400,
             "MaximumRecordAgeInSeconds: 59 is not allowed; it must be -1 (no limit) or 60 to 604800 (int)",
+        ),
+        (
+            "CreateEventSourceMapping",
+            {"FunctionName": "nobody", "EventSourceArn": QUEUE},
+            400,
+            "Function does not exist",
         ),
         (
             "PutRuntimeManagementConfig",

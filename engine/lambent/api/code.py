@@ -63,13 +63,12 @@ async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:
             raise invalid("Uploaded file must be a non-empty zip")
         raise invalid("Please provide a source for function code.")
     if uri := params.get("ImageUri"):
-        return {
-            "kind": "image",
-            "size": 0,
-            "sha256": hashlib.sha256(uri.encode()).hexdigest(),
-            "path": uri,
-            "location": uri,
-        }
+        repository, digest, sha256 = uri.partition("@sha256:")
+        if not digest:  # nobody is asked what the tag means: its hash stands for it
+            repository = uri.rpartition(":")[0] if ":" in uri.rpartition("/")[2] else uri
+            sha256 = hashlib.sha256(uri.encode()).hexdigest()
+        resolved = f"{repository}@sha256:{sha256}"
+        return {"kind": "image", "size": 0, "sha256": sha256, "path": uri, "location": uri, "resolved": resolved}
     if bucket := params.get("S3Bucket"):
         return _folder(params.get("S3Key") or "") if bucket in FOLDER_BUCKETS else await codes.fetch(params)
     zip_file = params["ZipFile"]

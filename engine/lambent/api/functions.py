@@ -161,7 +161,8 @@ def get_function(asked: Asked, record: Record) -> Answer:
     }
     if found.code["kind"] == "image":
         uri = found.code["location"]
-        answer["Code"] = {"RepositoryType": "ECR", "ImageUri": uri, "ResolvedImageUri": uri}
+        resolved = found.code.get("resolved", uri)
+        answer["Code"] = {"RepositoryType": "ECR", "ImageUri": uri, "ResolvedImageUri": resolved}
     else:
         answer["Code"] = {"RepositoryType": "S3", "Location": found.code.get("location") or asked.code_url(found.code)}
     if record.tags:

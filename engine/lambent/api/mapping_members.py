@@ -59,7 +59,9 @@ _MEMBERS: Final = {option: name for name, option in _OPTIONS.items()} | {
     "report_batch_item_failures": "FunctionResponseTypes",
 }
 _OPTION: Final = re.compile(rf"\b(?:{'|'.join(_MEMBERS)})\b")
-_OWN_HINT: Final = re.compile(r"(?: \([a-z_]+ of [^()]*\)|; declare it with engine\.\w+\(…\))$")
+_OWN_HINT: Final = re.compile(
+    r"(?:(?<=does not exist) \([^()]*\)| \([a-z_]+ of [^()]*\)|; declare it with engine\.\w+\(…\))$"
+)
 _UNUSED: Final = ("AmazonManagedKafkaEventSourceConfig", "DocumentDBEventSourceConfig", "Queues")
 
 

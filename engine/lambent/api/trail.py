@@ -40,9 +40,9 @@ class Trail:
                 await self._engine.control.keep(
                     API_CALL, f"{at} {request_id}", json.dumps(entry), self._engine.settings.api_trail_seconds
                 )
-                if self._kept % TRIMMED_AFTER == 0:
-                    await self._engine.control.trim(API_CALL, MAXIMUM_ENTRIES)
                 self._kept += 1
+                if self._kept % TRIMMED_AFTER == 1:  # with the first, too: of what other lives left
+                    await self._engine.control.trim(API_CALL, MAXIMUM_ENTRIES)
             except StoreUnavailable as error:
                 self._engine.telemetry.log(
                     "warning", "an API call is not kept", request_id=request_id, error=str(error)
