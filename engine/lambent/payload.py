@@ -21,6 +21,7 @@ from pydantic_core import from_json, to_json
 
 from lambent.errors import InvalidRequestContent, RequestTooLarge
 from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES
+from lambent.semantics.json_refusals import refusal
 
 MAXIMUM_DEPTH: Final = 200
 """Levels of lists and objects, in events and results."""
@@ -41,7 +42,7 @@ def check_payload(payload: bytes, limit: int = MAXIMUM_SYNC_PAYLOAD_BYTES) -> by
     try:
         value = from_json(payload, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidRequestContent(_PREFIX + str(error)) from None
+        raise InvalidRequestContent(_PREFIX + (refusal(payload) or str(error))) from None
     if _HUGE_EXPONENT.search(payload) and not _is_finite(value):
         raise InvalidRequestContent(_PREFIX + "number out of range")
     return payload
