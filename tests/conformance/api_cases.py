@@ -35,7 +35,6 @@ KNOWN: Final[dict[str, str]] = {
     "TestPartialARNMatching::test_cross_region_arn_function_access": "nothing was recorded: it needs two regions",
     "TestLambdaEventSourceMappings::test_event_source_mapping_lifecycle": DYNAMODB,
     "TestLambdaEventSourceMappings::test_create_event_filter_criteria_validation": DYNAMODB,
-    "TestDynamoDBEventSourceMapping::test_dynamodb_invalid_event_filter": DYNAMODB,
     "TestDynamoDBEventSourceMapping::test_duplicate_event_source_mappings": DYNAMODB,
     "TestLambdaEventSourceMappings::test_create_event_source_self_managed": "there are no Kafka sources yet",
 }

@@ -423,6 +423,16 @@ def bad_filters(on: Ground, parameter: str) -> None:
     )  # fmt: skip
 
 
+@replays("TestDynamoDBEventSourceMapping::test_dynamodb_invalid_event_filter")
+def bad_filters_of_a_table(on: Ground, parameter: str) -> None:
+    table = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/t/stream/2026-01-01T00:00:00.000"
+    on.create()
+    on.step(
+        "exception_event_source_creation", "create_event_source_mapping", FunctionName=on.name(), EventSourceArn=table,
+        StartingPosition="TRIM_HORIZON", FilterCriteria={"Filters": [{"Pattern": parameter}]},
+    )  # fmt: skip
+
+
 @replays("TestSQSEventSourceMapping::test_duplicate_event_source_mappings")
 def duplicates(on: Ground, _: str) -> None:
     given = {"FunctionName": on.name(), "EventSourceArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:orders"}

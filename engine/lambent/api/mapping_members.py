@@ -95,6 +95,12 @@ def source_of(params: Mapping[str, Any], settings: EngineSettings) -> str:
     raise invalid("Unrecognized event source.")
 
 
+def check_filters(params: Mapping[str, Any]) -> None:
+    """Patterns are judged before it is looked for what they filter. Raises `Refusal`."""
+    if params.get("FilterCriteria") is not None:
+        _filters(params["FilterCriteria"])
+
+
 def check_there(source: str, params: Mapping[str, Any], declared: Known) -> str:
     """Is a source of the store's own a "queue" or a "stream". Raises `Refusal`: it is not there."""
     kind, _, name = source.partition(":")

@@ -33,6 +33,7 @@ class MappingOperations:
         self._control = engine.control
 
     async def create(self, asked: Asked) -> Answer:
+        members.check_filters(asked.params)
         source = members.source_of(asked.params, asked.settings)
         await self._check_function(asked)
         options = members.options_of(asked, await self._kind(source, asked))
