@@ -18,7 +18,7 @@ from lambent.model import EventSourceMapping, Function, Queue, QueueMapping, Str
 from lambent.semantics.concurrency import check_reservation
 from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.semantics.kafka import same_topic
-from lambent.semantics.routing import known
+from lambent.semantics.routing import known, named
 from lambent.settings import EngineSettings
 from lambent.validation import unknown, validated
 
@@ -68,6 +68,8 @@ class Known(NamedTuple):
             raise InvalidParameterValue(
                 f"qualifier: {mapping.qualifier!r} is not allowed; {mapping.function} has no such version or alias"
             )
+        if function is not None:
+            function = named(function, mapping.called_qualifier)
         try:
             compile_filters(mapping.filters)
         except InvalidPattern as invalid:

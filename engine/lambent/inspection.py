@@ -130,6 +130,7 @@ async def advise(control: Control, connection: Connection) -> tuple[list[Advice]
     advice, sweeps = advise_concurrency(known.functions, calls, limit), list[Sweep]()
     for stored in (await control.list_mappings()).values():
         mapping, function = stored.mapping, known.functions.get(stored.mapping.function)
+        function = None if function is None else named(function, mapping.qualifier)
         name, servers, fifo = mapping.source.partition(":")[2], 0, False
         if isinstance(mapping, StreamMapping) and name in known.streams:
             shards = await connection.stream(known.streams[name]).shards()

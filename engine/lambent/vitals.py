@@ -21,6 +21,7 @@ from lambent.errors import LambentError, StoreUnavailable
 from lambent.model import Depth, Function, QueueMapping
 from lambent.ports import World
 from lambent.semantics.health import BLOCKED, Health, Seen, Sight, judge, look
+from lambent.semantics.routing import named
 from lambent.stored_mappings import PROBLEM, StoredMapping
 
 SHARDS_A_LOOK: Final = 20  # of those where nothing seems to wait
@@ -133,9 +134,10 @@ class Vitals:
             if function is None or not mapping.enabled:
                 continue
             items = "messages" if isinstance(mapping, QueueMapping) else "records"
+            limit = named(function, mapping.qualifier).timeout_seconds
             sight = replace(
                 self._sight(f"{without_password(mapping.source)} → {mapping.function}", items, function),
-                within_seconds=function.timeout_seconds + mapping.maximum_batching_window_seconds,
+                within_seconds=limit + mapping.maximum_batching_window_seconds,
                 failed=shown.get("last_processing_result") == PROBLEM,
                 trouble=trouble or str(shown.get("trouble", "")),
             )

@@ -34,6 +34,7 @@ async def api() -> AsyncIterator[Api]:
     engine = Engine(account_id=ACCOUNT, state_change_seconds=0.0, watchdog_seconds=0)
     engine.queue("orders", visibility_timeout_seconds=900)
     engine.queue("short", visibility_timeout_seconds=1)
+    engine.queue("medium", visibility_timeout_seconds=10)
     engine.stream("clicks")
     async with engine:
         asked = api_of(engine)
@@ -201,6 +202,23 @@ async def test_a_destination_may_be_a_version_that_is_there(api: Api) -> None:
     nowhere = {"OnSuccess": {"Destination": f"{FUNCTION}:9"}}
     put = await api.ask("PutFunctionEventInvokeConfig", FunctionName="other", DestinationConfig=nowhere)
     assert put.message == f"The destination ARN {FUNCTION}:9 is invalid."
+
+
+async def test_a_queue_must_cover_the_time_limit_of_the_version_that_it_feeds(api: Api) -> None:
+    medium = QUEUE.replace("orders", "medium")
+    await api.ask("UpdateFunctionConfiguration", FunctionName="f", Timeout=30)
+    refused = await api.ask("CreateEventSourceMapping", FunctionName="f", EventSourceArn=medium)
+    said = "Queue visibility timeout: 10 seconds is less than Function timeout: 30 seconds"
+    assert refused.message == said
+    assert (await api.ask("CreateEventSourceMapping", FunctionName="f:1", EventSourceArn=medium)).status == 202
+    await api.ask("PublishVersion", FunctionName="f")
+    refused = await api.ask("CreateEventSourceMapping", FunctionName="f:2", EventSourceArn=medium)
+    assert refused.message == said
+
+
+async def test_a_zip_without_anything_is_refused(api: Api) -> None:
+    nothing = base64.b64encode(b"PK\x05\x06" + bytes(18)).decode()
+    assert (await create(api, "e", Code={"ZipFile": nothing}))["message"] == "Uploaded file must be a non-empty zip"
 
 
 async def test_a_mapping_has_tags(api: Api) -> None:

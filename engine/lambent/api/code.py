@@ -20,6 +20,7 @@ from lambent.engine import Engine
 from lambent.errors import InvalidParameterValue
 
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800  # Lambda quotas: direct upload
+_EMPTY: Final = b"PK\x05\x06"  # a zip file that begins with its end
 FOLDER_BUCKETS: Final = ("folder", "hot-reload")  # S3 buckets that mean this machine: S3Key is the path there
 
 
@@ -72,6 +73,8 @@ async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:
     if bucket := params.get("S3Bucket"):
         return _folder(params.get("S3Key") or "") if bucket in FOLDER_BUCKETS else await codes.fetch(params)
     zip_file = params["ZipFile"]
+    if zip_file.startswith(_EMPTY):
+        raise invalid("Uploaded file must be a non-empty zip")
     if len(zip_file) >= MAXIMUM_ZIPPED_BYTES:
         raise too_large(f"Zipped size must be smaller than {MAXIMUM_ZIPPED_BYTES} bytes")
     return await codes.keep(zip_file)

@@ -69,6 +69,8 @@ def at(function: Function, version: str) -> Function:
 def named(function: Function, qualifier: str | None) -> Function:
     """The function as calls of this qualifier mostly meet it: the settings of the version that it is or that it names
     first, and its own configuration of events."""
+    if qualifier in (None, LATEST):
+        return function
     version = resolve(function, qualifier, draw=1.0)
     found = function if version is None else at(function, version)
     return found.model_copy(update={"event_invoke": event_invoke(function, qualifier)})
