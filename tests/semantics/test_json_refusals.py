@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lambent.semantics.json_refusals import refusal
@@ -36,6 +36,9 @@ def test_what_begins_as_a_value_is_left_to_the_parser_that_found_it_wrong(payloa
     assert refusal(payload) is None
 
 
+@example(b"\xc0\xc0\x80")  # two bytes for what has one
+@example(b"a\xf7\xbf\xbf\xbf")  # beyond the last character
+@example(b"a\xf0")
 @given(st.binary(max_size=60))
 def test_any_bytes_have_an_answer(payload: bytes) -> None:
     found = refusal(payload)

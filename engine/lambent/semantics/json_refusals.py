@@ -7,6 +7,7 @@ parser is Jackson, whose places are those after the byte that it could not take.
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 _VALUES: Final = "(JSON String, Number, Array, Object or token 'null', 'true' or 'false')"
@@ -68,7 +69,10 @@ def _character(payload: bytes, start: int) -> tuple[str, int]:
     for at in range(start + 1, min(end, len(payload))):
         if payload[at] & 0xC0 != 0x80:
             raise _BadByte(f"Invalid UTF-8 middle byte 0x{payload[at]:x}", at + 1)
-    return payload[start:end].decode("utf-8", "replace"), end
+    code = first if first <= 0x7F else first & (0x3F >> following)  # whatever UTF-8 forbids beside, as the parser
+    for each in payload[start + 1 : end]:
+        code = code << 6 | each & 0x3F
+    return chr(code) if code <= sys.maxunicode else "\ufffd", end
 
 
 def _continues(character: str, begins: bool = False) -> bool:
