@@ -94,10 +94,13 @@ class CodeSources:
         """The zip of this hash. Raises ResourceNotFound, InvalidParameterValue."""
         return self._store.data(sha256)
 
-    def collect(self, environments: Iterable[ExecutionEnvironment], uploads: Iterable[str] = ()) -> int:
-        """Let go of what none of these functions needs, is none of these uploads, and nobody uses; gives how much."""
+    def collect(self, environments: Iterable[ExecutionEnvironment], uploads: Iterable[str] = ()) -> list[str]:
+        """Let go of what none of these functions needs, is none of these uploads, and nobody uses; gives the hashes of
+        what they need."""
         used = [each for environment in environments for each in self.used(environment)]
-        return self._store.collect([*used, *(each.removeprefix(UPLOADED) for each in uploads)])
+        used += [each.removeprefix(UPLOADED) for each in uploads]
+        self._store.collect(used)
+        return used
 
     def _kept(self, reference: str) -> str | None:
         if reference.startswith(UPLOADED):

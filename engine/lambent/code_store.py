@@ -3,6 +3,9 @@
 Decides how zips and folders become durable, when they may be removed, and who may use one meanwhile. What may be
 unpacked is `semantics/zips.py`'s; which functions run which code is not known here.
 
+Where the store that engines share keeps zips, too (`elsewhere`), this directory is what one of them has fetched of it:
+a zip that is missing or damaged here is fetched, and judged by its hash.
+
 A zip counts as stored when it is synced under its last name, and a folder when it has been renamed to its own: so a
 process that is killed, at any point, leaves at most a folder in `unfinished`. Two processes that unpack the same zip
 do it twice, and one of them wins. Who uses a folder holds a shared lock on it, which the kernel drops when its process
@@ -20,7 +23,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -51,10 +54,16 @@ class Code(NamedTuple):
 
 
 class CodeStore:
-    """A directory of code. Any number of processes may share it, on one machine. It is made when it is needed."""
+    """A directory of code. Any number of processes may share it, on one machine. It is made when it is needed.
 
-    def __init__(self, directory: Path, world: World) -> None:
+    elsewhere: gives a zip that is missing here, by its hash in hexadecimal, if it has it; it may raise
+    StoreUnavailable."""
+
+    def __init__(
+        self, directory: Path, world: World, elsewhere: Callable[[str], bytes | None] = lambda sha256: None
+    ) -> None:
         self.directory = directory
+        self._elsewhere = elsewhere
         self._zips = directory / "zips"
         self._folders = directory / "folders"
         self._unfinished = directory / "unfinished"
@@ -85,22 +94,28 @@ class CodeStore:
         return Code(base64.b64encode(digest).decode(), len(data), archive.unzipped_bytes)
 
     def data(self, sha256: str) -> bytes:
-        """The zip. Raises ResourceNotFound."""
-        name = _hex(sha256)
-        try:
-            data = (self._zips / f"{name}{_SUFFIX}").read_bytes()
-        except FileNotFoundError:
-            raise ResourceNotFound(f"There is no code with the hash {sha256}.") from None
-        if hashlib.sha256(data).hexdigest() != name:
-            raise ResourceNotFound(f"The code with the hash {sha256} is damaged: upload it again.")
-        return data
+        """The zip. Raises ResourceNotFound; StoreUnavailable if it cannot be fetched."""
+        name = hexadecimal(sha256)
+        path = self._zips / f"{name}{_SUFFIX}"
+        here = path.read_bytes() if path.exists() else None
+        if here is not None and hashlib.sha256(here).hexdigest() == name:
+            return here
+        there = self._elsewhere(name)
+        if there is not None and hashlib.sha256(there).hexdigest() == name:
+            with _disk("stored"):
+                self._prepare()
+                self._put(path, there)
+            return there
+        if here is None and there is None:
+            raise ResourceNotFound(f"There is no code with the hash {sha256}.")
+        raise ResourceNotFound(f"The code with the hash {sha256} is damaged: upload it again.")
 
     def open(self, sha256: str) -> Path:
         """The folder with what is in the zip, to be read; it stays until this store is closed, or `collect` hears that
         it is not used. Files may be read by all, and run where the zip says so; nobody may write.
 
         Raises ResourceNotFound; InvalidParameterValue if its bytes are not what the zip's directory says."""
-        name = _hex(sha256)
+        name = hexadecimal(sha256)
         with _disk("unpacked"), self._hold(name) as folder:
             if not folder.is_dir():
                 data = self.data(sha256)
@@ -110,7 +125,7 @@ class CodeStore:
     def open_layers(self, layers: Sequence[str]) -> Path:
         """A folder with what is in these zips, laid over each other in this order, as /opt. As `open`; what a later
         layer has in place of a folder or below a file of an earlier one is refused. It is called `layered(layers)`."""
-        with _disk("unpacked"), self._hold(_hex(layered(layers))) as folder:
+        with _disk("unpacked"), self._hold(hexadecimal(layered(layers))) as folder:
             if not folder.is_dir():
                 found: dict[str, tuple[bytes, zips.Entry]] = {}
                 for layer in layers:
@@ -126,7 +141,7 @@ class CodeStore:
 
     def collect(self, used: Collection[str]) -> int:
         """Remove what none of `used` (hashes, and `layered` ones) names and no process uses; how many that was."""
-        keep = {_hex(each) for each in used}
+        keep = {hexadecimal(each) for each in used}
         removed = 0
         for name in [each for each in self._held if each not in keep]:
             self._let_go(name)
@@ -271,8 +286,19 @@ def scanned(data: bytes) -> zips.Archive:
 
 def layered(layers: Sequence[str]) -> str:
     """What layers are called when they lie over each other, in this order: a hash as theirs."""
-    together = hashlib.sha256(b"layers:" + b"".join(bytes.fromhex(_hex(layer)) for layer in layers))
+    together = hashlib.sha256(b"layers:" + b"".join(bytes.fromhex(hexadecimal(layer)) for layer in layers))
     return base64.b64encode(together.digest()).decode()
+
+
+def hexadecimal(sha256: str) -> str:
+    """A hash that is in base64, as files and archives are named by it. Raises InvalidParameterValue."""
+    try:
+        digest = base64.b64decode(sha256, validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise InvalidParameterValue(f"{sha256[:100]!r} is no SHA-256 in base64")
+    return digest.hex()
 
 
 # --------------------------------------------------------------------------- files
@@ -284,17 +310,6 @@ def _disk(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreUnavailable(f"The code could not be {what}: {error.strerror or error}.") from error
-
-
-def _hex(sha256: str) -> str:
-    """A file's name for a hash in base64. Raises InvalidParameterValue."""
-    try:
-        digest = base64.b64decode(sha256, validate=True)
-    except (binascii.Error, ValueError):
-        digest = b""
-    if len(digest) != hashlib.sha256().digest_size:
-        raise InvalidParameterValue(f"{sha256[:100]!r} is no SHA-256 in base64")
-    return digest.hex()
 
 
 def _write(path: Path, pieces: Collection[bytes] | Iterator[bytes], mode: int) -> None:

@@ -60,7 +60,7 @@ from lambent.validation import validated
 from lambent.world import SystemClock, ids_of
 
 if TYPE_CHECKING:
-    from lambent.code_sources import CodeSources
+    from lambent.code_supply import CodeSupply
     from lambent.semantics.advising import Advice, Sweep
     from lambent.semantics.auditing import Audit
     from lambent.semantics.explaining import Explanation
@@ -538,9 +538,10 @@ class Engine(Declarations):
             task.result()
         return stopped_by[0] if stopped_by else None
 
-    def code(self) -> CodeSources:
-        """Where code is kept that was uploaded. It waits for a disk: use it in a thread."""
-        return self._living().code()
+    @property
+    def code(self) -> CodeSupply:
+        """The code that was uploaded. Raises EngineStopped if the engine is not started."""
+        return self._living().code
 
     def now(self) -> float:
         """The engine's time, in epoch seconds."""

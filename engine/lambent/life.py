@@ -7,9 +7,8 @@ function, file or endpoint is resolved to. When a life begins and in what order 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from lambent.arns import without_password
 from lambent.calls import InvokeResponse
+from lambent.code_supply import CodeSupply, Needed
 from lambent.control import Control
 from lambent.desk import REQUEST, SNAPSHOT, Desk
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
@@ -67,7 +67,6 @@ from lambent.vitals import Vitals
 from lambent.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from lambent.code_sources import CodeSources
     from lambent.log_files import LogFiles
 
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
@@ -121,14 +120,14 @@ class Life:
         logs = self._kept_logs(log_directory)
         overheard = logs if settings.log_in_process else None
         in_process = InProcess(world=world, threads=settings.threads, executor=executor, logs=overheard)
-        self._code = code = _Code(code_directory, world, settings.reload_code)
+        self.code = code = CodeSupply(code_directory, world, settings.reload_code)
         self._closing.callback(code.close)
         surroundings = RuntimeSurroundings(
             world,
             telemetry.log,
             logs,
-            lambda environment, scratch: code.sources().find(environment, scratch),
-            lambda environment: code.sources().fingerprint(environment),
+            code.find,
+            code.fingerprint,
             settings.reload_code,
             settings.allow_private_destinations,
             partial(telemetry.observe, INIT_DURATION),
@@ -155,6 +154,7 @@ class Life:
             telemetry.log("warning", "the store can lose what it accepted", caution=caution)
         self.connection.on_trouble(lambda trouble: telemetry.log("error", "trouble in the store", trouble=trouble))
         self.events = self.connection.events
+        self.code.connect(self.connection.archive)
         control.connect(self.connection.documents)
         self._closing.callback(control.connect, None)
         await control.learn_deleted()
@@ -204,9 +204,6 @@ class Life:
             telemetry=telemetry,
             world=world,
         )
-        if self._code.kept:
-            layers = code_of_layers((await control.kept(LAYER)).values())
-            await self._code.collect((await control.list_functions()).values(), layers)
         await self._follow()
         control.on_declared = self._declared.set
         if self._settings.watchdog_seconds and world.clock.monotonic is time.monotonic:  # not in virtual time
@@ -216,16 +213,13 @@ class Life:
         self._begin(self._served, "supervisor", lambda: self.supervisor.run(self.stopping))
         self._begin(self._served, "desk", lambda: desk.run(self.stopping))
         self._begin(self._beside, "permits", self._permits.run)
+        self._begin(self._beside, "code", partial(self.code.run, self._code_needed))
         if self._settings.health_seconds:
             self._begin(self._beside, "health", partial(self.vitals.run, self._settings.health_seconds))
         self._begin(self._beside, "declarations", self._publish_later)
         self._begin(self._beside, "functions", partial(self._follow_all, "function", self._follow))
         self._begin(self._beside, "queues", partial(self._follow_all, "queue", control.follow_queues))
         self._begin(self._beside, "streams", partial(self._follow_all, "stream", control.follow_streams))
-
-    def code(self) -> CodeSources:
-        """Where code is kept that was uploaded. It waits for a disk: use it in a thread."""
-        return self._code.sources()
 
     def host(self, function: Function, handler: Callable[..., object] | None) -> None:
         """Serve a function that is new or was changed."""
@@ -389,6 +383,14 @@ class Life:
                 self._telemetry.log("error", "what was declared is refused", error=error.message)
             await self._follow()
 
+    async def _code_needed(self) -> Needed:
+        """By all functions of the store, their versions, and layers."""
+        layers = code_of_layers((await self._control.kept(LAYER)).values())
+        functions = (await self._control.list_functions()).values()
+        found = [function.environment for function in functions]
+        found += [version.environment for function in functions for version in function.versions.values()]
+        return Needed([each for each in found if each is not None], layers)
+
     async def _follow_all(self, kind: str, follow: Callable[[], Awaitable[None]]) -> None:
         async for _ in self.connection.documents.watch(kind):
             await follow()
@@ -529,55 +531,6 @@ class Life:
         close = getattr(opened, "close", None)
         if close is not None:
             self._closing.push_async_callback(close)
-
-
-class _Code:
-    """Where code is found, once somebody wants to know; not every engine does. Without a directory it has one of its
-    own, which goes with it."""
-
-    def __init__(self, directory: Path | None, world: World, reading: bool) -> None:
-        self._directory = directory
-        self._reading = reading
-        self._world = world
-        self._lock = threading.Lock()
-        self._sources: CodeSources | None = None
-        self._close: list[Callable[[], None]] = []
-
-    def sources(self) -> CodeSources:
-        """From any thread."""
-        with self._lock:
-            if self._sources is None:
-                import shutil
-                import tempfile
-
-                from lambent.code_sources import CodeSources
-                from lambent.code_store import CodeStore
-
-                directory = self._directory
-                if directory is None:
-                    directory = Path(tempfile.mkdtemp(prefix="lambent-code-"))
-                    directory.chmod(0o711)
-                    self._close.append(partial(shutil.rmtree, directory, ignore_errors=True))
-                store = CodeStore(directory, self._world)
-                self._close.append(store.close)
-                self._sources = CodeSources(store, reading=self._reading)
-            return self._sources
-
-    @property
-    def kept(self) -> bool:
-        """Is there any from another life?"""
-        return self._directory is not None and self._directory.is_dir()
-
-    async def collect(self, functions: Collection[Function], layers: Collection[str]) -> None:
-        """Let go of what neither functions nor layers need any longer."""
-        found = [function.environment for function in functions]
-        found += [version.environment for function in functions for version in function.versions.values()]
-        environments = [each for each in found if each is not None]
-        await asyncio.to_thread(lambda: self.sources().collect(environments, layers))
-
-    def close(self) -> None:
-        while self._close:
-            self._close.pop()()
 
 
 class _QueueMappingLoop:

@@ -440,6 +440,27 @@ class Facts(Protocol):
         ...
 
 
+class Archive(Protocol):
+    """Uploaded zips, each once under its SHA-256 in hexadecimal, for all engines of a store. Whoever reads one checks
+    its hash."""
+
+    async def put(self, sha256: str, data: bytes) -> None:
+        """Keep it, durably and whole or not at all; its age begins anew if it is there already."""
+        ...
+
+    async def get(self, sha256: str) -> bytes | None:
+        """None: it is not there."""
+        ...
+
+    async def ages(self) -> Mapping[str, float]:
+        """All that there are, each with the seconds since it was last put."""
+        ...
+
+    async def remove(self, sha256: str, unless_younger_than_seconds: float) -> bool:
+        """Keep it no longer; False: it is not there, or younger."""
+        ...
+
+
 class Connection(Protocol):
     """An engine's or a client's view of a store. All that it holds in its owner's name ends with it."""
 
@@ -454,6 +475,11 @@ class Connection(Protocol):
 
     @property
     def facts(self) -> Facts: ...
+
+    @property
+    def archive(self) -> Archive | None:
+        """None: the store's engines are all on one machine, and share a folder beside it."""
+        ...
 
     async def engines(self) -> int:
         """How many engines are connected to this store now, in all processes; one that died without a word may count

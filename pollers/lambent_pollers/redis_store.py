@@ -1,8 +1,8 @@
 """The store on Redis: any number of engines and clients, in as many processes, over one server, group or cluster.
 
 Decides what a connection is made of, which engines count as there, and which of them removes what is no longer needed.
-What is kept, and how, is decided by the adapters (`redis_documents.py`, `redis_events.py`, `redis_leases.py`,
-`redis_queue.py`, `redis_stream.py`), what a URL means by `redis_url.py`.
+What is kept, and how, is decided by the adapters (`redis_archive.py`, `redis_documents.py`, `redis_events.py`,
+`redis_leases.py`, `redis_queue.py`, `redis_stream.py`), what a URL means by `redis_url.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 from lambent.errors import StoreUnavailable
 from lambent.model import EventFact, MessageFact, Queue, Settled, ShardFact, Stream
 from lambent.ports import World
+from lambent_pollers.redis_archive import RedisArchive
 from lambent_pollers.redis_calls import Calls, Scripts
 from lambent_pollers.redis_connection import RedisServer
 from lambent_pollers.redis_documents import RedisDocuments
@@ -43,7 +44,7 @@ class RedisStore:
 
     serve: makes what a connection goes through; None: one for all of this URL in an event loop."""
 
-    capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream", "shared"})
+    capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream", "archive", "shared"})
 
     def __init__(self, url: str, *, serve: Callable[[World], RedisServer] | None = None) -> None:
         self._url = url
@@ -71,6 +72,7 @@ class Connection:
     def __init__(self, server: RedisServer, world: World, client: bool) -> None:
         self.server = server
         self.documents = RedisDocuments(server)
+        self.archive = RedisArchive(server)
         self.events = RedisEvents(server, world, HELD_SECONDS)
         self.leases = RedisLeases(server, world.owner)
         self._world = world

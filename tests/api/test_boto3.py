@@ -29,11 +29,21 @@ DONE = threading.Event()
 STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    store = None
+    if request.param == "redis":
+        store = f"{request.getfixturevalue('redis_process').url}?prefix=boto3"
     engine = Engine(
-        account_id=ACCOUNT, state_change_seconds=PENDING_SECONDS, watchdog_seconds=0, delay_scale=0.001, clock=CLOCK
+        store,
+        account_id=ACCOUNT,
+        state_change_seconds=PENDING_SECONDS,
+        watchdog_seconds=0,
+        delay_scale=0.001,
+        clock=CLOCK,
     )
+    HEARD.clear()
+    TOLD.clear()
 
     @engine.function
     async def echo(event: Any, context: Context) -> Any:

@@ -21,6 +21,7 @@ from lambent.stores.memory_stream import MemoryStream
 from lambent.testing.loop import VirtualClock, run
 
 from .suites import Suite, queues, streams
+from .suites.archives import ArchiveSuite
 from .suites.facts import FactsSuite
 from .suites.stores import DocumentsSuite, EventQueueSuite, LeasesSuite
 
@@ -47,6 +48,10 @@ class TestMemoryLeases(_Memory, LeasesSuite):
 
 
 class TestMemoryFacts(_Memory, FactsSuite):
+    pass
+
+
+class TestMemoryArchive(_Memory, ArchiveSuite):
     pass
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lambent.errors import StoreUnavailable
 from lambent.model import Delete, Event, Put, Release, Stream
 from lambent.ports import Connection, Store, World
+from lambent_pollers.redis_archive import RedisArchive
+from lambent_pollers.redis_connection import RedisServer
 from lambent_pollers.redis_store import BEAT_SECONDS, BELIEVED_SECONDS, BURIAL_BEATS, SWEEP_BEATS, RedisStore
 from tests.servers.virtual import virtual_server
 
 from .suites import Suite
+from .suites.archives import ArchiveSuite
 from .suites.facts import FactsSuite
 from .suites.stores import DocumentsSuite, EventQueueSuite, LeasesSuite
 
@@ -57,6 +61,43 @@ class TestRedisEventQueue(_OnRedis, EventQueueSuite):
 
 class TestRedisLeases(_OnRedis, LeasesSuite):
     pass
+
+
+def _cut_off(server: RedisServer, after: int) -> RedisServer:
+    """A server that is away after so many SETs."""
+
+    class CutOff:
+        left = after
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(server, name)
+
+        def call(self, *words: Any) -> Any:
+            if words[0] == "SET":
+                self.left -= 1
+                if self.left < 0:
+                    raise StoreUnavailable("away")
+            return server.call(*words)
+
+    return cast(RedisServer, CutOff())
+
+
+class TestRedisArchive(_OnRedis, ArchiveSuite):
+    async def test_an_upload_that_is_cut_off_is_no_zip_and_harms_none(self) -> None:
+        connection = await self.connect()
+        data = b"0123456789" * 200_000
+        archive, name = connection.archive, hashlib.sha256(data).hexdigest()
+        with pytest.raises(StoreUnavailable):
+            await RedisArchive(_cut_off(connection.server, after=1)).put(name, data)
+        assert (await archive.get(name), await archive.ages()) == (None, {})
+        left = await connection.server.call("KEYS", f"{connection.server.keys('archive')}*")
+        assert left
+        for key in left:
+            assert await connection.server.call("PTTL", key) > 0, "it goes by itself"
+        await archive.put(name, data)
+        assert await archive.get(name) == data
+        for key in await connection.server.call("KEYS", f"{connection.server.keys('archive')}:zip:*"):
+            assert await connection.server.call("PTTL", key) == -1, "it stays"
 
 
 class TestRedisFacts(_OnRedis, FactsSuite):

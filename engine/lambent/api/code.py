@@ -33,7 +33,7 @@ class Codes:
     async def keep(self, zip_file: bytes, maximum_zipped_bytes: int = MAXIMUM_ZIPPED_BYTES) -> dict[str, Any]:
         """What is stored of a zip file. Raises LambentError if it is none."""
         try:
-            code = await asyncio.to_thread(self._engine.code().upload, zip_file, maximum_zipped_bytes)
+            code = await self._engine.code.upload(zip_file, maximum_zipped_bytes)
         except InvalidParameterValue as error:  # AWS says no more than the first sentences
             raise invalid(error.message.partition(" Reason: ")[0]) from error
         return {
@@ -53,7 +53,7 @@ class Codes:
 
     async def data(self, sha256: str) -> bytes:
         """The zip file of this hash. Raises LambentError."""
-        return await asyncio.to_thread(self._engine.code().uploaded, sha256)
+        return await self._engine.code.uploaded(sha256)
 
 
 async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from lambent.model import (
 from lambent.ports import Clock, Document, Holdings, World
 from lambent.semantics.concurrency import Demand
 from lambent.semantics.sharing import Block, grant
+from lambent.stores.memory_archive import MemoryArchive
 from lambent.stores.memory_events import EventLines, MemoryEvents
 from lambent.stores.memory_lines import Bell
 from lambent.stores.memory_queue import MemoryQueue, QueueState
@@ -41,13 +42,14 @@ MAXIMUM_RANGES: Final = 10_000  # of a shard's settled records that can still be
 class MemoryStore:
     """Everything of one or several engines in this process's memory. Give the same one to each that shall share it."""
 
-    capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream", "shared"})
+    capabilities = frozenset({"documents", "events", "leases", "permits", "queue", "stream", "archive", "shared"})
 
     def __init__(self) -> None:
         self._clock = _StoreClock()
         self._documents = _DocumentState()
         self._lines = EventLines(self._clock)
         self._leases = _LeaseState(self._clock)
+        self._archive = MemoryArchive(self._clock)
         self._queues: dict[str, QueueState] = {}
         self._streams: dict[str, StreamState] = {}
         self._engines: dict[Connection, None] = {}
@@ -99,6 +101,7 @@ class Connection:
         self.documents = MemoryDocuments(store._documents, store._clock, store.mapping_is)
         self.events = MemoryEvents(store._lines, world)
         self.leases = MemoryLeases(store._leases, world.owner)
+        self.archive = store._archive
         self.facts = MemoryFacts(store._lines, store._leases, store._queues)
         self._store = store
         self._world = world

@@ -140,6 +140,7 @@ class Connection:
     def stream(self, stream: Stream) -> BuiltinStream:
         return self._streams.stream(stream, self._world)
 
+    archive = None
     cautions = ()
 
     def on_trouble(self, callback: Callable[[str], None]) -> None:

@@ -22,7 +22,17 @@ from typing import Any, Final, Literal, NoReturn, cast
 
 from lambent.errors import StoreUnavailable
 from lambent.model import Message, Queue, Release, Stream
-from lambent.ports import BuiltinQueue, BuiltinStream, Connection, Documents, EventQueue, Leases, Store, World
+from lambent.ports import (
+    Archive,
+    BuiltinQueue,
+    BuiltinStream,
+    Connection,
+    Documents,
+    EventQueue,
+    Leases,
+    Store,
+    World,
+)
 from lambent.testing.loop import PROCESS, VirtualLoop
 
 __all__ = ["CLEAR", "Fault", "Faults", "FaultyStore", "Rates"]
@@ -250,6 +260,7 @@ class FaultyConnection:
         self.documents = cast(Documents, _Port("documents", inner.documents, faults))
         self.events = cast(EventQueue, _Events("events", inner.events, faults))
         self.leases = cast(Leases, _Port("leases", inner.leases, faults))
+        self.archive = None if inner.archive is None else cast(Archive, _Port("archive", inner.archive, faults))
         self.facts = inner.facts
         self.engines = inner.engines
         self.cautions = inner.cautions
