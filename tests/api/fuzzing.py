@@ -61,7 +61,7 @@ SEEDS = {  # what makes requests get further than their check
     "UpdateRuntimeOn": ["Auto", "Manual", "FunctionUpdate"],
     "StartingPosition": ["LATEST", "TRIM_HORIZON"],
     "Pattern": ['{"body": {"a": [1]}}', "{}", "no"],
-    "Payload": [b"{}", b"", b'{"a": 1}'],
+    "Payload": [b"{}", b"", b'{"a": 1}', b"nope", b"n\x87r", b"\xc0\xc0\x80", b'"\xff"'],
     "RevisionId": ["00000000-0000-4000-8000-000000000000"],
 }  # fmt: skip
 TEXTS = ["", " ", "x", "é", "\U0001f600", "a" * 200, "a\nb", "\x00", "..", "/", "%2e", "$LATEST", "-1", "*", "null"]

@@ -61,6 +61,8 @@ async def create(api: Api, name: str = "f", **options: Any) -> Any:
         ({"DeadLetterConfig": {"TargetArn": STREAM}}, f"The dead-letter target {STREAM} is no queue"),
         ({"DeadLetterConfig": {"TargetArn": FUNCTION}}, f"The dead-letter target {FUNCTION} is no queue"),
         ({"PackageType": "Image", "Code": IMAGE}, OF_AN_IMAGE),
+        ({"Handler": None, "Runtime": "provided.al2023"}, "Runtime and Handler are mandatory parameters for functions"),
+        ({"Runtime": None}, "Runtime and Handler are mandatory parameters for functions"),
     ],
 )
 async def test_a_function_is_not_created_with(api: Api, options: dict[str, Any], said: str) -> None:

@@ -31,8 +31,7 @@ def created(asked: Asked, code: Mapping[str, Any]) -> tuple[Record, Answer]:
     """The record of a new function, and the answer. Raises `Refusal`."""
     package = asked.get("PackageType", "Zip")
     choice = chosen(asked.params, asked.runtimes, package)
-    by_itself = str(choice.get("Runtime", "")).startswith("provided")
-    if package == "Zip" and not by_itself and not (choice.get("Runtime") and choice.get("Handler")):
+    if package == "Zip" and not (choice.get("Runtime") and choice.get("Handler")):
         raise invalid("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
     if (package == "Image") != (code["kind"] == "image"):
         raise invalid("Please provide ImageUri when using PackageType Image, and code when using PackageType Zip.")

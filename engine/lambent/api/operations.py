@@ -41,7 +41,7 @@ _WITH_MORE: Final = frozenset(
 _TAGGING: Final = frozenset({"TagResource", "UntagResource", "ListTags"})
 _DECIDING: Final = (aliases, concurrency, event_invoke, extras, functions)  # they fill the table of decisions
 ABSENT: Final = {
-    "CapacityProvider": "capacity providers", "CodeSigning": "code signing",
+    "CapacityProvider": "capacity providers", "CodeSigning": "code signing configurations",
     "Durable": "durable executions", "FunctionUrl": "function URLs", "ResourcePolicy": "resource policies",
     "Permission": "permissions", "LayerVersionPolicy": "permissions", "ScalingConfig": "managed instances",
 }  # fmt: skip
