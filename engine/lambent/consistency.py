@@ -17,7 +17,7 @@ from lambent.errors import InvalidParameterValue, ResourceConflict
 from lambent.model import EventSourceMapping, Function, Queue, QueueMapping, Stream, StreamMapping
 from lambent.semantics.concurrency import check_reservation
 from lambent.semantics.filtering import InvalidPattern, compile_filters
-from lambent.semantics.kafka import same_topic
+from lambent.semantics.kafka import destination, same_topic
 from lambent.semantics.routing import known, named
 from lambent.settings import EngineSettings
 from lambent.validation import unknown, validated
@@ -75,16 +75,16 @@ class Known(NamedTuple):
         except InvalidPattern as invalid:
             raise InvalidParameterValue(f"filters: Invalid filter pattern definition. {invalid.reason}") from None
         kind, _, name = mapping.source.partition(":")
-        builtin = mapping.source not in self.sources
+        builtin = "://" not in mapping.source
         if builtin and name not in (self.queues if kind == "queue" else self.streams):
             raise self.no_source(mapping.source)
         if isinstance(mapping, StreamMapping):
-            to = mapping.on_failure
+            to = mapping.on_failure and destination(mapping.source, mapping.on_failure)
             shown_to = f"on_failure: {without_password(to or '')} is"
-            if to in (mapping.source, f"function:{mapping.function}"):
-                raise InvalidParameterValue(f"{shown_to} the mapping's own source or function")
             if to is not None and same_topic(mapping.source, to):
                 raise InvalidParameterValue(f"{shown_to} a topic that the mapping reads")
+            if to in (mapping.source, f"function:{mapping.function}"):
+                raise InvalidParameterValue(f"{shown_to} the mapping's own source or function")
             self._check_destination("on_failure", to)
         elif builtin:
             _check_queue_mapping(mapping, self.queues[name], function)
@@ -135,6 +135,11 @@ class Known(NamedTuple):
         }.get(kind)  # fmt: skip
         if self.final and there is not None and name not in there:
             raise InvalidParameterValue(f'{option}: there is no {kind} "{name}"; declare it with engine.{kind}(…)')
+        if kind == "kafka" and "/" not in name[2:]:
+            raise InvalidParameterValue(
+                f"{option}: {target} names no cluster: write kafka://HOST:PORT/TOPIC; a topic alone is for "
+                "mappings of topics, in the cluster that they read"
+            )
         if kind == "kafka" and find_spec("aiokafka") is None:
             raise InvalidParameterValue(f"{option}: a topic needs aiokafka: pip install 'lambent[kafka]'")
         if kind in ("http", "https") and find_spec("aiohttp") is None:

@@ -46,6 +46,7 @@ from lambent.ports import RecordDestination
 from lambent.semantics import backoff
 from lambent.semantics.kafka import KafkaRecord
 from lambent.semantics.kafka import batch_info as kafka_batch_info
+from lambent.semantics.kafka import destination as kafka_destination
 from lambent.semantics.shapes import iso_milliseconds
 from lambent.telemetry import (
     ASYNC_EVENTS_DROPPED,
@@ -263,7 +264,7 @@ class Destinations:
             now=self._world.clock.now(),
         )
         parcel = _Parcel(
-            mapping.on_failure,
+            kafka_destination(mapping.source, mapping.on_failure),
             record_of(payload=payload),
             DESTINATION_DELIVERY_FAILURES,
             max((record.hops for record in records), default=0) + 1,

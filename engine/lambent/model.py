@@ -38,6 +38,7 @@ def _destination(value: object) -> object:
 
 _DESTINATIONS: Final = (
     r"(queue|stream|function):[a-zA-Z0-9-_.]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://[^\s/]+/[^\s/?#,]+(\?\S*)?"
+    r"|kafka://[a-zA-Z0-9._-]{1,249}"
 )
 
 

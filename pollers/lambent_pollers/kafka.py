@@ -96,7 +96,7 @@ class KafkaStream:
         return None if at is None or at.offset < 0 else (at.offset, at.metadata)
 
     def reader(self, group: str = "") -> KafkaReader:
-        election = GroupMember(self, self.url.options["group"] or f"lambent-{group}") if group else None
+        election = GroupMember(self, self.url.options["group"] or group) if group else None
         reader = KafkaReader(self, election, self._readers.discard)
         self._readers.add(reader)
         return reader

@@ -1,7 +1,7 @@
 """What a Kafka URL says, and the options of the client (aiokafka's) that come of it.
 
-Decides which options there are, and where secrets may stand. Leaves to `kafka.py`, `kafka_reader.py`, `kafka_group.py`
-and `kafka_producer.py` what is done with them.
+Decides which options there are, and where secrets may stand. Leaves to `kafka_secrets.py` what a secret has, to
+`kafka.py`, `kafka_reader.py`, `kafka_group.py` and `kafka_producer.py` what is done with them.
 
     kafka://[user:password@]HOST[:9092][,HOST…]/TOPIC[,TOPIC…]     one cluster; as a destination, one topic
 
@@ -14,6 +14,8 @@ After `?` may stand, joined by `&`:
     password_env=NAME         the environment variable that has the password, in place of the URL
     ca=FILE                   the certificate authorities that are believed (PEM); without, the system's
     certificate=FILE, key=FILE  our own certificate and its key (PEM)
+    secret=NAME               the file that has user and password, in place of the URL; `kafka_secrets.py` says where
+    ca_secret=NAME, certificate_secret=NAME  the same for the authorities, and for our own certificate
     timeout=5                 seconds for an answer
     session_timeout=10        seconds without a sign of life after which the group gives our partitions to others
     rebalance_timeout=30      seconds in which what is in flight may end when partitions are taken back
@@ -32,10 +34,12 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from tempfile import NamedTemporaryFile
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lambent.errors import InvalidParameterValue
+from lambent_pollers.kafka_secrets import read_secret
 
 TOPIC_NAME: Final = r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}"
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -50,6 +54,7 @@ _CHOICES: Final[Mapping[str, Sequence[str]]] = {
 _SECONDS: Final[Mapping[str, float]] = {"timeout": 5.0, "session_timeout": 10.0, "rebalance_timeout": 30.0}
 _TEXTS: Final[Mapping[str, str]] = {
     "group": "", "client_id": "lambent", "password_env": "", "ca": "", "certificate": "", "key": "",
+    "secret": "", "ca_secret": "", "certificate_secret": "",
 }  # fmt: skip
 
 
@@ -69,28 +74,43 @@ class KafkaUrl:
         return f"kafka://{user}{self.servers}/{','.join(self.topics)}"
 
     def client(self) -> dict[str, Any]:
-        """What every client of aiokafka's takes. Reads certificates; raises InvalidParameterValue if it can't."""
+        """What every client of aiokafka's takes. Reads certificates and secrets; raises InvalidParameterValue if it
+        can't."""
         options = self.options
-        tls = bool(options["security"] or options["ca"] or options["certificate"])
+        user, password = self._login()
+        tls = any(options[each] for each in ("security", "ca", "certificate", "ca_secret", "certificate_secret"))
         found: dict[str, Any] = {
             "bootstrap_servers": self.servers.split(","),
             "client_id": options["client_id"],
             "request_timeout_ms": int(self.seconds["timeout"] * 1e3),
-            "security_protocol": ("SASL_" if self.user else "") + ("SSL" if tls else "PLAINTEXT"),
+            "security_protocol": ("SASL_" if user else "") + ("SSL" if tls else "PLAINTEXT"),
         }
         if tls:
             found["ssl_context"] = self._tls()
-        if self.user:
+        if user:
             found["sasl_mechanism"] = options["sasl"] or "SCRAM-SHA-512"
-            found["sasl_plain_username"], found["sasl_plain_password"] = self.user, self.password
+            found["sasl_plain_username"], found["sasl_plain_password"] = user, password
         return found
+
+    def _login(self) -> tuple[str, str]:
+        if not self.options["secret"]:
+            return self.user, self.password
+        said = read_secret(self.options["secret"], "username", "password")
+        return said["username"], said["password"]
 
     def _tls(self) -> ssl.SSLContext:
         options = self.options
         try:
-            context = ssl.create_default_context(cafile=options["ca"] or None)
+            believed = read_secret(options["ca_secret"], "certificate")["certificate"] if options["ca_secret"] else None
+            context = ssl.create_default_context(cafile=options["ca"] or None, cadata=believed)
             if options["certificate"]:
                 context.load_cert_chain(options["certificate"], options["key"] or None)
+            if options["certificate_secret"]:
+                own = read_secret(options["certificate_secret"], "certificate", "privateKey")
+                with NamedTemporaryFile("w", suffix=".pem") as file:  # OpenSSL takes it from a file only
+                    file.write(f"{own['certificate']}\n{own['privateKey']}\n")
+                    file.flush()
+                    context.load_cert_chain(file.name, password=own.get("privateKeyPassword", ""))
         except (OSError, ValueError) as error:
             _refuse(str(self), f"its certificates can't be read: {error}")
         return context
@@ -126,8 +146,10 @@ def parse_kafka_url(url: str) -> KafkaUrl:
             _refuse(url, f"the environment variable {texts['password_env']} has no password")
     if bool(user) != bool(password):
         _refuse(url, "a user's name needs a password: write USER:PASSWORD@, or USER@ and password_env=NAME")
-    if options["sasl"] and not user:
-        _refuse(url, "sasl needs a user: write USER:PASSWORD@ before the hosts")
+    if texts["secret"] and user:
+        _refuse(url, "secret has user and password: leave them out before the hosts")
+    if options["sasl"] and not user and not texts["secret"]:
+        _refuse(url, "sasl needs a user: write USER:PASSWORD@ before the hosts, or secret=NAME")
     servers = ",".join(_address(url, host) for host in hosts.split(","))
     return KafkaUrl(servers, topics, {**options, **texts}, seconds, user, password)
 

@@ -36,7 +36,6 @@ KNOWN: Final[dict[str, str]] = {
     "TestLambdaEventSourceMappings::test_event_source_mapping_lifecycle": DYNAMODB,
     "TestLambdaEventSourceMappings::test_create_event_filter_criteria_validation": DYNAMODB,
     "TestDynamoDBEventSourceMapping::test_duplicate_event_source_mappings": DYNAMODB,
-    "TestLambdaEventSourceMappings::test_create_event_source_self_managed": "there are no Kafka sources yet",
 }
 
 

@@ -449,6 +449,28 @@ def no_queue(on: Ground, _: str) -> None:
     on.step("error", "create_event_source_mapping", FunctionName=on.name(), EventSourceArn=queue)
 
 
+@replays("TestLambdaEventSourceMappings::test_create_event_source_self_managed")
+def topics(on: Ground, _: str) -> None:
+    create, secret = "create_event_source_mapping", f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:login-AbCdEf"
+
+    def given(topic: str, *servers: str, **options: Any) -> dict[str, Any]:
+        endpoints = {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": list(servers)}}
+        return {"FunctionName": on.name(), "Topics": [topic], "SelfManagedEventSource": endpoints, **options}
+
+    access = {"SourceAccessConfigurations": [{"Type": "BASIC_AUTH", "URI": secret}]}
+    on.create()
+    on.step("missing-source-access-configuration", create, **given("topic", "kafka:1000"))
+    first = on.step("event-source-mapping-default", create, **given("topic", "kafka:1000", **access))
+    on.step("duplicate-source", create, **given("topic", "kafka:1000", **access))
+    second = on.step(
+        "event-source-mapping-values", create, BatchSize=1, StartingPosition="LATEST",
+        SelfManagedKafkaEventSourceConfig={"ConsumerGroupId": "random_id"}, **given("topic_2", "kafka:1000", **access),
+    )  # fmt: skip
+    on.step("multiple-duplicate-source", create, **given("topic", "kafka:1000", "kafka:2000", **access))
+    for each in (first, second):
+        on.call("delete_event_source_mapping", UUID=each["UUID"])
+
+
 CASES = cases(__name__, *AREAS[:-2])
 
 if CASES:

@@ -157,7 +157,7 @@ async def test_failures_named_by_partition_and_offset_are_isolated_and_go_to_a_t
         report_batch_item_failures=True,
         bisect_batch_on_function_error=True,
         maximum_retry_attempts=0,
-        on_failure=f"{source}.dead",
+        on_failure=f"kafka://{topic}.dead",
     )(take)
     async with kafka_topics.producer(kafka_process.address) as producer:
         for number in range(10):
@@ -257,8 +257,14 @@ def test_a_topic_that_a_mapping_reads_is_no_destination_of_it(topic: str) -> Non
         engine.on("kafka://a:1/x", name="f", on_failure="kafka://a:1/y,z")(print)
     with pytest.raises(InvalidParameterValue, match="a topic that the mapping reads"):
         engine.on("kafka://a/x", name="f", on_failure="kafka://a:9092/x")(print)
+    with pytest.raises(InvalidParameterValue, match="a topic that the mapping reads"):
+        engine.on("kafka://u:hush@a:1/x,y", name="f", on_failure="kafka://y")(print)
     with pytest.raises(InvalidParameterValue, match="a topic, with its cluster \\('kafka://HOST:PORT/TOPIC'\\)"):
-        engine.on("kafka://a:1/x", name="f", on_failure="kafka://y")(print)
+        engine.on("kafka://a:1/x", name="f", on_failure="kafka://y:1")(print)
+    with pytest.raises(InvalidParameterValue, match="names no cluster: write kafka://HOST:PORT/TOPIC"):
+        engine.on(engine.stream("s"), name="f", on_failure="kafka://y")(print)
+    with pytest.raises(InvalidParameterValue, match="names no cluster: write kafka://HOST:PORT/TOPIC"):
+        engine.function(name="g", on_success="kafka://y")(print)
     with pytest.raises(InvalidParameterValue, match="options in its URL"):
         engine.stream("kafka://a:1/x", shards=2)
 

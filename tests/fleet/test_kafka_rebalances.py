@@ -109,7 +109,7 @@ async def joins_and_leaves(address: str, topic: str, count: int, seed: int) -> N
         [mapping] = await client.list_mappings()
         books = await client.audit(mapping)
     assert books.total.fates == {("delivered", ""): sum(map(len, ledger.sent.values()))}
-    committed = await kafka_topics.committed(address, f"lambent-{mapping}")
+    committed = await kafka_topics.committed(address, mapping)
     assert {at.partition: each.offset for at, each in committed.items()} == {
         partition: len(sent) for partition, sent in ledger.sent.items()
     }

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from lambent.api import kafka_members
 from lambent.api.decisions import Answer
 from lambent.api.destinations import arn_of, known
 from lambent.api.functions import check_tags
@@ -47,10 +48,17 @@ _OPTIONS: Final = {
     "StartingPositionTimestamp": "starting_position_timestamp",
 }
 _OF_STREAMS: Final = set(StreamMapping.model_fields) - set(QueueMapping.model_fields)
+_BY_DEFAULT: Final[dict[str, Any]] = {
+    "BisectBatchOnFunctionError": False,
+    "DestinationConfig": {"OnFailure": {}},
+    "FunctionResponseTypes": [],
+    "MaximumBatchingWindowInSeconds": 0,
+    "MaximumRecordAgeInSeconds": -1,
+    "MaximumRetryAttempts": -1,
+    "ParallelizationFactor": 1,
+    "TumblingWindowInSeconds": 0,
+}
 _KEPT: Final = ("Tags", "KMSKeyArn", "MetricsConfig", "LoggingConfig", "ProvisionedPollerConfig")  # shown, no effect
-_OF_KAFKA: Final = (
-    "SelfManagedEventSource", "Topics", "SourceAccessConfigurations", "SelfManagedKafkaEventSourceConfig",
-)  # fmt: skip
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:lambda:([a-z0-9-]+):(\d{12}):event-source-mapping:([0-9a-f-]{36})")
 _MEMBERS: Final = {option: name for name, option in _OPTIONS.items()} | {
     "filters": "FilterCriteria",
@@ -69,13 +77,7 @@ def source_of(params: Mapping[str, Any], settings: EngineSettings) -> str:
     """The engine's source that is meant. Raises `Refusal`."""
     arn, own = params.get("EventSourceArn"), params.get("SelfManagedEventSource")
     if own is not None and arn is None:
-        if params.get("SourceAccessConfigurations") is None:
-            raise invalid("Required 'sourceAccessConfigurations' parameter is missing.")
-        servers = own.get("Endpoints", {}).get("KAFKA_BOOTSTRAP_SERVERS") or []
-        topics = params.get("Topics") or []
-        if not servers or not topics:
-            raise invalid("Unrecognized event source.")
-        return f"kafka://{','.join(servers)}/{topics[0]}"
+        return kafka_members.source_of(params)
     if arn is None or own is not None:
         raise invalid("Unrecognized event source.")
     found = known(arn, settings)
@@ -92,6 +94,8 @@ def source_of(params: Mapping[str, Any], settings: EngineSettings) -> str:
         raise invalid(f"Stream not found: {arn}")
     if service == "sqs":
         raise invalid(_NO_QUEUE)
+    if service == "kafka":
+        raise kafka_members.no_cluster(arn)
     raise invalid("Unrecognized event source.")
 
 
@@ -115,7 +119,8 @@ def options_of(asked: Asked, kind: str, before: Mapping[str, Any] | None = None)
     """The engine's options of these members; `before`: what the mapping has that they change. Raises `Refusal`."""
     options = _options(asked, kind)
     _check({**(before or {}), **options}, kind)
-    if before is None and kind == "stream" and "starting_position" not in options:
+    needed = kind == "stream" and asked.get("SelfManagedEventSource") is None
+    if before is None and needed and "starting_position" not in options:
         raise invalid(_NO_POSITION)
     return options
 
@@ -123,7 +128,7 @@ def options_of(asked: Asked, kind: str, before: Mapping[str, Any] | None = None)
 def kept_of(asked: Asked) -> dict[str, Any]:
     """What is kept of these members beside the engine's options. Raises `Refusal`."""
     check_tags(asked.get("Tags", {}))
-    names = _KEPT if asked.operation.startswith("Update") else (*_KEPT, *_OF_KAFKA)
+    names = _KEPT if asked.operation.startswith("Update") else (*_KEPT, *kafka_members.KEPT)
     kept = {name: asked.params[name] for name in names if asked.get(name) is not None}
     if asked.get("FunctionName") is not None:
         kept["FunctionArn"] = asked.reference.arn
@@ -154,7 +159,7 @@ def shown(stored: StoredMapping, settings: EngineSettings, state: str, result: s
     """EventSourceMappingConfiguration."""
     mapping, kept = stored.mapping, stored.api
     qualifier = None if mapping.qualifier == LATEST else mapping.qualifier
-    own = "SelfManagedEventSource" in kept
+    topic = kafka_members.is_topic(mapping)
     answer: Answer = {
         "UUID": stored.id,
         "BatchSize": mapping.batch_size,
@@ -162,39 +167,47 @@ def shown(stored: StoredMapping, settings: EngineSettings, state: str, result: s
         or function_arn(settings.region, settings.account_id, mapping.function, qualifier),
         "LastModified": kept.get("LastModified", 0.0),
         "State": state,
-        "StateTransitionReason": "User action" if mapping.kind == "stream" and not own else "USER_INITIATED",
+        "StateTransitionReason": "User action" if mapping.kind == "stream" and not topic else "USER_INITIATED",
     }
-    if own:
-        answer |= {name: kept[name] for name in ("SelfManagedEventSource", "Topics", "SourceAccessConfigurations")}
-        answer["SelfManagedKafkaEventSourceConfig"] = kept.get(
-            "SelfManagedKafkaEventSourceConfig", {"ConsumerGroupId": stored.id}
-        )
-    else:
+    if not topic:
         arn = f"arn:aws:lambda:{settings.region}:{settings.account_id}:event-source-mapping:{stored.id}"
         answer["EventSourceMappingArn"] = arn
         answer["EventSourceArn"] = arn_of(mapping.source, settings)
-        answer["FunctionResponseTypes"] = [REPORT] if mapping.report_batch_item_failures else []
-        answer["MaximumBatchingWindowInSeconds"] = math.ceil(mapping.maximum_batching_window_seconds)
+    answer |= _told(
+        {
+            "FunctionResponseTypes": [REPORT] if mapping.report_batch_item_failures else [],
+            "MaximumBatchingWindowInSeconds": math.ceil(mapping.maximum_batching_window_seconds),
+        },
+        topic,
+    )
     if mapping.filters:
         patterns = [each if isinstance(each, str) else json.dumps(each) for each in mapping.filters]
         answer["FilterCriteria"] = {"Filters": [{"Pattern": each} for each in patterns]}
     if isinstance(mapping, StreamMapping):
+        target = mapping.on_failure
         answer |= {"StartingPosition": mapping.starting_position, "LastProcessingResult": result}
         answer["StartingPositionTimestamp"] = mapping.starting_position_timestamp
-        if not own:
-            target = mapping.on_failure
-            answer |= {
+        answer |= kafka_members.shown(stored, mapping) if topic else {}
+        answer |= _told(
+            {
                 "BisectBatchOnFunctionError": mapping.bisect_batch_on_function_error,
                 "DestinationConfig": {"OnFailure": {"Destination": arn_of(target, settings)} if target else {}},
                 "MaximumRecordAgeInSeconds": mapping.maximum_record_age_seconds,
                 "MaximumRetryAttempts": mapping.maximum_retry_attempts,
                 "ParallelizationFactor": mapping.parallelization_factor,
                 "TumblingWindowInSeconds": mapping.tumbling_window_seconds,
-            }
+            },
+            topic,
+        )
     elif mapping.maximum_concurrency is not None:
         answer["ScalingConfig"] = {"MaximumConcurrency": mapping.maximum_concurrency}
     answer |= {name: kept[name] for name in _KEPT if name in kept and name != "Tags"}
     return answer
+
+
+def _told(members: Answer, topic: bool) -> Answer:
+    """Of a topic's mapping nothing is told that is as it is by default."""
+    return {name: each for name, each in members.items() if not topic or each != _BY_DEFAULT[name]}
 
 
 def _options(asked: Asked, kind: str) -> dict[str, object]:
@@ -221,7 +234,7 @@ def _options(asked: Asked, kind: str) -> dict[str, object]:
             raise invalid("Unsupported DestinationConfig parameter for given event source mapping type.")
         options["on_failure"] = None
         if target:
-            options["on_failure"] = known(target, asked.settings)
+            options["on_failure"] = target if target.startswith("kafka://") else known(target, asked.settings)
             if options["on_failure"] is None:
                 raise invalid(f"The destination ARN {target} is invalid.")
     if params.get("FunctionResponseTypes") is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lambent.api import kafka_members
 from lambent.api import mapping_members as members
 from lambent.api.decisions import Answer
 from lambent.api.destinations import arn_of
@@ -38,9 +39,11 @@ class MappingOperations:
         await self._check_function(asked)
         options = members.options_of(asked, await self._kind(source, asked))
         function = str(options.pop("function"))
-        # A new one begins anew, wherever one of the same source and function had got to before it was deleted; a source
-        # elsewhere knows itself where its readers are.
-        generation = 0 if "://" in source else int(asked.now * 1000)
+        if "://" in source:
+            kafka_members.check_duplicate(source, asked, (await self._control.list_mappings()).values())
+        # A new one begins anew, wherever one of the same source and function had got to before it was deleted; a group
+        # that was named knows itself where it is.
+        generation = int(asked.now * 1000) if kafka_members.begins_anew(asked.params) else 0
         with _in_members():
             stored = await self._control.create_mapping(source, function, options, members.kept_of(asked), generation)
         return members.shown(stored, asked.settings, "Creating" if stored.mapping.enabled else "Disabled")
@@ -53,6 +56,7 @@ class MappingOperations:
         stored = await self._stored(asked)
         if asked.get("FunctionName") is not None:
             await self._check_function(asked)
+        kafka_members.check_update(asked, stored)
         was = stored.mapping
         options = members.options_of(asked, was.kind, was.model_dump())
         with _in_members():
@@ -119,6 +123,8 @@ class MappingOperations:
         except ResourceNotFound:
             return "Deleting", NOTHING_PROCESSED
         shown = await self._engine.mapping_details(stored.id)
+        if trouble := shown.get("trouble"):
+            return state, f"PROBLEM: {trouble}"
         return state, str(shown.get("last_processing_result", NOTHING_PROCESSED))
 
     async def _check_function(self, asked: Asked) -> None:

@@ -119,9 +119,12 @@ class Supervisor:
         return state_of(wanted, running.stored if running is not None and running.loop is not None else None)
 
     def details(self, identity: str) -> dict[str, object]:
-        """What its loop shows; nothing if none runs here."""
+        """What its loop shows, and what ended it; nothing if none runs here."""
         running = self._running.get(identity)
-        return running.loop.state() if running is not None and running.loop is not None else {}
+        if running is None:
+            return {}
+        shown = running.loop.state() if running.loop is not None else {}
+        return {**shown, "trouble": running.trouble} if running.trouble else shown
 
     def lags(self) -> Mapping[str, float]:
         """How far shards are behind, by mapping and shard ('ID/SHARD'), where a loop knows."""

@@ -259,6 +259,15 @@ def same_topic(source: str, destination: str) -> bool:
     return bool(_hosts(read.netloc) & _hosts(put.netloc)) and put.path.strip("/") in read.path.strip("/").split(",")
 
 
+def destination(source: str, named: str) -> str:
+    """Where what fails of this source goes. 'kafka://TOPIC', as AWS writes it, is a topic of the cluster that is read,
+    and is reached as this is (Lambda developer guide, «Using a Kafka topic as an on-failure destination»)."""
+    read, put = urlsplit(source), urlsplit(named)
+    if (read.scheme, put.scheme, put.path) != ("kafka", "kafka", ""):
+        return named
+    return read._replace(path=f"/{put.netloc}").geturl()
+
+
 def _hosts(netloc: str) -> set[str]:
     hosts = netloc.rpartition("@")[2].split(",")
     return {host if host.rpartition(":")[2].isdecimal() else f"{host}:{USUAL_PORT}" for host in hosts}
