@@ -37,13 +37,12 @@ def _destination(value: object) -> object:
 
 
 _DESTINATIONS: Final = (
-    r"(queue|stream|function):[a-zA-Z0-9-_.]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://[^\s/]+/[^\s/?#,]+(\?\S*)?"
-    r"|kafka://[a-zA-Z0-9._-]{1,249}"
+    r"(queue|stream|function):[\w.-]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://([\w.-]+|[^\s/]+/[^\s/?#,]+(\?\S*)?)"
 )
 
 
 def _known_scheme(value: str) -> str:
-    if not re.fullmatch(_DESTINATIONS, value):
+    if not re.fullmatch(_DESTINATIONS, value, re.ASCII):
         raise ValueError(
             "a destination is a queue, stream or function of this engine (an object, or 'queue:NAME', 'stream:NAME', "
             "'function:NAME'), a JSON-lines file ('file:///PATH'), an HTTP endpoint ('https://…') or a topic, "
