@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lambent import Engine
-from lambent.runtimes import launching
+from lambent.runtimes import cgroups, launching
 from lambent.runtimes.launching import UNPRIVILEGED, isolation
 from tests.environments.conftest import PYTHON
 
@@ -135,7 +135,7 @@ async def test_without_mounts_tmpdir_and_search_paths_name_what_is_an_environmen
         assert Path(found["file"]).exists()
         assert found["module"] == "layer"
         (finding,) = [each for each in engine.health().findings if each.subject == "environments"]
-        assert list(finding.sentences) == list(isolation().gaps)
+        assert list(finding.sentences) == [*isolation().gaps, *cgroups.gaps()]
         assert not finding.red
     assert not Path(found["file"]).exists()
 

@@ -162,6 +162,7 @@ WRONG = {
     "a comment that is longer": zipped(file("a"), comment=b"c") + b"d",
     "a comment that is shorter": zipped(file("a"), comment=b"cc")[:-1],
     "a name that is no UTF-8": zipped(file(b"\xff\xfe")),
+    "a format of the future": zipped(file("a")).replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x40"),
     "the quoted overlap of CVE-2024-0450": quoted_overlap(),
 }
 

@@ -24,7 +24,7 @@ from lambent.logs import InvocationLog, LogStream
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.payload import encode_event
 from lambent.ports import CodePlaces, Respond, World
-from lambent.runtimes import error_documents, kinship
+from lambent.runtimes import cgroups, error_documents, kinship
 from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.launching import CannotBegin, Identity, launch
 from lambent.runtimes.process import Process
@@ -146,6 +146,7 @@ class Environment:
         self._launcher = launcher
         self._api = RuntimeApi(self)
         self._code: CodePlaces | None = None
+        self._group: cgroups.Group | None = None
         self._process: Process | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._began = 0.0
@@ -163,6 +164,8 @@ class Environment:
         """Make its places, and begin. Raises OSError."""
         self._code = code
         await self._loop.run_in_executor(None, _make, self._temporary)
+        if (ground := cgroups.ground()) is not None:
+            self._group = cgroups.Group(ground, self.function.memory_size_mb * MEGABYTE)
         await self._api.open()
         self.begin()
 
@@ -174,7 +177,7 @@ class Environment:
         self._began = self._monotonic()
         assert self.function.environment is not None
         self._log.init_start(self.function.environment.runtime, self._kind)
-        self._process = Process(self._launcher, self._heard, self._ended)
+        self._process = Process(self._launcher, self._heard, self._ended, self._group)
         if self.work is None:
             seconds = INIT_SECONDS
             if self.identity.provisioned:
@@ -225,6 +228,13 @@ class Environment:
         self.memory_bytes = max(self.memory_bytes, now)
         return now
 
+    def exceeds_memory(self) -> bool:
+        """Does it use more than it has, or did the kernel end a part of it for that?"""
+        used = self.measure()
+        if self._group is not None and self._group.made:
+            return self._group.killed()
+        return used > self.function.memory_size_mb * MEGABYTE
+
     @property
     def _kind(self) -> str:
         return "provisioned-concurrency" if self.identity.provisioned else "on-demand"
@@ -248,6 +258,8 @@ class Environment:
             await asyncio.wait({self._over})
         await self._api.close()
         await self._loop.run_in_executor(None, _remove, self._folder)
+        if self._group is not None:
+            self._group.remove()
 
     # --- what its runtime says (runtime_api.Owner) -------------------------------------------------------------------
 
@@ -358,6 +370,8 @@ class Environment:
         self._process = None
         self._set_timer(0, None)
         never_began = not self._initialized
+        if self._group is not None and self._group.killed() and self.work is not None:
+            self._why = self._why or OUT_OF_MEMORY
         if self.work is not None:
             request_id = self.work.invocation.request_id
             if self._why == OUT_OF_MEMORY:

@@ -71,16 +71,22 @@ def kill(first: int, marker: bytes) -> None:
 
 def resident_bytes(first: int) -> int:
     """What the first process and its descendants hold in memory; pages that several share count for each of them."""
-    pages, waiting = 0, [first]
+    pages = 0
+    for pid in family(first):
+        with suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/statm", "rb") as file:
+            pages += int(file.read().split()[1])
+    return pages * _PAGE
+
+
+def family(first: int) -> Iterator[int]:
+    """The first process and its living descendants, each before its children are looked for."""
+    waiting = [first]
     while waiting:
-        pid = waiting.pop()
-        with suppress(OSError, IndexError, ValueError):
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                pages += int(file.read().split()[1])
+        yield (pid := waiting.pop())
+        with suppress(OSError, ValueError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                     waiting += map(int, file.read().split())
-    return pages * _PAGE
 
 
 def holds(first: int, marker: bytes, peer: tuple[str, int], port: int) -> bool:

@@ -16,6 +16,7 @@ from typing import Final
 
 from lambent.runtimes import kinship
 from lambent.runtimes.beginning import Child, Launcher, unwanted
+from lambent.runtimes.cgroups import Group
 from lambent.runtimes.launching import Launch
 
 READ_BYTES: Final = 65_536
@@ -29,8 +30,15 @@ class Process:
     """`heard(stream, data)` is called with what it prints, on 1 or 2; `ended(returncode)` once, when it has ended and
     nothing of it is left (negative: the signal)."""
 
-    def __init__(self, launcher: Launcher, heard: Callable[[int, bytes], None], ended: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        heard: Callable[[int, bytes], None],
+        ended: Callable[[int], None],
+        group: Group | None = None,
+    ) -> None:
         self._launcher = launcher
+        self._group = group
         self.pid = 0
         self.marker = b""
         self._heard = heard
@@ -40,6 +48,7 @@ class Process:
         self._pipes: dict[int, int] = {}  # descriptor: stream
         self._pidfd = -1
         self._ending: asyncio.Task[None] | None = None
+        self._taken: asyncio.Future[None] | None = None
 
     async def begin(self, launch: Launch) -> None:
         """Raises OSError: it cannot be started."""
@@ -72,6 +81,8 @@ class Process:
         self._loop.add_reader(self._pidfd, self._exited)
         for reader in readers:
             self._loop.add_reader(reader, self._read, reader)
+        if self._group is not None:
+            self._taken = self._loop.run_in_executor(None, self._group.take, self.pid)
 
     def kill(self) -> None:
         """End it now, with all that belongs to it."""
@@ -123,11 +134,18 @@ class Process:
     async def _end(self) -> None:
         """What it left behind ends, too. It is collected after that: until then nobody else gets its number."""
         assert self._process is not None
-        await self._loop.run_in_executor(None, kinship.kill, self.pid, self.marker)
+        if self._taken is not None:
+            await self._taken
+        await self._loop.run_in_executor(None, self._kill_all)
         returncode = self._process.wait()
         self.read_all()
         self._close_pipes()
         self._ended(returncode)
+
+    def _kill_all(self) -> None:
+        kinship.kill(self.pid, self.marker)
+        if self._group is not None:
+            self._group.kill()
 
     def _close_pipes(self) -> None:
         for reader in self._pipes:

@@ -20,6 +20,7 @@ from typing import Final, assert_never
 from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import Failed, Function, Invocation, Outcome, Unavailable
 from lambent.ports import Call, CodePlaces, Respond, RuntimeSurroundings
+from lambent.runtimes import cgroups
 from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.environments import OUT_OF_MEMORY, STOPPED, Environment, Work, stored_bytes
 from lambent.runtimes.fetching import fetch
@@ -57,7 +58,7 @@ class Processes:
         self._busy: set[Environment] = set()  # also those that begin
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder: Path | None = None
-        self._cautions = [*isolation().gaps]
+        self._cautions = [*isolation().gaps, *cgroups.gaps()]
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._ticks = 0
@@ -294,10 +295,9 @@ class Processes:
         self._timer, self._timer_at = None, inf
         self._ticks += 1
         for environment in list(self._busy):
-            limit = environment.function.memory_size_mb * 1024 * 1024
             if self._ticks % STORAGE_TICKS == 0:
                 self._keep(self._measure_storage(environment), f"environment {environment.number}: measure")
-            if environment.measure() > limit:
+            if environment.exceeds_memory():
                 environment.kill(OUT_OF_MEMORY)
                 self._log("warning", "an environment used more memory than it has", function=environment.function.name)
         self._perform(self._fleet.tick(self._monotonic()))

@@ -31,6 +31,8 @@ MAXIMUM_PART_BYTES: Final = 255
 MAXIMUM_DEPTH: Final = 64
 CHUNK_BYTES: Final = 256 * 1024
 
+MAXIMUM_VERSION: Final = 63
+"""Of the format, 6.3: what a newer one needs nobody who unpacks promises to have."""
 STORED: Final = 0
 DEFLATED: Final = 8
 _END: Final = struct.Struct("<4s4H2LH")  # end of central directory
@@ -193,6 +195,8 @@ def _entry(data: bytes, fields: tuple[object, ...], raw: bytes, end: int) -> tup
     name, folder = _name(raw, flags)
     if flags & (_ENCRYPTED | _PATCHED):
         raise refused(f"{shown(name)} is encrypted")
+    if (needed := _number(fields[3])) > MAXIMUM_VERSION:
+        raise refused(f"{shown(name)} needs version {needed / 10} of the zip format; {MAXIMUM_VERSION / 10} is known")
     if method not in (STORED, DEFLATED):
         raise refused(f"{shown(name)} is compressed by method {method}; deflate (8) and none (0) are known")
     if _LONG in (packed, size, begin) or disk:

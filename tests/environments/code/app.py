@@ -196,3 +196,36 @@ def do_port(event, context):
 
 def do_json(event, context):
     return json.loads(event["text"])
+
+
+def do_allocating_child(event, context):
+    subprocess.run([sys.executable, "-c", "import time; x = b'x' * (400 << 20); time.sleep(20)"], check=False)
+    select.select([], [], [], 20)
+
+
+def do_forks(event, context):
+    children = []
+    try:
+        while len(children) < event["times"]:
+            if (pid := os.fork()) == 0:
+                select.select([], [], [], 20)
+                os._exit(0)
+            children.append(pid)
+    except OSError:
+        pass
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return len(children)
+
+
+def do_nameless_daemon(event, context):
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setsid()
+        if (daemon := os.fork()) == 0:
+            os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(20)"], {})
+        os.write(writer, str(daemon).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return int(os.read(reader, 20))
