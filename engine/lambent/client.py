@@ -127,6 +127,7 @@ class Client:
             timeout_seconds=called.timeout_seconds,
             tail=log_type == "Tail",
             client_context=client_context,
+            qualifier=qualifier,
         )
 
     async def invoke_async(

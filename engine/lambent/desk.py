@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from lambent import errors
 from lambent.calls import InvokeResponse
-from lambent.errors import EngineStopped, LambentError, StoreUnavailable, TooManyRequests
+from lambent.errors import EngineStopped, LambentError, NotHosted, StoreUnavailable, TooManyRequests
 from lambent.polling.supervisor import end
 from lambent.ports import Clock, Connection, Document, Documents, World
 from lambent.semantics.health import NOBODY, Health, together
@@ -145,6 +145,7 @@ class Desk:
                 request["payload"].encode(),
                 log_type="Tail" if request["tail"] else "None",
                 client_context=request["client_context"],
+                qualifier=request.get("qualifier"),
             )
         except LambentError as error:
             return _refusal(error)
@@ -164,25 +165,34 @@ async def ask(
     timeout_seconds: float,
     tail: bool = False,
     client_context: Mapping[str, object] | None = None,
+    qualifier: str | None = None,
+    asking: int = 0,
 ) -> InvokeResponse:
     """Have an engine that hosts the function invoke it; `name` is the request's, made anew for each. `timeout_seconds`
-    is the function's time limit.
+    is the function's time limit; `asking` is 1 if who asks is itself an engine, which does not host it.
 
-    Raises what the engine's `invoke_response` raised, StoreUnavailable, and EngineStopped if no engine is alive, none
-    hosts the function, or the one that took the request did not answer."""
+    Raises what the engine's `invoke_response` raised, StoreUnavailable, NotHosted if no engine is alive or none hosts
+    the function, and EngineStopped if the one that took the request did not answer."""
     documents = connection.documents
-    if not await connection.engines():
-        raise EngineStopped(NOBODY)
-    request = {"function": function, "payload": payload.decode(), "tail": tail, "client_context": client_context}
+    nobody = NotHosted(NOT_HOSTED.format(function) if asking else NOBODY)
+    if await connection.engines() <= asking:
+        raise nobody
+    request = {
+        "function": function,
+        "payload": payload.decode(),
+        "tail": tail,
+        "client_context": client_context,
+        "qualifier": qualifier,
+    }
     began = clock.monotonic()
     answering = asyncio.create_task(_answered(documents, name), name=f"ask: {name}")
     try:
         await documents.put(REQUEST, name, json.dumps(request), expires_in_seconds=TAKEN_SECONDS + GRACE_SECONDS)
         while not (await asyncio.wait({answering}, timeout=LOOK_SECONDS))[0]:
             waited = clock.monotonic() - began
-            alive = await connection.engines()
+            alive = await connection.engines() > asking
             if (waited > TAKEN_SECONDS or not alive) and await documents.delete(REQUEST, name):
-                raise EngineStopped(NOT_HOSTED.format(function) if alive else NOBODY)
+                raise NotHosted(NOT_HOSTED.format(function)) if alive else nobody
             if not alive or waited > TAKEN_SECONDS + timeout_seconds + GRACE_SECONDS:
                 break
         answer = await documents.get(ANSWER, name)

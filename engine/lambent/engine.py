@@ -184,6 +184,10 @@ class Engine(Declarations):
             await self._life.more_permits()
         return begin(self._invoker, invocation, self._error)
 
+    async def invoke_elsewhere(self, function: Function, payload: bytes, **options: Any) -> InvokeResponse:
+        """Have another engine of the store call a function that this one does not host: see `Life.ask`."""
+        return await self._living().ask(function, payload, **options)
+
     async def invoke_async(
         self,
         function: Callable[..., object] | str,

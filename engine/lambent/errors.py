@@ -15,6 +15,7 @@ __all__ = [
     "InvalidRequestContent",
     "LambentError",
     "LimitExceeded",
+    "NotHosted",
     "RecursiveInvocation",
     "RequestTooLarge",
     "ResourceConflict",
@@ -100,6 +101,13 @@ class EngineStopped(LambentError):
 
     aws_name = "ServiceException"
     status = 503
+
+
+class NotHosted(EngineStopped):
+    """No engine that is alive has the function's code."""
+
+    aws_name = "ResourceNotReadyException"
+    status = 502
 
 
 class StoreUnavailable(LambentError):

@@ -12,18 +12,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from lambent.arns import without_password
-from lambent.calls import InvokeResponse
+from lambent.calls import InvokeResponse, payload_bytes
 from lambent.code_supply import CodeSupply, Needed
 from lambent.control import Control
-from lambent.desk import REQUEST, SNAPSHOT, Desk
+from lambent.desk import REQUEST, SNAPSHOT, Desk, ask
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
 from lambent.logs import Logs
-from lambent.model import Backlog, Delivery, Depth, Function, Message, QueueMapping
+from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES, Backlog, Delivery, Depth, Function, Message, QueueMapping
 from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.permits import Permits, SharingInvoker
@@ -256,6 +256,15 @@ class Life:
             return False
         await self._permits.renew()
         return True
+
+    async def ask(self, function: Function, payload: bytes, **options: Any) -> InvokeResponse:
+        """Have another engine invoke it, with the options of `desk.ask`. Raises as that, and for what is no payload."""
+        body = payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES)
+        limits = [function.timeout_seconds, *(each.timeout_seconds or 0 for each in function.versions.values())]
+        name, clock = self._world.new_id(), self._world.clock
+        return await ask(
+            self.connection, name, clock, function.name, body, timeout_seconds=max(limits), asking=1, **options
+        )
 
     async def mapping_state(self, identity: str) -> MappingState:
         """In which state a mapping is, as this engine sees it. Raises ResourceNotFound."""

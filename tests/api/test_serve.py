@@ -97,7 +97,8 @@ def test_what_is_created_on_one_server_is_invoked_on_another(tmp_path: Path, red
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     store = ("--store", redis_url)
-    with serving(tmp_path / "one", *store) as (_, url), serving(tmp_path / "other", *store) as (_, elsewhere):
+    (tmp_path / "one" / "app.py").write_text(APP)
+    with serving(tmp_path / "one", "app.py", *store) as (_, url), serving(tmp_path / "other", *store) as (_, elsewhere):
         one, other = client(url), client(elsewhere)
         code = {"ZipFile": zipped()}
         one.create_function(FunctionName="made", Runtime=PYTHON, Handler="handler.handler", Role=ROLE, Code=code)
@@ -106,6 +107,7 @@ def test_what_is_created_on_one_server_is_invoked_on_another(tmp_path: Path, red
         location = other.get_function(FunctionName="made")["Code"]["Location"]
         assert location.startswith(elsewhere)
         assert urlopen(location, timeout=10).read() == zipped()
+        assert invoked(other, FunctionName="echo", Payload=b'"carried"') == "carried", "a callable of the other's code"
         other.delete_function(FunctionName="made")
         with pytest.raises(ClientError, match="ResourceNotFoundException"):
             one.get_function(FunctionName="made")

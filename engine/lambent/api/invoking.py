@@ -19,10 +19,12 @@ from lambent.api.names import Reference, reference
 from lambent.api.operations import Operations
 from lambent.api.refusals import Refusal, constrained, not_found, not_here
 from lambent.api.shapes import Operation, Wire
+from lambent.calls import InvokeResponse
 from lambent.engine import Engine
 from lambent.errors import FunctionError, LambentError, ResourceNotFound
 from lambent.payload import encode_result
 from lambent.response_stream import ResponseStream
+from lambent.semantics.routing import known
 
 MAXIMUM_CONTEXT_BYTES: Final = 3583  # Lambda API reference: Invoke, X-Amz-Client-Context
 MAXIMUM_CHUNK_BYTES: Final = 4 * 1024 * 1024  # of one event of a stream; clients take 16 MB
@@ -79,7 +81,9 @@ class Invoking:
                 name, body, log_type=log_type, dry_run=kind == "DryRun", client_context=context, qualifier=qualifier
             )
         except ResourceNotFound:
-            raise not_found(f"Function not found: {meant.qualified_arn}") from None
+            response = await self._elsewhere(meant, body, kind == "DryRun", log_type, context)
+            if operation.name == "InvokeWithResponseStream" and kind != "DryRun":
+                return response.request_id, _streamed(_Whole(response), log_type)
         if response.status_code == 204:
             return response.request_id, (204, [], b"")
         more = [_JSON, (b"x-amz-executed-version", (response.executed_version or "").encode())]
@@ -89,28 +93,59 @@ class Invoking:
             more.append((b"x-amz-log-result", base64.b64encode(response.log_tail.encode())))
         return response.request_id, (200, more, response.payload)
 
+    async def _elsewhere(
+        self, meant: Reference, body: bytes, dry_run: bool, log_type: str, context: Mapping[str, object] | None
+    ) -> InvokeResponse:
+        """Another engine of the store may have the function's code. Raises LambentError."""
+        try:
+            function = await self._engine.get_function(meant.name)
+            if not known(function, meant.qualifier):
+                raise ResourceNotFound(meant.name)
+            if dry_run:
+                return InvokeResponse(204, self._engine.new_id())
+            return await self._engine.invoke_elsewhere(
+                function, body, tail=log_type == "Tail", client_context=context, qualifier=meant.qualifier
+            )
+        except ResourceNotFound:
+            raise not_found(f"Function not found: {meant.qualified_arn}") from None
+
     def _meant(self, operation: str, label: str, qualifier: str | None, kind: str, log_type: str) -> Reference:
         key = (operation, label, qualifier, kind, log_type)
-        known = self._known.get(key)
-        if known is None:
+        reached = self._known.get(key)
+        if reached is None:
             given = {"FunctionName": label, "InvocationType": kind, "LogType": log_type}
             if qualifier is not None:
                 given["Qualifier"] = qualifier
             if wrong := problems(self._wire.operations[operation].input, given):
                 raise constrained(wrong)
-            known = reference(label, qualifier, self._engine.settings)
+            reached = reference(label, qualifier, self._engine.settings)
             if len(self._known) >= MAXIMUM_KNOWN:
                 self._known.clear()
-            self._known[key] = known
-        return known
+            self._known[key] = reached
+        return reached
 
 
-def _streamed(stream: ResponseStream, log_type: str) -> Reply:
+class _Whole:
+    """An answer that came at once, as a stream of one piece."""
+
+    def __init__(self, response: InvokeResponse) -> None:
+        self._response = response
+        self.executed_version = response.executed_version or ""
+        self.log_tail = response.log_tail
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        response = self._response
+        if response.function_error is not None:
+            raise FunctionError(json.loads(response.payload), response.request_id)
+        yield response.payload
+
+
+def _streamed(stream: ResponseStream | _Whole, log_type: str) -> Reply:
     version = (b"x-amz-executed-version", stream.executed_version.encode())
     return 200, [(b"content-type", event_stream.CONTENT_TYPE), version], _events(stream, log_type)
 
 
-async def _events(stream: ResponseStream, log_type: str) -> AsyncIterator[bytes]:
+async def _events(stream: ResponseStream | _Whole, log_type: str) -> AsyncIterator[bytes]:
     """The answer as it comes, and how it ended. Read to the end even if nobody takes it any more: as on AWS, a function
     whose caller hung up runs on."""
     ended: dict[str, str] = {}
