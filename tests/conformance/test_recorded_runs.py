@@ -34,6 +34,7 @@ from tests.conformance.api_cases import (
     replays,
     settle,
 )
+from tests.conformance.recorded import received
 from tests.environments.test_recorded_environments import introspection, variables
 from tests.servers import node
 from tests.servers.s3 import BUCKET, s3
@@ -219,6 +220,95 @@ def handler_error(on: Ground, _: str) -> None:
 def encoding_error(on: Ground, parameter: str) -> None:
     (step,) = on.case.content
     call(on, step, ECHO, parameter.partition("-")[2].encode("latin-1").decode("unicode-escape").encode("latin-1"))
+
+
+# --------------------------------------------------------------------------- 02: events and where their results go
+
+RESULTS = f"arn:aws:sqs:{REGION}:{ACCOUNT}:results"
+FAILS = """
+import logging
+
+logging.getLogger().setLevel(logging.INFO)
+
+def handler(event, context):
+    print("Lambda log message - print function")
+    logging.getLogger().info("Lambda log message - logging module")
+    if event.get("raise_error") or event.get("message"):
+        raise Exception("{words}")
+    names = (
+        "invoked_function_arn", "function_version", "function_name", "memory_limit_in_mb", "aws_request_id",
+        "log_group_name", "log_stream_name", "client_context",
+    )
+    return {"event": event, "context": {name: getattr(context, name) for name in names}}
+"""
+
+
+def results(on: Ground) -> list[dict[str, Any]]:
+    """The first message of the queue of results, as SQS's ReceiveMessage would show it."""
+
+    async def taken() -> list[dict[str, Any]]:
+        queue = on.server.engine.queue("results")
+        (message,) = await queue.receive(1, wait_seconds=20)
+        await queue.delete([message])
+        shown: dict[str, Any] = {"MessageId": message.id, "Body": json.loads(message.body)}
+        if message.attributes:
+            shown["MessageAttributes"] = {
+                name: {"DataType": each.data_type, "StringValue": each.value}
+                for name, each in sorted(message.attributes.items())
+            }
+        return [shown]
+
+    return on.server.run(taken)
+
+
+@replays(
+    "TestLambdaDestinationSqs::test_assess_lambda_destination_invocation",
+    "TestLambdaDestinationSqs::test_lambda_destination_default_retries",
+    "TestLambdaDestinationSqs::test_retries",
+)
+def destination(on: Ground, _: str) -> None:
+    recorded = received(on.case.content.get("queue_destination_payload") or on.case["receive_message_result"])
+    body = recorded[0]["Body"]
+    words = body["responsePayload"].get("errorMessage", "Test exception (this is intentional)")
+    create(on, FAILS.replace("{words}", words), MemorySize=128)
+    sides = {side: {"Destination": RESULTS} for side in ("OnSuccess", "OnFailure")}
+    limits = {"MaximumRetryAttempts": 0} if "test_assess" in on.case.identity else {}
+    put = "put_function_event_invoke_config"
+    on.step(put, put, FunctionName=on.name(), DestinationConfig=sides, **limits)
+    event = json.dumps(body["requestPayload"]).encode()
+    on.call("invoke", FunctionName=on.name(), InvocationType="Event", Payload=event)
+    done = {"ResponseMetadata": {"HTTPStatusCode": 200}}
+    on.pairs.append(({"Messages": recorded, **done}, {"Messages": results(on), **done}))
+
+
+@replays("TestLambdaDLQ::test_dead_letter_queue")
+def dead_letter_queue(on: Ground, _: str) -> None:
+    name, text = on.name(), FAILS.replace("{words}", "Test exception (this is intentional)")
+    target = {"TargetArn": RESULTS}
+    here(on)
+    on.create("create_lambda_with_dlq", Code={"ZipFile": zipped(text)}, DeadLetterConfig=target)
+    event = b'{"raise_error": 1}'
+    on.call("invoke", FunctionName=name, InvocationType="Event", Payload=event)
+    done = {"ResponseMetadata": {"HTTPStatusCode": 200}}
+    on.pairs.append(({"Messages": received(on.case["receive_result"]), **done}, {"Messages": results(on), **done}))
+    on.step("delete_dlq", "update_function_configuration", FunctionName=name, DeadLetterConfig={})
+    settle()
+    answer = on.call("invoke", FunctionName=name, Payload=event, LogType="Tail")
+    tail = base64.b64decode(answer.pop("LogResult")).decode().splitlines()
+    del on.case["invoke_result"]["LogResult"]
+    on.pairs.append((on.case["invoke_result"], answer))
+    lines = on.case["log_result"]["result"]
+    on.pairs.append(({"result": lines, **done}, {"result": tail[: len(lines)], **done}))
+
+
+@replays("TestLambdaConcurrency::test_reserved_concurrency_async_queue")
+def too_many(on: Ground, _: str) -> None:
+    create(on, "import time\n\ndef handler(event, context):\n    time.sleep(event)\n")
+    on.step("put_fn_concurrency", "put_function_concurrency", FunctionName=on.name(), ReservedConcurrentExecutions=1)
+    on.call("invoke", FunctionName=on.name(), InvocationType="Event", Payload=b"3")
+    while "Error" not in (answer := on.call("invoke", FunctionName=on.name(), Payload=b"0")):
+        pass
+    on.pairs.append((on.case["too_many_requests_exc"], answer))
 
 
 # --------------------------------------------------------------------------- 04, 05: concurrency, versions
@@ -411,7 +501,10 @@ if CASES:
 
     @pytest.fixture(scope="module")
     def server() -> Iterator[Server]:
-        engine = Engine(account_id=ACCOUNT, state_change_seconds=PENDING_SECONDS, clock=CLOCK)
+        engine = Engine(
+            account_id=ACCOUNT, state_change_seconds=PENDING_SECONDS, clock=CLOCK, delay_scale=0.001, watchdog_seconds=0
+        )
+        engine.queue("results")
         with s3(), pytest.MonkeyPatch.context() as patch, served(engine) as running:
             patch.setenv("PATH", str(node.client().parent), prepend=os.pathsep)
             yield running

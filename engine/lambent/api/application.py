@@ -126,7 +126,6 @@ class Application:
         headers = [(b"x-amzn-errortype", name.encode()), _JSON]
         if isinstance(error, TooManyRequests):
             document["Reason"] = error.reason
-            headers.append((b"retry-after", b"1"))
         if getattr(error, "typed", True) and not isinstance(error, RequestTooLarge):
             document["Type"] = "User" if status < 500 else "Service"
         document[called] = error.message or None
