@@ -40,7 +40,7 @@ class KafkaProducer:
 
     async def put_many(self, puts: Sequence[Put]) -> Sequence[str]:
         """Raises RequestTooLarge, StoreUnavailable; then some may be stored."""
-        return await self.send_many([(put.key.encode() or None, put.data, _hops(put.hops)) for put in puts])
+        return await self.send_many([_put(each) for each in puts])
 
     async def send_many(self, records: Sequence[_Record]) -> Sequence[str]:
         for record in records:
@@ -117,6 +117,13 @@ class KafkaDestination:
         """Raises LambentError, which says whether it may be tried again."""
         await self._producer.send_many(records)
         return Delivered()
+
+
+def _put(put: Put) -> _Record:
+    if isinstance(put, kafka.KafkaPut):
+        value = None if put.valueless and not put.data else put.data
+        return put.raw_key, value, [*put.headers, *_hops(put.hops)]
+    return put.key.encode() or None, put.data, _hops(put.hops)
 
 
 def _as_it_was(record: Record, about: bytes, hops: int) -> _Record:

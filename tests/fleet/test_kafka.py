@@ -208,7 +208,10 @@ async def test_a_queue_hears_of_what_failed_in_kafka_as_aws_tells_it(kafka_proce
     assert json.loads(told["payload"])["records"][f"{topic}-0"][0]["value"] == "eA=="
 
 
-async def test_a_dead_letter_goes_back_into_its_topic(kafka_process: KafkaProcess, topic: str) -> None:
+@pytest.mark.parametrize(("value", "shown"), [(b"x\xff", "eP8="), (None, None)])
+async def test_a_dead_letter_goes_back_into_its_topic_as_it_was(
+    kafka_process: KafkaProcess, topic: str, value: bytes | None, shown: str | None
+) -> None:
     await kafka_topics.create(kafka_process.address, topic)
     store, again = MemoryStore(), asyncio.Event()
     engine, calls = Engine(store=store), list[Any]()
@@ -216,20 +219,20 @@ async def test_a_dead_letter_goes_back_into_its_topic(kafka_process: KafkaProces
 
     @engine.on(f"kafka://{kafka_process.address}/{topic}", name="fail", maximum_retry_attempts=0, on_failure=dead)
     async def fail(event: dict[str, Any], context: object) -> None:
-        calls.append([(each["key"], each["value"]) for each in event["records"][f"{topic}-0"]])
+        calls.append([(each["key"], each.get("value"), each["headers"]) for each in event["records"][f"{topic}-0"]])
         if len(calls) == 1:
             raise ValueError("no")
         again.set()
 
     async with kafka_topics.producer(kafka_process.address) as producer:
-        await producer.send_and_wait(topic, b"x\xff", key=b"k")
+        await producer.send_and_wait(topic, value, key=b"k\xff", headers=[("trace", b"t")])
     async with engine, Client(store) as client, asyncio.timeout(20):
         while not (chosen := [(each.queue, each.message.id) async for each in client.dead_letters.letters()]):
             await asyncio.sleep(0)
         assert [each.failure async for each in client.dead_letters.redrive(chosen)] == [""]
         assert [each async for each in client.dead_letters.letters()] == []
         await again.wait()
-    assert calls == [[("aw==", "eP8=")]] * 2
+    assert calls == [[("a/8=", shown, [{"trace": [116]}])]] * 2
 
 
 async def test_results_of_events_go_to_a_topic(kafka_process: KafkaProcess, topic: str) -> None:

@@ -179,12 +179,12 @@ async def test_answers_that_come_late_or_never_change_nothing(kafka_process: Kaf
     await kafka_topics.create(address, topic)
     proxy = Proxy(kafka_process.ports["PROXIED"])
     async with proxy.running(kafka_process.proxy_port):
-        made = engine(f"kafka://127.0.0.1:{proxy.port}/{topic}?{OPTIONS}&timeout=1", seen)
-        stream = made.stream(f"kafka://127.0.0.1:{proxy.port}/{topic}?timeout=1")
+        made = engine(f"kafka://127.0.0.1:{proxy.port}/{topic}?{OPTIONS}&timeout=0.6", seen)
+        stream = made.stream(f"kafka://127.0.0.1:{proxy.port}/{topic}?timeout=0.6")
         async with made:
             for number in range(20):
                 if number == 10:
-                    proxy.delay_seconds = 1.2  # more than a request waits, twice that is more than a put does
+                    proxy.delay_seconds = 0.7  # more than a request waits, twice that is more than a put does
                 elif number < 5:
                     proxy.cut_next("answer", 0)
                 with suppress(StoreUnavailable):

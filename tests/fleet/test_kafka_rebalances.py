@@ -17,6 +17,7 @@ import pytest
 
 from lambent import Client, Engine
 from lambent.stores.memory import MemoryStore
+from lambent_pollers import kafka_group
 from tests.servers import kafka_topics
 from tests.servers.kafka import KafkaProcess
 
@@ -195,8 +196,9 @@ async def test_a_handler_that_outlasts_the_rebalance_keeps_what_it_has_and_runs_
 
 
 async def test_partitions_that_are_added_are_read_from_their_first_record(
-    kafka_process: KafkaProcess, topic: str
+    kafka_process: KafkaProcess, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kafka_group, "METADATA_SECONDS", 0.3)
     address, ledger = kafka_process.address, Ledger()
     await kafka_topics.create(address, topic)
     made = engine(MemoryStore(), f"kafka://{address}/{topic}?{OPTIONS}", "e", ledger, starting_position="LATEST")

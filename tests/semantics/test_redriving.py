@@ -22,6 +22,7 @@ from lambent.model import (
     Stream,
     StreamMapping,
 )
+from lambent.semantics.kafka import KafkaPut
 from lambent.semantics.redriving import (
     Declared,
     Moved,
@@ -113,22 +114,27 @@ def test_a_topics_records_are_put_into_it_again_by_the_url_of_their_mapping() ->
     keyless = {"value": "eQ==", "headers": []}
     brought = from_topic(topic_batch(of_topic(), keyless))
     assert brought == Reput(
-        "kafka://h:9092/air-port", (Put(b"x", "k"), Put(b"y", "")), "kafka://u:secret@h:9092/air-port?group=g"
+        "kafka://h:9092/air-port",
+        (KafkaPut(b"x", "k", 0, b"k"), KafkaPut(b"y", "")),
+        "kafka://u:secret@h:9092/air-port?group=g",
     )
     assert isinstance(brought, Reput)
     assert brought.target == "kafka://h:9092/air-port"
     assert "secret" not in repr(brought)
     edited = from_topic(topic_batch(of_topic()), edited=b"z")
     assert isinstance(edited, Reput)
-    assert edited.puts == (Put(b"z", "k"),)
+    assert edited.puts == (KafkaPut(b"z", "k", 0, b"k"),)
+    odd = from_topic(topic_batch({"key": "/w==", "headers": [{"a": [1, 255]}, {"a": []}]}))
+    assert isinstance(odd, Reput)
+    assert odd.puts == (KafkaPut(b"", "\\xff", 0, b"\xff", (("a", b"\x01\xff"), ("a", b"")), valueless=True),)
 
 
 @pytest.mark.parametrize(
     ("body", "options", "reason"),
     [
-        (topic_batch(of_topic(headers=[{"a": [1]}])), {}, "records with headers"),
-        (topic_batch(of_topic(key="/w==")), {}, "a key that is no text"),
-        (topic_batch({"key": "aw==", "headers": []}), {}, "without a value"),
+        (topic_batch(of_topic(headers=[{"a": [256]}])), {}, "its records can't be read"),
+        (topic_batch(of_topic(headers=["a"])), {}, "its records can't be read"),
+        (topic_batch(of_topic(key="?")), {}, "its records can't be read"),
         (
             topic_batch(of_topic(), carried=False),
             {},

@@ -94,8 +94,8 @@ class KafkaProcess:
             "advertised.listeners": ",".join(advertised.values()),
             "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in _PROTOCOLS.items()),
             "inter.broker.listener.name": "PLAIN",
-            "broker.session.timeout.ms": "3000",  # how long after a crash it is kept from coming back
-            "broker.heartbeat.interval.ms": "500",
+            "broker.session.timeout.ms": "1500",  # how long after a crash it is kept from coming back
+            "broker.heartbeat.interval.ms": "300",
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.ports['CONTROLLER']}",
             **options,
         }

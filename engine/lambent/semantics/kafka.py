@@ -11,16 +11,16 @@ its digits, so that texts compare as offsets do: 'orders-0@0000000000000000042'.
 from __future__ import annotations
 
 import json
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_json
 
-from lambent.model import Piece, Progress, Record, StreamMapping
+from lambent.model import Piece, Progress, Put, Record, StreamMapping
 from lambent.semantics.batching import ENVELOPE_BYTES, Weights
 from lambent.semantics.filtering import decoded_view
 from lambent.semantics.shapes import iso_milliseconds
@@ -36,6 +36,7 @@ RETRIES_WITH_DESTINATION: Final = 10  # in place of endless ones
 USUAL_PORT: Final = 9092
 _DIGITS: Final = 19
 _HEADER_BYTES: Final = 8  # counted for a header beside its name and value; six times that is what it adds to both
+_CONTENT: Final = ("key", "value")
 _HELD = attrgetter("held")
 _JSON_BEGINS: Final = frozenset(bytes([each]) for each in b'{["-0123456789tfn \t\r\n')
 _VERSION: Final = 1
@@ -62,6 +63,25 @@ class KafkaRecord(Record):
     raw: Raw | None = None
     held: int = 0
     json_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaPut(Put):
+    """A record that was in a topic and goes into it again as it was: its key any bytes or none, with headers; and if it is
+    `valueless`, and has no data, without a value."""
+
+    raw_key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    valueless: bool = False
+
+
+def put_again(shown: Mapping[str, Any]) -> KafkaPut:
+    """A record as an event shows it (`event`, as on AWS) as what puts it again. Raises ValueError, TypeError or
+    AttributeError if it is none."""
+    key, value = (None if each is None else a2b_base64(each, strict_mode=True) for each in map(shown.get, _CONTENT))
+    headers = tuple((name, bytes(told)) for each in shown.get("headers", ()) for name, told in each.items())
+    text = "" if key is None else key.decode("utf-8", "backslashreplace")
+    return KafkaPut(value or b"", text, 0, key, headers, value is None)
 
 
 def record(shard: str, raw: Raw) -> KafkaRecord:

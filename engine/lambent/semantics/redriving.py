@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from lambent.arns import without_password
 from lambent.model import Function, Message, Put, Queue, Send, Stream, StreamMapping
-from lambent.semantics.kafka import same_topic
+from lambent.semantics.kafka import put_again, same_topic
 
 _DEAD_LETTER: Final = frozenset({"RequestID", "ErrorCode", "ErrorMessage"})  # a function's dead letter has no others
 _NOT_UTF8: Final = "what it is edited to is not UTF-8"
@@ -266,7 +266,7 @@ def _put_again(letter: FailedBatch, name: str, edited: bytes | None, url: str = 
         return Reput(name, puts, url)
     if len(puts) != 1:
         return Unclear(f"it has {len(puts)} records, and only one can be edited")
-    return Reput(name, (Put(edited, puts[0].key),), url)
+    return Reput(name, (replace(puts[0], data=edited),), url)
 
 
 # --------------------------------------------------------------------------- reading
@@ -307,18 +307,10 @@ def _of_topic(info: dict[str, Any], payload: str | None, error: str) -> FailedBa
     letter = FailedBatch(f"kafka://{servers}/{topic}", None, error, where)
     if payload is None:
         return letter
-    records = json.loads(payload)["records"][partition]
     try:
-        if not any(each["headers"] for each in records):
-            return replace(letter, puts=tuple(map(_topic_put, records)))
-    except (ValueError, TypeError, KeyError):
-        pass
-    return replace(letter, lacking="records with headers, without a value or with a key that is no text can't be put")
-
-
-def _topic_put(record: dict[str, Any]) -> Put:
-    key = binascii.a2b_base64(record.get("key", ""), strict_mode=True).decode()
-    return Put(binascii.a2b_base64(record["value"], strict_mode=True), key)
+        return replace(letter, puts=tuple(map(put_again, json.loads(payload)["records"][partition])))
+    except (ValueError, TypeError, AttributeError):
+        return replace(letter, lacking="its records can't be read")
 
 
 def _members(text: str) -> dict[str, str]:
