@@ -30,7 +30,7 @@ STATES: Mapping[str, tuple[Commands, Commands]] = {  # how each begins and ends
         [["CONFIG", "SET", "min-replicas-to-write", "1"]],
         [["CONFIG", "SET", "min-replicas-to-write", "0"]],
     ),
-    "without a disk": ([["CONFIG", "SET", "save", "3600 1"], ["BGSAVE"]], [["CONFIG", "SET", "save", ""]]),
+    "without a disk": ([["CONFIG", "SET", "save", "3600 1"], ["BGSAVE", "SCHEDULE"]], [["CONFIG", "SET", "save", ""]]),
 }
 REFUSALS = (*STATES, "loading")
 TROUBLES = (*RESTARTS, *CONNECTIONS, *REFUSALS)

@@ -9,6 +9,7 @@ accidents, not from attackers (docs/environments.md).
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import struct
@@ -28,6 +29,8 @@ _LOOPBACK: Final = b"\x7f\0\0\1"
 
 MAXIMUM_ROUNDS: Final = 100
 """Of killing: a process that forks faster than it is looked for is caught when it is stopped, in the first few."""
+DYING_MS: Final = 10
+"""For which each that was killed is waited for in a round: on a busy machine the kernel takes its time."""
 
 
 class Process(NamedTuple):
@@ -67,6 +70,20 @@ def kill(first: int, marker: bytes) -> None:
                 os.kill(pid, signal.SIGKILL)
         if not found:
             return
+        _see_end(found)
+
+
+def _see_end(pids: set[int]) -> None:
+    """Wait until they are dead, for a moment."""
+    for pid in pids:
+        with suppress(OSError):  # it is gone
+            descriptor = os.pidfd_open(pid)
+            try:
+                dying = select.poll()
+                dying.register(descriptor, select.POLLIN)
+                dying.poll(DYING_MS)
+            finally:
+                os.close(descriptor)
 
 
 def resident_bytes(first: int) -> int:
