@@ -370,7 +370,9 @@ class Control:
             kind = stored.mapping.kind
             check_options(kind, stored.mapping.source, changes.keys() - {"function"})
             mapping = changed(stored.mapping, changes, f"{kind} mappings")
-            known.check_mapping(mapping)
+            # One whose function was deleted waits for another of that name, and may be paused meanwhile.
+            waits = mapping.function not in known.functions and "function" not in changes
+            (known._replace(final=False) if waits else known).check_mapping(mapping)
             known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in others.values()))
             return replace(stored, mapping=mapping, api={**stored.api, **(api or {})})
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lambent import Engine
+from tests.api.asking import PYTHON, ROLE, zipped
 from tests.api.server import ACCOUNT, REGION, Server, refused, served
 
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:orders"
@@ -98,6 +99,21 @@ def test_a_mapping_that_is_created_anew_begins_where_it_says_and_not_where_the_d
     while "three" not in found:
         found += HEARD.get(timeout=10)[1]
     assert found[-1] == "three"
+
+
+def test_a_mapping_outlives_its_function_and_may_be_paused_or_given_another_one(server: Server, api: Any) -> None:
+    given = {"Runtime": PYTHON, "Handler": "a.b", "Role": ROLE, "Code": {"ZipFile": zipped()}}
+    api.create_function(FunctionName="gone", **given)
+    mapping = map_to(api, "gone", EventSourceArn=QUEUE)
+    api.delete_function(FunctionName="gone")
+    wanted = {"UUID": mapping, "BatchSize": 3}
+    assert api.update_event_source_mapping(**wanted)["BatchSize"] == 3
+    assert api.update_event_source_mapping(UUID=mapping, Enabled=False)["State"] == "Disabling"
+    wait_until(api, mapping, "Disabled")
+    assert api.update_event_source_mapping(UUID=mapping, FunctionName="second", Enabled=True)["State"] == "Enabling"
+    wait_until(api, mapping, "Enabled")
+    server.run(lambda: server.engine.queue("orders").send("after all"))
+    assert HEARD.get(timeout=10) == ("second", ["after all"])
 
 
 def test_only_so_many_calls_are_kept_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
