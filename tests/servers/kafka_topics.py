@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
+SEEN_SECONDS = 20.0
 
 @asynccontextmanager
 async def admin(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
@@ -26,6 +28,12 @@ async def create(address: str, *names: str, partitions: int = 1, **settings: str
         answer = await client.create_topics(topics)
         failed = [each for each in answer.topic_errors if each[1]]
         assert not failed, failed
+        async with asyncio.timeout(SEEN_SECONDS):  # the broker knows of them a moment after its controller
+            while any(
+                each["error_code"] or any(part["error_code"] for part in each["partitions"])
+                for each in await client.describe_topics(list(names))
+            ):
+                pass
 
 
 async def grow(address: str, name: str, partitions: int) -> None:
