@@ -58,7 +58,9 @@ from lambent.telemetry import (
     LOG_LINES_LOST,
     OFFSET_LAG,
     OVERRUN_THREADS,
+    PROVISIONED_EXECUTIONS,
     PROVISIONED_INVOCATIONS,
+    PROVISIONED_UTILIZATION,
     SPILLOVER_INVOCATIONS,
     Level,
     Telemetry,
@@ -141,6 +143,9 @@ class Life:
         self._closing.push_async_callback(self._runtime.close)
         telemetry.gauge(ABANDONED_HANDLERS, in_process.abandoned)
         telemetry.gauge(OVERRUN_THREADS, in_process.overruns)
+        use = self._runtime.provisioned_use
+        telemetry.gauge(PROVISIONED_EXECUTIONS, lambda: {name: busy for name, (busy, _) in use().items()})
+        telemetry.gauge(PROVISIONED_UTILIZATION, lambda: {name: run / max(1, of) for name, (run, of) in use().items()})
         self._concurrency = Concurrency(settings.account_concurrency, shared=True)
 
     async def open(self, store: Store, handlers: Mapping[str, Callable[..., object] | None]) -> None:

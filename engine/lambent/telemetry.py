@@ -44,6 +44,8 @@ LOOP_BLOCKED: Final = "LoopBlocked"
 LOG_LINES_LOST: Final = "LogLinesLost"
 INIT_DURATION: Final = "InitDuration"
 PROVISIONED_INVOCATIONS: Final = "ProvisionedConcurrencyInvocations"
+PROVISIONED_EXECUTIONS: Final = "ProvisionedConcurrentExecutions"
+PROVISIONED_UTILIZATION: Final = "ProvisionedConcurrencyUtilization"
 SPILLOVER_INVOCATIONS: Final = "ProvisionedConcurrencySpilloverInvocations"
 UNAVAILABLE: Final = "Unavailable"
 # ours: whether the engine finds itself well
@@ -193,6 +195,15 @@ WIRE: Final[Mapping[str, OnWire]] = {
         "lambent.provisioned_invocations",
         "counter",
         "Calls that provisioned environments ran.",
+    ),
+    PROVISIONED_EXECUTIONS: OnWire(
+        "lambent_provisioned_executions", "lambent.provisioned_executions", "gauge", "Calls that they run now."
+    ),
+    PROVISIONED_UTILIZATION: OnWire(
+        "lambent_provisioned_utilization",
+        "lambent.provisioned_utilization",
+        "gauge",
+        "The share of them, of those that are ready, that runs a call now: 0 to 1.",
     ),
     SPILLOVER_INVOCATIONS: OnWire(
         "lambent_spillover_invocations_total",

@@ -194,6 +194,7 @@ def test_a_function_that_does_not_stream_is_a_stream_of_one_piece(api: Any) -> N
     assert complete["InvokeComplete"]["ErrorCode"] == "Unhandled"
     assert json.loads(complete["InvokeComplete"]["ErrorDetails"])["errorType"] == "ValueError"
     dry = api.invoke_with_response_stream(FunctionName="fails", InvocationType="DryRun")
+    dry["EventStream"].close()
     assert dry["ResponseMetadata"]["HTTPStatusCode"] == 204
 
 

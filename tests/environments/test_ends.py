@@ -126,7 +126,7 @@ async def test_what_has_no_json_or_is_too_large_is_an_error_and_the_next_call_is
 
 async def test_a_process_that_breaks_what_it_can_of_itself_breaks_nothing_else(narrow: Engine, code: Path) -> None:
     before = (os.getcwd(), os.umask(0o22), dict(os.environ))
-    narrow.function_from(code, handler="app.handler", timeout_seconds=5)
+    narrow.function_from(code, handler="app.handler", timeout_seconds=2)
     async with narrow:
         await narrow.invoke("code", {"do": "vandal"})
         assert (await narrow.invoke("code"))["calls"] in (1, 2)  # it may die of it when it asks for the next one

@@ -119,6 +119,10 @@ async def test_provisioned_environments_begin_with_the_engine_and_take_the_cold_
         calls = [asyncio.create_task(engine.invoke("code", {"do": "wait", "file": str(each)})) for each, _ in busy]
         for _, waiting in busy:
             await waits(waiting)
+        shown = engine.telemetry.snapshot()
+        assert (shown["ProvisionedConcurrentExecutions"], shown["ProvisionedConcurrencyUtilization"]) == (
+            {"code": 2}, {"code": 1}
+        )  # fmt: skip
         for each, _ in busy:
             await let_go(each)
         await asyncio.gather(*calls)
@@ -127,6 +131,22 @@ async def test_provisioned_environments_begin_with_the_engine_and_take_the_cold_
         assert counted["ProvisionedConcurrencySpilloverInvocations"] == {"code": 1}
         await engine.update_function("code", provisioned_concurrency=0)
         assert engine.environments("code")["provisioned"] == {"status": "READY", "wanted": 0, "ready": 0, "spilled": 1}
+        assert engine.telemetry.snapshot()["ProvisionedConcurrencyUtilization"] == {}
+
+
+async def test_what_no_process_notices_of_a_change_leaves_it_warm(engine: Engine, code: Path) -> None:
+    engine.function_from(code, handler="app.handler", timeout_seconds=10)
+    async with engine:
+        assert (await engine.invoke("code"))["calls"] == 1
+        await engine.update_function("code", provisioned_concurrency=1)
+        await reaches(engine, "code", warm=2)
+        assert (await engine.invoke("code"))["calls"] == 1, "the provisioned one comes first"
+        await engine.update_function("code", provisioned_concurrency=0)
+        await engine.update_function("code", reserved_concurrency=5, maximum_retry_attempts=1)
+        assert [(await engine.invoke("code"))["calls"] for _ in range(3)] == [2, 3, 4], "the first one is still there"
+        assert engine.telemetry.snapshot()["InitDuration"]["code"]["count"] == 2  # type: ignore[index]
+        await engine.update_function("code", timeout_seconds=9)
+        assert (await engine.invoke("code"))["calls"] == 1
 
 
 async def test_more_in_tmp_than_allowed_ends_the_environment(engine: Engine, code: Path) -> None:

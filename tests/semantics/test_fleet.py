@@ -197,6 +197,25 @@ def test_what_provisioned_environments_have_no_room_for_spills_over_and_is_count
     assert fleet.spilled("f") == 2
 
 
+def test_another_number_of_provisioned_environments_leaves_what_is_warm_as_it_is() -> None:
+    fleet: Fleet[str] = Fleet(10, IDLE)
+    fleet.configure("f", 0.0, provisioned=2)
+    fleet.ready(1, 1.0)
+    fleet.ready(2, 1.0)
+    fleet.call("f", "a", 2.0)
+    assert fleet.provisioned_use("f") == (1, 2)
+    assert fleet.provision("f", 3.0, 3) == [Start(3, "f", True)]
+    assert fleet.ready(3, 4.0) == []
+    assert fleet.provision("f", 5.0, 1) == [Stop(1, "outdated"), Stop(3, "outdated")]
+    assert (fleet.provisioned("f"), fleet.provisioned_use("f")) == (("READY", 1, 1), (1, 1))
+    assert fleet.call("f", "b", 6.0) == [Start(4, "f", False)]
+    assert fleet.ready(4, 7.0) == [Run(4, "b", spilled=True)]
+    assert fleet.provision("f", 8.0, 0) == [], "what runs is let run"
+    assert fleet.ready(4, 9.0) == []
+    assert fleet.ready(2, 9.0) == [Stop(2, "outdated")]
+    assert fleet.call("f", "c", 9.0) == [Run(4, "c")], "and what was there on demand stays"
+
+
 def test_a_provisioned_environment_that_is_gone_is_replaced_and_failing_inits_are_said() -> None:
     fleet: Fleet[str] = Fleet(10, IDLE)
     fleet.configure("f", 0.0, provisioned=1)
@@ -287,6 +306,10 @@ class Histories(RuleBasedStateMachine):
     @rule(function=st.sampled_from("fg"), provisioned=st.integers(0, 2), recycle_after=st.sampled_from([None, 1, 3]))
     def configure(self, function: str, provisioned: int, recycle_after: int | None) -> None:
         self.perform(self.fleet.configure(function, self.now, provisioned, recycle_after))
+
+    @rule(function=st.sampled_from("fg"), provisioned=st.integers(0, 3))
+    def provision(self, function: str, provisioned: int) -> None:
+        self.perform(self.fleet.provision(function, self.now, provisioned))
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:

@@ -67,11 +67,23 @@ class Processes:
     # --- EnvironmentRuntime ------------------------------------------------------------------------------------------
 
     def register(self, function: Function) -> None:
-        """See `ports.EnvironmentRuntime`."""
+        """See `ports.EnvironmentRuntime`. Of a change that no process notices what is warm stays warm."""
         environment = function.environment
         assert environment is not None
-        self._functions[key(function.name, function.version)] = _Registered(function)
         name = key(function.name, function.version)
+        known = self._functions.get(name)
+        if known is None or _surroundings_of(known.function) != _surroundings_of(function):
+            self._renew(function)
+            return
+        known.function = function
+        self._perform(self._fleet.provision(name, self._monotonic(), environment.provisioned_concurrency))
+
+    def _renew(self, function: Function) -> None:
+        """What runs finishes on what it began with; everything else begins anew."""
+        environment = function.environment
+        assert environment is not None
+        name = key(function.name, function.version)
+        self._functions[name] = _Registered(function)
         steps = self._fleet.configure(
             name, self._monotonic(), environment.provisioned_concurrency, environment.recycle_after
         )
@@ -131,6 +143,17 @@ class Processes:
         provisioned = {"status": status, "wanted": wanted, "ready": ready, "spilled": fleet.spilled(name)}
         return {**fleet.counts(name), "waiting": fleet.waiting(name), "provisioned": provisioned}
 
+    def provisioned_use(self) -> Mapping[str, tuple[int, int]]:
+        """Of each function with provisioned concurrency, all versions together: how many of those environments run an
+        invocation, of how many that are ready."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, registered in self._functions.items():
+            if self._fleet.provisioned(name)[1]:
+                busy, ready = self._fleet.provisioned_use(name)
+                before = found.get(registered.function.name, (0, 0))
+                found[registered.function.name] = before[0] + busy, before[1] + ready
+        return found
+
     def cautions(self) -> Sequence[str]:
         """What this machine does not allow, each a sentence."""
         return self._cautions
@@ -138,7 +161,7 @@ class Processes:
     async def _look_and_call(self, registered: _Registered, work: Work) -> None:
         """If its code is another now, it is as if the function had been changed: what runs ends on the old one."""
         if await registered.changed(self._surroundings) and self._functions.get(_key(work.invocation)) is registered:
-            self.register(registered.function)
+            self._renew(registered.function)
         if work.tell is None:
             return
         if _key(work.invocation) not in self._functions or self._closed:
@@ -153,7 +176,7 @@ class Processes:
             match step:
                 case Run(number, work, spilled):
                     environment = self._environments[number]
-                    if spilled or environment.identity.provisioned:
+                    if spilled or self._fleet.is_provisioned(number):
                         self._provisioned(environment.function.name, spilled)
                     self._is_busy(environment)
                     environment.take(work)
@@ -302,6 +325,13 @@ class Processes:
                 self._log("warning", "an environment used more memory than it has", function=environment.function.name)
         self._perform(self._fleet.tick(self._monotonic()))
         self._tick_later()
+
+
+def _surroundings_of(function: Function) -> tuple[object, ...]:
+    """All of its configuration that an environment is made of."""
+    assert function.environment is not None
+    environment = function.environment.model_copy(update={"provisioned_concurrency": 0})
+    return environment, function.timeout_seconds, function.memory_size_mb
 
 
 def _key(invocation: Invocation) -> str:

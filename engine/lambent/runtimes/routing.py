@@ -78,6 +78,14 @@ class Router:
         status: Callable[[str], Mapping[str, object]] | None = getattr(self._elsewhere.get(name), "status", None)
         return {} if status is None else status(name)
 
+    def provisioned_use(self) -> dict[str, tuple[int, int]]:
+        """As `Processes.provisioned_use`, of all runtimes that have such environments."""
+        found: dict[str, tuple[int, int]] = {}
+        for runtime in self._made.values():
+            use: Callable[[], Mapping[str, tuple[int, int]]] | None = getattr(runtime, "provisioned_use", None)
+            found.update({} if use is None else use())
+        return found
+
     def cautions(self) -> list[str]:
         """What environments lack on this machine, each a sentence."""
         found: list[str] = []

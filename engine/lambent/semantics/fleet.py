@@ -118,6 +118,20 @@ class Fleet(Generic[Ticket]):
         steps: list[Step[Ticket]] = self._let_go(pool, pool.idle[:], "outdated")
         return steps + self._grow(function, pool, now)
 
+    def provision(self, function: str, now: float, provisioned: int) -> list[Step[Ticket]]:
+        """As many environments as this are to be ready, and nothing else of it changed: what is warm stays. Of those
+        that are too many idle ones go first, others once they have served what they have."""
+        pool = self._pools[function]
+        pool.provisioned = provisioned
+        pool.failures, pool.not_before = 0, -inf
+        have = [each for each in pool.all.values() if each.provisioned and each.generation == pool.generation]
+        have.sort(key=lambda each: each not in pool.idle)
+        surplus = have[: max(0, len(have) - provisioned)]
+        for each in surplus:
+            each.generation = -1
+        steps: list[Step[Ticket]] = self._let_go(pool, [each for each in surplus if each in pool.idle], "outdated")
+        return steps + self._grow(function, pool, now)
+
     def withdraw(self, function: str) -> list[Step[Ticket]]:
         """It is gone: so are its idle environments; those that run finish."""
         pool = self._pools[function]
@@ -230,6 +244,16 @@ class Fleet(Generic[Ticket]):
         if ready >= pool.provisioned:
             return "READY", pool.provisioned, ready
         return "FAILED" if pool.failures >= FREE_FAILURES else "IN_PROGRESS", pool.provisioned, ready
+
+    def provisioned_use(self, function: str) -> tuple[int, int]:
+        """How many of its provisioned environments run an invocation, of how many that are ready."""
+        pool = self._pools[function]
+        busy = sum(each.provisioned and each.state in ("busy", "answered") for each in pool.all.values())
+        return busy, self.provisioned(function)[2]
+
+    def is_provisioned(self, number: int) -> bool:
+        """Is it one of those that are to be ready?"""
+        return self._all[number].provisioned
 
     def spilled(self, function: str) -> int:
         """Invocations that no provisioned environment had room for."""
