@@ -91,6 +91,10 @@ class EngineSettings(Configuration):
     api_trail_seconds: Annotated[float, Field(ge=0, le=31_536_000)] = 604_800.0
     """How long the store keeps who changed what by the Lambda API; 0: only the log has it."""
 
+    api_code_bytes: Annotated[int, Field(ge=0, le=10**15)] = 80_530_636_800
+    """How much code the functions and layers of the Lambda API may have, all versions together, zipped (Lambda quotas:
+    75 GB)."""
+
     release: Annotated[int, Field(ge=0, le=MAXIMUM_RELEASE)] = 0
     """The number of the deployed code. It is stored with what the code declares, and code of a lower release does not
     replace that: while two versions run, the newer one's configuration holds for both."""

@@ -218,6 +218,23 @@ async def test_a_queue_must_cover_the_time_limit_of_the_version_that_it_feeds(ap
     assert refused.message == said
 
 
+async def test_beyond_the_limit_no_code_is_stored_until_some_is_deleted() -> None:
+    limit = int(2.5 * len(zipped()))
+    async with Engine(account_id=ACCOUNT, state_change_seconds=0.0, watchdog_seconds=0, api_code_bytes=limit) as engine:
+        api = api_of(engine)
+        await create(api, "one")
+        await create(api, "two")
+        refused = await create(api, "three")
+        assert refused["message"] == "Code storage limit exceeded."
+        layer = await api.ask("PublishLayerVersion", LayerName="layer", Content={"ZipFile": ZIP})
+        assert (layer.error, layer.status) == ("CodeStorageExceededException", 400)
+        limits = (await api.ask("GetAccountSettings")).document
+        assert limits["AccountLimit"]["TotalCodeSize"] == limit
+        assert limits["AccountUsage"] == {"TotalCodeSize": 2 * len(zipped()), "FunctionCount": 2}
+        await api.ask("DeleteFunction", FunctionName="one")
+        assert (await create(api, "three"))["FunctionName"] == "three"
+
+
 async def test_a_zip_without_anything_is_refused(api: Api) -> None:
     nothing = base64.b64encode(b"PK\x05\x06" + bytes(18)).decode()
     assert (await create(api, "e", Code={"ZipFile": nothing}))["message"] == "Uploaded file must be a non-empty zip"

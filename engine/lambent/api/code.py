@@ -9,33 +9,38 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from lambent.api.buckets import MAXIMUM_OBJECT_BYTES, fetch
-from lambent.api.refusals import invalid, too_large
+from lambent.api.refusals import Refusal, invalid, too_large
 from lambent.code_sources import UPLOADED
 from lambent.engine import Engine
 from lambent.errors import InvalidParameterValue
 
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800  # Lambda quotas: direct upload
+COUNTED_FOR_SECONDS: Final = 60.0  # for which what there is of code is counted on by one server, with its own uploads
 _EMPTY: Final = b"PK\x05\x06"  # a zip file that begins with its end
 FOLDER_BUCKETS: Final = ("folder", "hot-reload")  # S3 buckets that mean this machine: S3Key is the path there
 
 
 class Codes:
-    """The code of the functions that calls make, where the engine keeps code."""
+    """The code of the functions that calls make, where the engine keeps code. `count` adds up what there is of it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, count: Callable[[], Awaitable[int]]) -> None:
         self._engine = engine
+        self._count = count
+        self._counted, self._count_again_at = 0, 0.0
 
     async def keep(self, zip_file: bytes, maximum_zipped_bytes: int = MAXIMUM_ZIPPED_BYTES) -> dict[str, Any]:
-        """What is stored of a zip file. Raises LambentError if it is none."""
+        """What is stored of a zip file. Raises LambentError if it is none, or one too many."""
+        await self._check_room(len(zip_file))
         try:
             code = await self._engine.code.upload(zip_file, maximum_zipped_bytes)
         except InvalidParameterValue as error:  # AWS says no more than the first sentences
             raise invalid(error.message.partition(" Reason: ")[0]) from error
+        self._counted += code.zipped_bytes
         return {
             "kind": "zip",
             "size": code.zipped_bytes,
@@ -43,6 +48,15 @@ class Codes:
             "sha256": code.sha256,
             "path": f"{UPLOADED}{code.sha256}",
         }
+
+    async def _check_room(self, size: int) -> None:
+        """Raises `Refusal`. To add all of it up each time would make many functions dear."""
+        if self._engine.now() >= self._count_again_at:
+            self._count_again_at = self._engine.now() + COUNTED_FOR_SECONDS
+            self._counted = await self._count()
+        if self._counted + size > self._engine.settings.api_code_bytes:
+            self._count_again_at = 0.0  # room may be made meanwhile
+            raise Refusal("CodeStorageExceededException", 400, "Code storage limit exceeded.")
 
     async def fetch(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What is stored of a zip file in S3. Raises LambentError."""

@@ -18,7 +18,6 @@ from lambent.model import LATEST
 from lambent.semantics.concurrency import MINIMUM_UNRESERVED
 from lambent.settings import EngineSettings
 
-MAXIMUM_CODE_BYTES: Final = 80_530_636_800  # Lambda quotas: all uploaded code
 MAXIMUM_UNZIPPED_BYTES: Final = 262_144_000
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800
 INIT_FAILURE: Final = "FUNCTION_ERROR_INIT_FAILURE"  # as AWS says it in StatusReason
@@ -191,19 +190,18 @@ def _check_qualifier(asked: Asked, record: Record) -> None:
 # --------------------------------------------------------------------------- the account
 
 
-def account_settings(records: Iterable[Record], layer_bytes: int, settings: EngineSettings) -> Answer:
-    """GetAccountSettings. `layer_bytes`: of the code of layers."""
+def account_settings(records: Iterable[Record], code_bytes: int, settings: EngineSettings) -> Answer:
+    """GetAccountSettings. `code_bytes`: of all code that there is."""
     found = list(records)
-    code = sum(each.latest.code["size"] + sum(v.code["size"] for v in each.versions.values()) for each in found)
     return {
         "AccountLimit": {
-            "TotalCodeSize": MAXIMUM_CODE_BYTES,
+            "TotalCodeSize": settings.api_code_bytes,
             "CodeSizeUnzipped": MAXIMUM_UNZIPPED_BYTES,
             "CodeSizeZipped": MAXIMUM_ZIPPED_BYTES,
             "ConcurrentExecutions": settings.account_concurrency,
             "UnreservedConcurrentExecutions": settings.account_concurrency - _reserved(found, ""),
         },
-        "AccountUsage": {"TotalCodeSize": code + layer_bytes, "FunctionCount": len(found)},
+        "AccountUsage": {"TotalCodeSize": code_bytes, "FunctionCount": len(found)},
     }
 
 

@@ -60,7 +60,7 @@ class Operations:
         self._engine = engine
         self._control = engine.control
         self._wire = wire
-        self._codes = Codes(engine)
+        self._codes = Codes(engine, self._code_bytes)
         self._runtimes = frozenset(wire.shape("Runtime").model["enum"])
         self._layers = LayerOperations(engine, self._codes, lambda code: code_url(self.url, code))
         mappings = self._mappings = MappingOperations(engine)
@@ -235,8 +235,13 @@ class Operations:
         return functions.listed(list((await self._records()).values()), params, self._engine.settings)
 
     async def _account_settings(self, params: Mapping[str, Any]) -> Answer:
-        records, layer_bytes = await self._records(), await self._layers.code_bytes()
-        return concurrency.account_settings(records.values(), layer_bytes, self._engine.settings)
+        records, code_bytes = await self._records(), await self._code_bytes()
+        return concurrency.account_settings(records.values(), code_bytes, self._engine.settings)
+
+    async def _code_bytes(self) -> int:
+        """Of all functions and layers, in all their versions, zipped."""
+        records = (await self._records()).values()
+        return sum(each.code_bytes for each in records) + await self._layers.code_bytes()
 
     # --- records ---------------------------------------------------------------------------------------------------
 

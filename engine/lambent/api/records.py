@@ -87,6 +87,11 @@ class Record:
         for each in self.versions.values():
             each.settle(now)
 
+    @property
+    def code_bytes(self) -> int:
+        """Of all of its versions, zipped."""
+        return sum(int(each.code["size"]) for each in (self.latest, *self.versions.values()))
+
     def document(self) -> dict[str, Any]:
         """It as JSON."""
         return asdict(self)
