@@ -67,8 +67,8 @@ class KafkaRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class KafkaPut(Put):
-    """A record that was in a topic and goes into it again as it was: its key any bytes or none, with headers; and if it is
-    `valueless`, and has no data, without a value."""
+    """A record that was in a topic and goes into it again as it was: its key any bytes or none, with headers; and if it
+    is `valueless`, and has no data, without a value."""
 
     raw_key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
