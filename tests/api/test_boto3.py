@@ -54,6 +54,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         raise ValueError("not today")
 
     engine.function(name="says_version")(version_of)
+    engine.function(name="knows_client")(knows_client)
     engine.function(name="streams", timeout_seconds=30)(streams)
 
     @engine.function
@@ -267,6 +268,26 @@ def test_a_stream_that_cannot_go_on_ends_in_an_error_of_its_own() -> None:
 
 def version_of(event_and_more: Any, context: Context) -> str:
     return context.function_version
+
+
+def test_a_client_context_is_for_synchronous_calls_only(server: Server, api: Any) -> None:
+    sent = base64.b64encode(b'{"custom": {"a": "b"}}').decode()
+    assert json.load(api.invoke(FunctionName="knows_client", ClientContext=sent)["Payload"]) == {"a": "b"}
+    answer = api.invoke(FunctionName="knows_client", ClientContext=sent, InvocationType="Event")
+    fact = server.run(lambda: ended(server.engine, answer["ResponseMetadata"]["RequestId"]))
+    assert (fact.state, fact.result) == ("succeeded", b"null")
+    with refused("InvalidRequestContentException", 400):
+        api.invoke(FunctionName="knows_client", ClientContext="?", InvocationType="Event")
+
+
+def knows_client(event: Any, context: Context) -> Any:
+    return context.client_context and context.client_context.custom
+
+
+async def ended(engine: Engine, request_id: str) -> Any:
+    while (fact := await engine.event(request_id)).state in ("waiting", "running"):
+        await asyncio.sleep(0)
+    return fact
 
 
 def test_a_call_by_a_version_or_an_alias_says_which_version_ran(api: Any) -> None:

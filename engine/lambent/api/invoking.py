@@ -69,8 +69,8 @@ class Invoking:
         name, qualifier = meant.name, meant.qualifier
         self._operations.check_invocable(meant)
         try:
-            if kind == "Event":
-                request_id = await self._engine.invoke_async(name, body, client_context=context, qualifier=qualifier)
+            if kind == "Event":  # whose function gets no client context, as the API reference says
+                request_id = await self._engine.invoke_async(name, body, qualifier=qualifier)
                 return request_id, (202, [], b"")
             if operation.name == "InvokeWithResponseStream" and kind != "DryRun":
                 stream = await self._engine.invoke_with_response_stream(
