@@ -10,7 +10,7 @@ import re
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -42,6 +42,7 @@ class Slow:
 
 
 SLOW = Slow()
+STREAMED_ALL = threading.Event()
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def server() -> Iterator[Server]:
     @engine.function
     async def large(event: Any) -> str:
         return "a" * 6_000_000
+
+    @engine.function(timeout_seconds=30)
+    async def streams(event: Any) -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(1024 * 1024)
+        STREAMED_ALL.set()
 
     with served(engine, LIMITS) as running:
         yield running
@@ -238,6 +245,15 @@ def test_an_answer_that_is_not_taken_costs_a_connection_for_a_while_only(server:
             select.select([], [], [], 0.02)
             without = open_files()
         assert without == with_it - 1  # though nobody took the rest
+
+
+def test_a_stream_that_nobody_takes_is_cut_and_its_function_runs_to_its_end(server: Server) -> None:
+    with connected(server) as connection:
+        path = "/2021-11-15/functions/streams/response-streaming-invocations"
+        connection.sendall(request(path, "POST", b"{}"))
+        assert connection.recv(10).startswith(b"HTTP/1.1 2")
+        assert STREAMED_ALL.wait(20)
+        assert len(received(connection)) < 32 * 1024 * 1024, "what sockets held when it was cut"
 
 
 def open_files() -> int:
