@@ -39,7 +39,9 @@ from lambent.validation import changed, validated
 
 C = TypeVar("C", bound=Configuration)
 
-FORGOTTEN_SECONDS: Final = 1.0  # after which the trace of a deleted function is gone
+FORGOTTEN_SECONDS: Final = 600.0
+"""After which the trace of a deleted function is gone: who looked for changes longer ago than half of that looks at all
+functions."""
 MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
 NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
 _KINDS: Final = ("function", "queue", "stream", "mapping")  # of documents
@@ -61,6 +63,7 @@ class Control:
         self.mappings: dict[str, AnyMapping] = {}
         self.deleted: set[str] = set()  # functions that may have left events
         self.made: set[str] = set()  # stored functions that a call made, as of the last look
+        self._seen = 0  # the highest revision of functions then
         self.on_declared: Callable[[], None] = lambda: None
         self.log: Callable[..., None] = lambda level, event, **fields: None
         self._told: set[str] = set()  # mappings that were said not to be declared
@@ -238,9 +241,7 @@ class Control:
         return await self._get(Stream, name)
 
     async def list_functions(self) -> dict[str, Function]:
-        found = await self.list_stored_functions()
-        self.made = {name for name, (stored, _) in found.items() if stored.origin == "api"}
-        return {name: read_function(stored) for name, (stored, _) in found.items()}
+        return {name: read_function(stored) for name, (stored, _) in (await self.list_stored_functions()).items()}
 
     async def list_stored_functions(self) -> dict[str, tuple[Stored, int]]:
         """All functions with all that is stored of them, by name in its order; each with its document's revision."""
@@ -266,6 +267,8 @@ class Control:
 
         found = content(await self._write("function", name, body))
         assert found is not None
+        if found.origin == "api":
+            self.made.add(name)
         return read_function(found)
 
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
@@ -308,11 +311,23 @@ class Control:
         await self._write("function", name, body)
         self.deleted.add(name)
 
-    async def learn_deleted(self) -> None:
-        """Know the functions that were deleted and may have left events."""
-        documents = await self._opened.list("function")
-        self.deleted.clear()
-        self.deleted.update(each.name for each in documents if is_deleted(each))
+    async def changed_functions(self, anew: bool) -> dict[str, Function | None]:
+        """The functions that were written since this was asked last, or all that there are (`anew`); None stands for
+        one that is not, or no longer. What was `deleted` and `made` is known then."""
+        documents = await self._opened.list("function", 0 if anew else self._seen)
+        changes: dict[str, Function | None] = {}
+        if anew:
+            self._seen = 0
+            self.made.clear()
+            self.deleted.clear()
+            changes = dict.fromkeys(self.functions)
+        for each in documents:
+            self._seen = max(self._seen, each.revision)
+            stored = content(each)
+            changes[each.name] = None if stored is None else read_function(stored)
+            (self.made.add if stored is not None and stored.origin == "api" else self.made.discard)(each.name)
+            (self.deleted.add if stored is None else self.deleted.discard)(each.name)
+        return changes
 
     async def forget_deleted(self, waiting: Collection[str]) -> None:
         """Nothing needs to be known any more of deleted functions, but of these, which have events."""
@@ -434,9 +449,9 @@ class Control:
             if name in known and (kind, name) not in self._unpublished:
                 known[name] = each
 
-    async def learn_destinations(self) -> None:
-        """Know the queues and streams that results of this engine's functions go to."""
-        for function in list(self.functions.values()):
+    async def learn_destinations(self, functions: Collection[Function]) -> None:
+        """Know the queues and streams that results of these functions go to."""
+        for function in functions:
             for reference in destinations(function):
                 await self.learn(reference)
 

@@ -228,26 +228,16 @@ class Declarations(Mappings):
         self._know(function, handler)
         self._host(function, handler)
 
-    def follow(self, stored: Mapping[str, Function], made: Collection[str]) -> None:
-        """Serve functions as the store has them: those that are here, and those `made` by a call whose code is
-        elsewhere."""
-        for name in list(self._handlers):
-            if name not in stored:
-                self._forget(name)
-            elif stored[name] != self.control.functions[name]:
-                self._apply(stored[name])
-        for name in made:
-            if name not in self._handlers and (function := stored.get(name)) is not None:
-                self._adopt(function)
-
-    def follow_one(self, name: str, function: Function | None) -> None:
-        """As `follow`, for a function that a call has just made, changed or (None) deleted."""
+    def follow(self, name: str, function: Function | None, made: Collection[str]) -> None:
+        """Serve a function as the store has it (None: not, or no longer) if it is here, or one of those `made` by a
+        call, whose code is elsewhere."""
         if function is None:
             if name in self._handlers:
                 self._forget(name)
         elif name in self._handlers:
-            self._apply(function)
-        elif function.environment is not None:
+            if function != self.control.functions[name]:
+                self._apply(function)
+        elif name in made:
             self._adopt(function)
 
     def _adopt(self, function: Function) -> None:

@@ -580,9 +580,10 @@ class Engine(Declarations):
             raise EngineStopped("The engine is being stopped and takes no new work.")
         return life
 
-    def _followed(self, stored: Mapping[str, Function]) -> None:
+    def _followed(self, changes: Mapping[str, Function | None]) -> None:
         """Another client changed functions in the store."""
-        self.follow(stored, self.control.made)
+        for name, function in changes.items():
+            self.follow(name, function, self.control.made)
 
     def _find(self, function: Callable[..., object] | str, qualifier: str | None) -> Hosted:
         hosted = self._hosted.get(function)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from lambent.arns import without_password
 from lambent.calls import InvokeResponse, payload_bytes
 from lambent.code_supply import CodeSupply, Needed
-from lambent.control import Control
+from lambent.control import FORGOTTEN_SECONDS, Control
 from lambent.desk import REQUEST, SNAPSHOT, Desk, ask
 from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
 from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
@@ -77,7 +78,7 @@ MAXIMUM_RESOLVED: Final = 1000  # destinations that are remembered by their refe
 
 class Life:
     """The parts of an engine that runs. `invoke` is `Engine.invoke_response`; `enqueue(function, payload, hops)` stores
-    an event; `followed` hears of the functions in the store whenever they change."""
+    an event; `followed` hears what changed of the functions in the store (None: deleted)."""
 
     connection: Connection
     events: EventQueue
@@ -96,7 +97,7 @@ class Life:
         executor: Callable[[Callable[[], None]], None] | None,
         invoke: Callable[..., Awaitable[InvokeResponse]],
         enqueue: Callable[[str, bytes, int], Awaitable[None]],
-        followed: Callable[[Mapping[str, Function]], None],
+        followed: Callable[[Mapping[str, Function | None]], None],
         log_directory: Path | None = None,
         code_directory: Path | None = None,
     ) -> None:
@@ -108,6 +109,7 @@ class Life:
         self._invoke = invoke
         self._enqueue = enqueue
         self._followed = followed
+        self._followed_at = -inf  # on the monotonic clock
         self._closing = AsyncExitStack()
         self._declared = asyncio.Event()
         self._served: set[asyncio.Task[None]] = set()  # end by themselves when `stopping` is set
@@ -162,11 +164,11 @@ class Life:
         self.code.connect(self.connection.archive)
         control.connect(self.connection.documents)
         self._closing.callback(control.connect, None)
-        await control.learn_deleted()
+        await control.changed_functions(anew=True)
         if control.deleted:
             await control.forget_deleted(await self.events.pending())
         await control.publish()
-        await control.learn_destinations()
+        await control.learn_destinations(list(control.functions.values()))
         self._permits = Permits(
             concurrency=self._concurrency,
             leases=self.connection.leases,
@@ -410,11 +412,16 @@ class Life:
             await follow()
 
     async def _follow(self) -> None:
-        await self._control.learn_deleted()
-        if not self._control.has_unpublished:  # what is not yet in the store was not removed from it
-            self._followed(await self._control.list_functions())
-            await self._control.learn_destinations()
-            self.supervisor.look()
+        control, now = self._control, self._world.clock.monotonic()
+        changes = await control.changed_functions(anew=now - self._followed_at > FORGOTTEN_SECONDS / 2)
+        if control.has_unpublished:  # what is not yet in the store was not removed from it
+            self._followed_at = -inf
+            return
+        self._followed_at = now
+        self._followed(changes)
+        ours = [each for name, each in changes.items() if each is not None and name in control.functions]
+        await control.learn_destinations(ours)
+        self.supervisor.look()
 
     # --- mappings --------------------------------------------------------------------------------------------------
 

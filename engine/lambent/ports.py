@@ -142,7 +142,9 @@ class Documents(Protocol):
 
     async def get(self, kind: str, name: str) -> Document | None: ...
 
-    async def list(self, kind: str) -> Sequence[Document]: ...
+    async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
+        """All of a kind, or those that were written since: whose revision is above `after`. Costs what it gives."""
+        ...
 
     async def put(
         self, kind: str, name: str, body: str, revision: int | None = None, expires_in_seconds: float | None = None

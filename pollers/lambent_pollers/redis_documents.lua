@@ -1,15 +1,17 @@
 -- Documents: each kind is a hash of names, whose values are a revision, a space and the body.
 --
--- KEYS: the revision that was given last, the kind, when documents of the kind expire (microseconds), the call's name.
+-- KEYS: the revision that was given last, the kind, when documents of the kind expire (microseconds), the revision of
+-- each, the call's name.
 -- ARGV: the time, what to do, for how long the call is remembered, and its own.
 
-local last, kind, expiring, call = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local last, kind, expiring, written, call = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
 -- What expired is gone; nobody is told.
 repeat
     local old = redis.call('ZRANGEBYSCORE', expiring, '-inf', whole(now), 'LIMIT', 0, STEP)
     each_part('HDEL', kind, old)
     each_part('ZREM', expiring, old)
+    each_part('ZREM', written, old)
 until #old < STEP
 
 local calls = {}
@@ -35,6 +37,7 @@ function calls.put()
     end
     local given = redis.call('INCR', last)
     redis.call('HSET', kind, name, whole(given) .. ' ' .. body)
+    redis.call('ZADD', written, whole(given), name)
     if microseconds then
         redis.call('ZADD', expiring, whole(now + microseconds), name)
     else
@@ -53,6 +56,7 @@ function calls.delete()
     local found = redis.call('HDEL', kind, ARGV[4])
     if found == 1 then
         redis.call('ZREM', expiring, ARGV[4])
+        redis.call('ZREM', written, ARGV[4])
         redis.call('PUBLISH', kind, '')
     end
     return answered(found)
@@ -63,8 +67,20 @@ function calls.get()
     return redis.call('HGET', kind, ARGV[4])
 end
 
+-- ARGV[4]: the revision above which documents are wanted. Names and documents.
 function calls.list()
-    return redis.call('HGETALL', kind)
+    if ARGV[4] == '0' then
+        return redis.call('HGETALL', kind)
+    end
+    local names = redis.call('ZRANGEBYSCORE', written, '(' .. ARGV[4], '+inf')
+    local found = {}
+    for i, each in ipairs(gather('HMGET', kind, names)) do
+        if each then
+            found[#found + 1] = names[i]
+            found[#found + 1] = each
+        end
+    end
+    return found
 end
 
 return calls[ARGV[2]]()

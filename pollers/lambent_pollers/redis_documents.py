@@ -33,8 +33,8 @@ class RedisDocuments:
         stored = await self._calls.run("get", self._keys(kind), name)
         return stored and _document(kind, name, stored)
 
-    async def list(self, kind: str) -> Sequence[Document]:
-        found: Sequence[bytes] = await self._calls.run("list", self._keys(kind))
+    async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
+        found: Sequence[bytes] = await self._calls.run("list", self._keys(kind), after)
         return [_document(kind, name.decode(), stored) for name, stored in zip(found[::2], found[1::2], strict=True)]
 
     async def put(
@@ -74,7 +74,7 @@ class RedisDocuments:
 
     def _keys(self, kind: str) -> tuple[str, ...]:
         key = self._calls.key
-        return (key("revision"), key("kind", kind), key("expiring", kind))
+        return (key("revision"), key("kind", kind), key("expiring", kind), key("written", kind))
 
 
 def _document(kind: str, name: str, stored: Any) -> Document:

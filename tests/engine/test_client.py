@@ -209,10 +209,10 @@ async def test_an_engine_answers_again_when_its_store_is_back() -> None:
             connection, store = await super().connect(world, client), self
 
             class Documents(MemoryDocuments):
-                async def list(self, kind: str) -> Sequence[Document]:
+                async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
                     if store.away and kind == REQUEST:
                         raise StoreUnavailable("away")
-                    return await super().list(kind)
+                    return await super().list(kind, after)
 
             if not client:
                 connection.documents = Documents(self._documents, self._clock)

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from lambent import Client, Engine, MemoryStore, ResourceNotFound, TooManyRequests
+from lambent.control import FORGOTTEN_SECONDS
 from lambent.model import Queue
 from lambent.ports import Store
 from lambent.stored import Stored, difference
@@ -382,7 +383,7 @@ async def test_events_of_a_function_that_a_client_deleted_are_ended_by_the_next_
             await asyncio.sleep(1)
             assert (await engine.event(request_id)).state == "dropped"
         async with virtual(store) as engine:
-            await asyncio.sleep(2)
+            await asyncio.sleep(FORGOTTEN_SECONDS + 2)
             assert await engine._living().connection.documents.list("function") in ((), [])
 
 

@@ -219,7 +219,7 @@ class Operations:
             raise not_found(f"Function not found: {asked.reference.unqualified}")
         if functions.deleted(asked, record):
             await self._control.delete_function(record.name)
-            self._engine.follow_one(record.name, None)
+            self._engine.follow(record.name, None, ())
         else:
 
             def change(record: Record | None) -> Record:
@@ -275,7 +275,8 @@ class Operations:
             kept = stored or Stored({}, "api")
             return replace(kept, configuration=function.model_dump(mode="json"), api=wanted.document())
 
-        self._engine.follow_one(name, await self._control.change_stored_function(name, rewritten, check))
+        function = await self._control.change_stored_function(name, rewritten, check)
+        self._engine.follow(name, function, self._control.made)
 
 
 def how_done(operation: str) -> str:

@@ -25,6 +25,7 @@ class Router:
         self._load = load
         self._surroundings = surroundings
         self._made: dict[object, EnvironmentRuntime] = {}
+        self._families: dict[str, EnvironmentRuntime] = {}
         self._elsewhere: dict[str, EnvironmentRuntime] = {}  # by function and version
         self._registered: dict[str, Function] = {}  # the same, as they are there
         self._keys: dict[str, set[str]] = {}  # of those, by function
@@ -103,6 +104,8 @@ class Router:
                 await runtime.close()
 
     def _of(self, family: str) -> EnvironmentRuntime:
+        if (known := self._families.get(family)) is not None:
+            return known  # to look for it takes as long as to create a function
         try:
             factory: Callable[[RuntimeSurroundings], EnvironmentRuntime] = self._load(family)
         except InvalidParameterValue as error:
@@ -110,6 +113,7 @@ class Router:
             return _Missing(error.message)
         if factory not in self._made:
             self._made[factory] = factory(self._surroundings)
+        self._families[family] = self._made[factory]
         return self._made[factory]
 
 

@@ -158,6 +158,7 @@ class _StoreClock:
 class _DocumentState:
     def __init__(self) -> None:
         self.kinds: dict[str, dict[str, Document]] = {}
+        self.written: defaultdict[str, dict[str, None]] = defaultdict(dict)  # names of a kind, the latest last
         self.expiries: dict[tuple[str, str], float] = {}  # on the monotonic clock
         self.changes: Counter[str] = Counter()
         self.revisions = itertools.count(1)
@@ -168,6 +169,7 @@ class _DocumentState:
         for kind, name in [key for key, at in self.expiries.items() if at <= now]:
             del self.expiries[kind, name]
             self.kinds[kind].pop(name, None)
+            self.written[kind].pop(name, None)
 
     def changed(self, kind: str) -> None:
         self.changes[kind] += 1
@@ -189,9 +191,13 @@ class MemoryDocuments:
         self._state.sweep(self._clock.monotonic())
         return self._state.kinds.get(kind, {}).get(name)
 
-    async def list(self, kind: str) -> Sequence[Document]:
+    async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
         self._state.sweep(self._clock.monotonic())
-        return tuple(self._state.kinds.get(kind, {}).values())
+        documents = self._state.kinds.get(kind, {})
+        if not after:
+            return tuple(documents.values())
+        latest = (documents[name] for name in reversed(self._state.written[kind]))
+        return tuple(itertools.takewhile(lambda each: each.revision > after, latest))
 
     async def put(
         self, kind: str, name: str, body: str, revision: int | None = None, expires_in_seconds: float | None = None
@@ -202,6 +208,8 @@ class MemoryDocuments:
         if revision is not None and revision != (stored.revision if stored else 0):
             return None
         document = documents[name] = Document(kind, name, body, next(self._state.revisions))
+        self._state.written[kind].pop(name, None)
+        self._state.written[kind][name] = None
         self._state.expiries.pop((kind, name), None)
         if expires_in_seconds is not None:
             self._state.expiries[kind, name] = self._clock.monotonic() + expires_in_seconds
@@ -214,6 +222,7 @@ class MemoryDocuments:
         self._state.sweep(self._clock.monotonic())
         if self._state.kinds.get(kind, {}).pop(name, None) is None:
             return False
+        self._state.written[kind].pop(name, None)
         self._state.expiries.pop((kind, name), None)
         if kind == "mapping":
             self._mapping_is(name, False)

@@ -46,6 +46,7 @@ UPGRADES: Final[Sequence[Upgrade]] = (
         *sqlite_records.SCHEMA,
     ),
     creating(*sqlite_records.LIMITS),
+    creating(*sqlite_documents.CHANGES),
 )
 SWEEP_SECONDS: Final = 1.0  # between two looks for what need not be kept any longer
 

@@ -26,6 +26,7 @@ SCHEMA: Final = (
     # one row a kind, whose number rises with each change of it; `revision` is the highest that was given
     "CREATE TABLE document_kinds (kind TEXT PRIMARY KEY, revision INTEGER NOT NULL) STRICT, WITHOUT ROWID",
 )
+CHANGES: Final = ("CREATE INDEX documents_written ON documents (kind, revision)",)
 
 RETRY_SECONDS: Final = 1.0  # after the file could not be read
 
@@ -45,8 +46,8 @@ class SqliteDocuments:
     async def get(self, kind: str, name: str) -> Document | None:
         return await self._file.read(_get, (kind, name, self._file.clock.now()))
 
-    async def list(self, kind: str) -> Sequence[Document]:
-        return await self._file.read(_list, (kind, self._file.clock.now()))
+    async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
+        return await self._file.read(_list, (kind, after, self._file.clock.now()))
 
     async def put(
         self, kind: str, name: str, body: str, revision: int | None = None, expires_in_seconds: float | None = None
@@ -129,13 +130,13 @@ def _find(cursor: apsw.Cursor, kind: str, name: str, now: float) -> Document | N
     return next(iter(_whole(cursor, found)), None)
 
 
-def _list(cursor: apsw.Cursor, items: Sequence[tuple[str, float]]) -> Sequence[Sequence[Document]]:
+def _list(cursor: apsw.Cursor, items: Sequence[tuple[str, int, float]]) -> Sequence[Sequence[Document]]:
     return [
         _whole(
             cursor,
             cursor.execute(
                 "SELECT kind, name, body, revision, crc FROM documents"
-                " WHERE kind = ? AND (expires_at IS NULL OR expires_at > ?)",
+                " WHERE kind = ? AND revision > ? AND (expires_at IS NULL OR expires_at > ?)",
                 item,
             ).fetchall(),
         )

@@ -50,6 +50,24 @@ class DocumentsSuite(StoreSuite):
         assert sorted(document.name for document in await documents.list("function")) == ["a", "b"]
         assert await documents.list("queue") == type(await documents.list("queue"))()
 
+    async def test_a_list_may_have_only_what_was_written_since_a_revision(self) -> None:
+        documents = await self.documents()
+        for name in ("a", "b", "c"):
+            await documents.put("function", name, "{}")
+        seen = max(each.revision for each in await documents.list("function"))
+        assert not await documents.list("function", seen)
+        await documents.put("function", "b", "2")
+        await documents.put("mapping", "m", "{}")
+        await documents.put("function", "d", "{}")
+        await documents.delete("function", "c")
+        assert sorted(each.name for each in await documents.list("function", seen)) == ["b", "d"]
+        seen = max(each.revision for each in await documents.list("function", seen))
+        assert not await documents.list("function", seen)
+        await documents.put("function", "e", "{}", expires_in_seconds=VALID)
+        assert [each.body for each in await documents.list("function", seen)] == ["{}"]
+        await self.pass_time(VALID + 0.5)
+        assert not await documents.list("function", seen)
+
     async def test_every_write_changes_the_revision(self) -> None:
         documents = await self.documents()
         first = await documents.put("function", "a", "{}")
