@@ -7,6 +7,7 @@ import pytest
 from lambent.model import (
     Fetch,
     Invoke,
+    Record,
     ReportBatch,
     Succeeded,
 )
@@ -55,6 +56,14 @@ def test_a_batch_is_closed_before_the_record_that_would_make_its_event_heavier_t
     play = driver(batch_size=100, maximum_batching_window_seconds=60).put(11, size=megabyte).run(1)
     assert play.batches == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]  # six would leave no room for the envelope
     assert play.run().batches[2:] == [[11]]
+
+
+def test_what_is_read_ahead_for_later_batches_makes_no_batch_be_weighed() -> None:
+    def exactly(record: Record) -> int:
+        raise AssertionError("a batch that is light at a glance was weighed record by record")
+
+    play = driver(batch_size=10, weights=batching.Weights(exactly)).put(80, size=300_000).run()
+    assert play.batches == [list(range(first, first + 10)) for first in range(1, 81, 10)]
 
 
 def test_an_event_of_the_heaviest_batch_has_room_for_its_envelope() -> None:

@@ -259,7 +259,9 @@ class ShardConsumer:
     def _cut_to_size(self, lane: _Lane, count: int) -> tuple[int, int]:
         """How many of the first `count` records fit into one event, and their bytes (at least one always goes)."""
         weights, limit = self._weights, MAXIMUM_BATCH_BYTES - self._weights.envelope
-        rough = int(lane.bytes * weights.per_byte) + count * weights.per_record
+        more = count < len(lane.records)  # what is read ahead for later batches weighs nothing in this one
+        held = weights.held(lane.records[:count]) if more else lane.bytes
+        rough = int(held * weights.per_byte) + count * weights.per_record
         if rough <= limit:
             return count, rough
         size = 0
