@@ -151,11 +151,15 @@ class Environment:
         self._beginning: asyncio.Task[None] | None = None
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # by the loop's clock
+        self._when_due: Callable[[], None] | None = None
         self._over: asyncio.Task[None] | None = None
         self._closed: asyncio.Event | None = None
         self._why = ""  # it is killed by us
         self._said = False  # the runtime told the error, and so has logged it
-        self._usual_headers = self._made_headers()  # of the next invocation, made while nobody waits for them
+        self._arn = self._arn_header(None)
+        self._chance = world.new_id().replace("-", "").encode()  # in its trace ids
+        self._delivered = 0
         self._initialized = False
 
     # --- what it is told ---------------------------------------------------------------------------------------------
@@ -277,7 +281,7 @@ class Environment:
         if self.work is not None:
             self._deliver(self.work)
         else:
-            self._set_timer(0, None)
+            self._when_due = None
             self._reports.ready(self)
 
     def chunk(self, data: bytes) -> asyncio.Future[None] | None:
@@ -401,27 +405,29 @@ class Environment:
 
     def _headers(self, work: Work) -> bytes:
         invocation = work.invocation
-        deadline = self._world.clock.now() + self.function.timeout_seconds - (self._monotonic() - work.began)
-        if invocation.qualifier is None and invocation.trace_id is None and invocation.client_context is None:
-            known = self._usual_headers
-        else:
-            known = self._made_headers(invocation.qualifier, invocation.trace_id)
-            if invocation.client_context is not None:
-                context = json.dumps(dict(invocation.client_context))
-                known += header(b"Lambda-Runtime-Client-Context", context)
+        now = self._world.clock.now()
+        deadline = now + self.function.timeout_seconds - (self._monotonic() - work.began)
         named = header(b"Lambda-Runtime-Aws-Request-Id", invocation.request_id)
-        return b"%bLambda-Runtime-Deadline-Ms: %d\r\n%b" % (named, deadline * 1000, known)
+        arn = self._arn if invocation.qualifier is None else self._arn_header(invocation.qualifier)
+        if invocation.trace_id is None:
+            traced = self._new_trace(now)
+        else:
+            traced = header(b"Lambda-Runtime-Trace-Id", invocation.trace_id)
+        if invocation.client_context is not None:
+            traced += header(b"Lambda-Runtime-Client-Context", json.dumps(dict(invocation.client_context)))
+        return b"%bLambda-Runtime-Deadline-Ms: %d\r\n%b%b" % (named, deadline * 1000, arn, traced)
 
-    def _made_headers(self, qualifier: str | None = None, trace_id: str | None = None) -> bytes:
+    def _arn_header(self, qualifier: str | None) -> bytes:
         arn = function_arn(self._world.region, self._world.account_id, self.function.name, qualifier)
-        return header(b"Lambda-Runtime-Invoked-Function-Arn", arn) + header(
-            b"Lambda-Runtime-Trace-Id", trace_id or self._trace_id()
-        )
+        return header(b"Lambda-Runtime-Invoked-Function-Arn", arn)
 
-    def _trace_id(self) -> str:
-        """AWS's form, made of the time and a new id; nobody samples it."""
-        made = self._world.new_id().replace("-", "")
-        return f"Root=1-{int(self._world.clock.now()):08x}-{made[:24]};Parent={made[16:32]};Sampled=0"
+    def _new_trace(self, now: float) -> bytes:
+        """AWS's form, made of the time, the environment's own chance and a count; nobody samples it."""
+        self._delivered += 1
+        count, chance = self._delivered & 0xFFFF_FFFF, self._chance
+        return b"Lambda-Runtime-Trace-Id: Root=1-%08x-%b%08x;Parent=%b%08x;Sampled=0\r\n" % (
+            int(now), chance[:16], count, chance[24:], count
+        )  # fmt: skip
 
     def _finish(self, outcome: Succeeded | Failed) -> None:
         """The invocation is over: tell its caller. The timer runs on until the runtime asks for the next one."""
@@ -434,7 +440,6 @@ class Environment:
         self._close_log(outcome)
         self._reports.answered(self)
         work.end(outcome)
-        self._usual_headers = self._made_headers()
 
     def _leave(self, outcome: Unavailable) -> None:
         """What it has is given up."""
@@ -463,9 +468,22 @@ class Environment:
             outcome.log_tail = tail
 
     def _set_timer(self, seconds: float, callback: Callable[[], None] | None) -> None:
+        """One timer serves deadline after deadline: it is moved when it fires, for most never come to pass."""
+        self._when_due, self._due = callback, self._loop.time() + seconds
         if self._timer is not None:
+            if callback is not None and self._timer.when() <= self._due:
+                return
             self._timer.cancel()
-        self._timer = None if callback is None else self._loop.call_later(seconds, callback)
+        self._timer = None if callback is None else self._loop.call_at(self._due, self._fired, self._due)
+
+    def _fired(self, at: float) -> None:
+        self._timer = None
+        if self._when_due is None:
+            return
+        if at < self._due:
+            self._timer = self._loop.call_at(self._due, self._fired, self._due)
+        else:
+            self._when_due()
 
 
 def _document(body: bytes, error_type: str) -> Mapping[str, object]:

@@ -105,7 +105,8 @@ class Processes:
         respond: Respond,
     ) -> Call:
         """See `ports.Runtime.start`. The deadline begins when an environment takes it, perhaps after an init."""
-        registered = self._functions.get(_key(invocation))
+        name = _key(invocation)
+        registered = self._functions.get(name)
         work = Work(invocation, ended, started, respond, self._give_up)
         if registered is None or self._closed:
             work.end(STOPPED if self._closed else Unavailable(f"function {invocation.function!r} is not served here"))
@@ -113,7 +114,7 @@ class Processes:
         if self._surroundings.reload_code:
             self._keep(self._look_and_call(registered, work), f"function {invocation.function}: look at its code")
         else:
-            self._perform(self._fleet.call(_key(invocation), work, self._monotonic()))
+            self._perform(self._fleet.call(name, work, self._monotonic()))
         return work
 
     async def close(self) -> None:
@@ -227,11 +228,10 @@ class Processes:
             self._perform(self._fleet.reset(number, self._monotonic(), init_failed=True))
 
     def _is_busy(self, environment: Environment) -> None:
-        if not self._busy:
+        if environment not in self._busy:
             self._busy.add(environment)
-            self._tick_later()
-        else:
-            self._busy.add(environment)
+            if len(self._busy) == 1:
+                self._tick_later()
 
     def _scratch(self) -> Path:
         if self._folder is None:
@@ -273,8 +273,9 @@ class Processes:
 
     def ready(self, environment: Environment) -> None:
         if environment.number in self._environments:
-            self._busy.discard(environment)
             self._perform(self._fleet.ready(environment.number, self._monotonic()))
+            if environment.work is None:
+                self._busy.discard(environment)
 
     def answered(self, environment: Environment) -> None:
         if environment.number in self._environments:

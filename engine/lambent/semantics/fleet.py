@@ -38,7 +38,7 @@ class Start:
     provisioned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run(Generic[Ticket]):
     """Let this environment serve it. `spilled`: no provisioned one was free."""
 
@@ -331,15 +331,16 @@ class Fleet(Generic[Ticket]):
         """One environment for each that waits, and as many as are to be ready."""
         if not pool.waiting and (pool.withdrawn or not pool.provisioned):
             return []
-        current = [each for each in pool.all.values() if each.generation == pool.generation]
-        starting = sum(
-            each.state == "starting" or (each.state == "answered" and now - each.since < TURNAROUND_SECONDS)
-            for each in current
-        )
         steps: list[Step[Ticket]] = []
         if now < pool.not_before:
             return steps
-        missing = pool.provisioned - sum(each.provisioned for each in current)
+        missing, starting = pool.provisioned, 0
+        for each in pool.all.values():
+            if each.generation == pool.generation:
+                missing -= each.provisioned
+                starting += each.state == "starting" or (
+                    each.state == "answered" and now - each.since < TURNAROUND_SECONDS
+                )
         while missing > 0 and self._room(steps):
             steps.append(self._start(function, pool, provisioned=True))
             missing -= 1
