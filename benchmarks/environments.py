@@ -1,8 +1,9 @@
 """What an execution environment costs beside its bare runtime client, and what a pool of them saves.
 
-Decides the bounds that `make bench` holds: a warm invocation by the same client (awslambdaric) served by a loop without
-an engine, a cold start by starting that client alone, CPU of 100 idle environments, and cold starts in the latency of
-a step of load. Everything is interleaved and in one process; the environments are processes of their own.
+Decides the bounds that `make bench` holds: a warm invocation by the same client (awslambdaric) served by a Runtime API
+without an engine (`runtime_loop.py`), a cold start by starting that client alone, CPU of 100 idle environments, and
+cold starts in the latency of a step of load. Everything is interleaved and in one process; the environments are
+processes of their own.
 
 MiniStack's Invoke is measured beside it if its command is named by MINISTACK (it wants a virtual environment of its
 own); it is HTTP there and a call here, so that there is no bound.
@@ -24,7 +25,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.engines import engine as new_engine
-from benchmarks.runtime_loop import AiohttpLoop, BareClient, RuntimeLoop
+from benchmarks.runtime_loop import AiohttpLoop, BareClient, CarelessLoop, RuntimeLoop
 from benchmarks.table import ROUNDS, Row, median, ratio, show
 
 EVENT = json.dumps({"id": "1f0c7c52-b1b4", "origin": "JFK", "delay": 42, "tail": "N14228", "tags": ["a", "b"]}).encode()
@@ -73,7 +74,7 @@ async def code() -> AsyncIterator[Path]:
 
 async def warm_and_cold(folder: Path) -> list[Row]:
     engine, bare = new_engine(), BareClient(folder, "app.echo", RuntimeLoop())
-    by_library = BareClient(folder, "app.echo", AiohttpLoop())
+    by_library, careless = BareClient(folder, "app.echo", AiohttpLoop()), BareClient(folder, "app.echo", CarelessLoop())
     engine.function_from(folder, name="warm", handler="app.echo", memory_size_mb=512)
     engine.function_from(folder, name="cold", handler="app.echo", memory_size_mb=512, recycle_after=1)
 
@@ -92,26 +93,30 @@ async def warm_and_cold(folder: Path) -> list[Row]:
     async def invoke_by_library() -> None:
         await by_library.loop.invoke(EVENT)
 
+    async def invoke_careless() -> None:
+        await careless.loop.invoke(EVENT)
+
     async def invoke_cold() -> None:
         await engine.invoke("cold", EVENT)
 
     started: list[BareClient] = []
-    warm: dict[str, list[float]] = {"engine": [], "bare": [], "library": []}
+    kinds = {"engine": invoke_warm, "bare": invoke_bare, "library": invoke_by_library, "careless": invoke_careless}
+    warm: dict[str, list[float]] = {kind: [] for kind in kinds}
     cold: dict[str, list[float]] = {"engine": [], "bare": []}
     each: list[float] = []
     async with engine:
         await bare.open()
         await by_library.open()
+        await careless.open()
         for number in range(ROUNDS + 1):
-            of_engine = await timed(invoke_warm, WARM_CALLS)
-            of_bare = await timed(invoke_bare, WARM_CALLS)
-            of_library = await timed(invoke_by_library, WARM_CALLS)
-            if number:  # the first round warms up
-                each += of_engine
-                for kind, found in (("engine", of_engine), ("bare", of_bare), ("library", of_library)):
+            for kind, call in kinds.items():
+                found = await timed(call, WARM_CALLS)
+                if number:  # the first round warms up
                     warm[kind].append(median(found))
+                    each += found if kind == "engine" else []
         await bare.close()
         await by_library.close()
+        await careless.close()
         for number in range(ROUNDS + 1):
             seconds: dict[str, list[float]] = {"engine": [], "bare": []}
             for _ in range(COLD_STARTS):
@@ -124,10 +129,11 @@ async def warm_and_cold(folder: Path) -> list[Row]:
                 for kind, starts in seconds.items():
                     cold[kind].append(median(starts))
     return [
-        Row("warm invocation, rate by a bare loop's", 1 / ratio(warm, "engine", "bare"), "times", least=LEAST_WARM),
-        Row("  by a Runtime API in aiohttp, no engine", 1 / ratio(warm, "engine", "library"), "times"),
+        Row("warm invocation, by a Runtime API's rate", 1 / ratio(warm, "engine", "bare"), "times", least=LEAST_WARM),
+        Row("  by that of one in aiohttp", 1 / ratio(warm, "engine", "library"), "times"),
+        Row("  by a loop that parses and checks nothing", 1 / ratio(warm, "engine", "careless"), "times"),
         Row("  one invocation, median", median(each) * 1e3, "ms", most=MOST_WARM_MS),
-        Row("  by the bare loop, median", median(warm["bare"]) * 1e3, "ms"),
+        Row("  of the Runtime API, median", median(warm["bare"]) * 1e3, "ms"),
         Row("cold start, by starting the bare client", ratio(cold, "engine", "bare"), "times", most=MOST_COLD),
         Row("  of the bare client", median(cold["bare"]) * 1e3, "ms"),
     ]  # fmt: skip

@@ -59,9 +59,7 @@ class Invoker:
     async def invoke(self, invocation: Invocation, mapping: str | None = None) -> Outcome:
         """Admit, then run."""
         permit = self.admit(invocation.function, mapping)
-        if type(permit) is Throttled:
-            return permit
-        return await self.run(invocation, permit)  # type: ignore[arg-type]  # not seen by `type(...) is`
+        return permit if isinstance(permit, Throttled) else await self.run(invocation, permit)
 
     async def run(self, invocation: Invocation, permit: Permit) -> Outcome:
         """Run it. Never raises for what the handler did; gives the permit back in any case, also when cancelled."""

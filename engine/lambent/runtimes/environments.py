@@ -28,7 +28,7 @@ from lambent.runtimes import cgroups, error_documents, kinship
 from lambent.runtimes.beginning import Launcher
 from lambent.runtimes.launching import CannotBegin, Identity, launch
 from lambent.runtimes.process import Process
-from lambent.runtimes.runtime_api import RuntimeApi, header
+from lambent.runtimes.runtime_api import RuntimeApi, header, one_line
 from lambent.runtimes.streamed import StreamedAnswer
 from lambent.semantics.conversation import Conversation
 from lambent.semantics.logs import Lines, status_of
@@ -407,7 +407,6 @@ class Environment:
         invocation = work.invocation
         now = self._world.clock.now()
         deadline = now + self.function.timeout_seconds - (self._monotonic() - work.began)
-        named = header(b"Lambda-Runtime-Aws-Request-Id", invocation.request_id)
         arn = self._arn if invocation.qualifier is None else self._arn_header(invocation.qualifier)
         if invocation.trace_id is None:
             traced = self._new_trace(now)
@@ -415,7 +414,9 @@ class Environment:
             traced = header(b"Lambda-Runtime-Trace-Id", invocation.trace_id)
         if invocation.client_context is not None:
             traced += header(b"Lambda-Runtime-Client-Context", json.dumps(dict(invocation.client_context)))
-        return b"%bLambda-Runtime-Deadline-Ms: %d\r\n%b%b" % (named, deadline * 1000, arn, traced)
+        return b"Lambda-Runtime-Aws-Request-Id: %b\r\nLambda-Runtime-Deadline-Ms: %d\r\n%b%b" % (
+            one_line(invocation.request_id), deadline * 1000, arn, traced
+        )  # fmt: skip
 
     def _arn_header(self, qualifier: str | None) -> bytes:
         arn = function_arn(self._world.region, self._world.account_id, self.function.name, qualifier)
@@ -437,7 +438,8 @@ class Environment:
         outcome.run_seconds = self._monotonic() - work.began
         outcome.executed_version = self.identity.version
         outcome.init_seconds, self.init_seconds = self.init_seconds, None
-        self._close_log(outcome)
+        if self._invocation_log is not None:
+            self._close_log(self._invocation_log, outcome)
         self._reports.answered(self)
         work.end(outcome)
 
@@ -446,14 +448,12 @@ class Environment:
         work, self.work = self.work, None
         if work is not None:
             work.environment = None
-            self._close_log(outcome)
+            if self._invocation_log is not None:
+                self._close_log(self._invocation_log, outcome)
             work.end(outcome)
 
-    def _close_log(self, outcome: Outcome) -> None:
+    def _close_log(self, log: InvocationLog, outcome: Outcome) -> None:
         """All that was printed up to now belongs to the invocation that ended."""
-        log = self._invocation_log
-        if log is None:
-            return
         if self._process is not None:
             self._process.read_all()
         for lines in self._lines.values():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from lambent.errors import InvalidParameterValue, LambentError
-from lambent.model import Failed, Function, Invocation, Outcome, Unavailable
+from lambent.model import LATEST, Failed, Function, Invocation, Outcome, Unavailable
 from lambent.ports import Call, CodePlaces, Respond, RuntimeSurroundings
 from lambent.runtimes import cgroups
 from lambent.runtimes.beginning import Launcher
@@ -336,7 +336,8 @@ def _surroundings_of(function: Function) -> tuple[object, ...]:
 
 
 def _key(invocation: Invocation) -> str:
-    return key(invocation.function, invocation.version)
+    version = invocation.version
+    return invocation.function if version == LATEST else key(invocation.function, version)
 
 
 class _Registered:

@@ -144,6 +144,7 @@ class _Connection(asyncio.Protocol):
         self._not_http = (HttpParserError, HttpParserUpgrade)
         self._known = False  # to be of this environment
         self.closes = False  # after the invocation that it waits for
+        self._ended = False
         self._refusal: Refusal | None = None
         self._begun = 0  # requests
         self._between = True  # two requests: nothing of one has come
@@ -280,8 +281,9 @@ class _Connection(asyncio.Protocol):
             if what == b"next" and refusal is None:
                 self.closes = True
             else:
+                self._ended = True
                 self.transport.close()
-        self._last = what if goes_on and refusal is None and not self._streamed else b""
+        self._last = what if goes_on and refusal is None and not self._headers else b""
         self._between = True
         self._begin()
 
@@ -289,7 +291,6 @@ class _Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._in_headers = True
-        self._ended = False
         self._path = self._what = b""
         self._headers: dict[bytes, bytes] = {}
         self._size = 0
@@ -307,11 +308,11 @@ class _Connection(asyncio.Protocol):
         conversation = self._owner.conversation
         if self._usual_answer is None or conversation.state != "Running":
             return False
-        head, end, body = data.partition(b"\r\n\r\n")
-        usual = _ANSWER % (conversation.request_id.encode(), self._usual_answer, len(body))
-        if head + end != usual or len(body) > MAXIMUM_RESPONSE_BYTES:
+        size = len(data) - data.find(b"\r\n\r\n") - 4
+        head = _ANSWER % (conversation.request_id.encode(), self._usual_answer, size)
+        if not data.startswith(head) or size > MAXIMUM_RESPONSE_BYTES:
             return False
-        self._accept(body)
+        self._accept(data[len(head) :])
         return True
 
     def _remember(self, data: bytes) -> None:
@@ -369,8 +370,13 @@ class _Connection(asyncio.Protocol):
 
 
 def header(name: bytes, value: str) -> bytes:
-    """One line of a head; what would end the line is left out."""
-    return b"%b: %b\r\n" % (name, value.encode("utf-8", "replace").translate(None, b"\r\n\0"))
+    """One line of a head."""
+    return b"%b: %b\r\n" % (name, one_line(value))
+
+
+def one_line(value: str) -> bytes:
+    """What would end the line is left out."""
+    return value.encode("utf-8", "replace").translate(None, b"\r\n\0")
 
 
 def _response(status: int, document: Mapping[str, str]) -> bytes:
