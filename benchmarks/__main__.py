@@ -16,7 +16,7 @@ from benchmarks.table import Row, rows_of, show
 
 NAMES = (
     "start", "invoke", "streams", "idle", "scale", "peers", "durable", "durable_million", "durable_peers",
-    "api", "redis_streams", "redis_peers", "redis_engines", "kafka_streams", "environments",
+    "api", "api_growth", "redis_streams", "redis_peers", "redis_engines", "kafka_streams", "environments",
 )  # fmt: skip
 
 

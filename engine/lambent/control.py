@@ -316,7 +316,7 @@ class Control:
         one that is not, or no longer. What was `deleted` and `made` is known then."""
         documents = await self._opened.list("function", 0 if anew else self._seen)
         changes: dict[str, Function | None] = {}
-        if anew:
+        if anew or any(each.revision <= self._seen for each in documents):  # the store has lost what we saw
             self._seen = 0
             self.made.clear()
             self.deleted.clear()

@@ -143,7 +143,8 @@ class Documents(Protocol):
     async def get(self, kind: str, name: str) -> Document | None: ...
 
     async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
-        """All of a kind, or those that were written since: whose revision is above `after`. Costs what it gives."""
+        """All of a kind, or those that were written since: whose revision is above `after`. Costs what it gives. A
+        store that has lost this revision gives all: their revisions are not above it."""
         ...
 
     async def put(

@@ -67,9 +67,11 @@ function calls.get()
     return redis.call('HGET', kind, ARGV[4])
 end
 
--- ARGV[4]: the revision above which documents are wanted. Names and documents.
+-- ARGV[4]: the revision above which documents are wanted. Names and documents; all of them if that one was never given
+-- here, as when a failover lost it.
 function calls.list()
-    if ARGV[4] == '0' then
+    local after = tonumber(ARGV[4])
+    if after == 0 or after > tonumber(redis.call('GET', last) or '0') then
         return redis.call('HGETALL', kind)
     end
     local names = redis.call('ZRANGEBYSCORE', written, '(' .. ARGV[4], '+inf')

@@ -52,7 +52,14 @@ class _OnRedis(Suite):
 
 
 class TestRedisDocuments(_OnRedis, DocumentsSuite):
-    pass
+    async def test_after_a_failover_that_lost_revisions_a_list_has_all(self) -> None:
+        connection = await self.connect()
+        documents, server = connection.documents, connection.server
+        for name in ("a", "b", "c"):
+            await documents.put("function", name, "{}")
+        seen = max(each.revision for each in await documents.list("function"))
+        await server.call("SET", server.keys("documents", "revision"), seen - 1)  # the new primary has not got the last
+        assert {each.name for each in await documents.list("function", seen)} == {"a", "b", "c"}
 
 
 class TestRedisEventQueue(_OnRedis, EventQueueSuite):
