@@ -3,8 +3,9 @@
 Decides where groups can be made (below the engine's own group, of version 2 or 1), and what is written there; what it
 means that the kernel ended a process is `environments.py`'s. Where none can be made, memory is looked at instead.
 
-A process is put into its group while its client starts: that waits for all processors, and a client would wait with it.
-What it forked before that is put there, too. Sources: cgroups(7), the kernel's documentation of cgroup v2 and v1.
+Of version 1 a process goes into its group before it becomes a client, which costs next to nothing (a thread that moves
+itself waits for nobody). Of version 2 it is put there while its client starts, which waits for all processors; what it
+forked before that is put there, too. Sources: cgroups(7), the kernel's documentation of cgroup v2 and v1.
 """
 
 from __future__ import annotations
@@ -77,10 +78,22 @@ class Group:
             raise
         self.made = True
 
+    def entrances(self) -> list[str]:
+        """Files by which a process of one thread puts itself into the group, writing 0: of version 1 only."""
+        if self._version == 2:
+            return []
+        with suppress(OSError):  # as where none can be made
+            if not self.made:
+                self.make()
+            return [str(folder / "tasks") for folder in self._folders]
+        return []
+
     def take(self, first: int) -> None:
-        """The process `first`, and what it forked already, are in the group from now on."""
+        """The process `first`, and what it forked already, are in the group from now on, unless they have entrances."""
+        if self._version == 1:
+            return
         if not self.made:
-            with suppress(OSError):  # as where none can be made
+            with suppress(OSError):
                 self.make()
         for pid in kinship.family(first):
             for folder in self._folders:

@@ -263,7 +263,7 @@ class Environment:
         await self._api.close()
         await self._loop.run_in_executor(None, _remove, self._folder)
         if self._group is not None:
-            self._group.remove()
+            await self._loop.run_in_executor(None, self._group.remove)
 
     # --- what its runtime says (runtime_api.Owner) -------------------------------------------------------------------
 

@@ -103,6 +103,9 @@ def _become(wanted: dict[str, Any]) -> NoReturn:
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by the interpreter
         signal.signal(ignored, signal.SIG_DFL)
     os.umask(0o022)
+    for group in wanted["groups"]:
+        with suppress(OSError), open(group, "w") as file:
+            file.write("0")  # this thread
     if wanted["mounting"]:
         _mount(wanted["mounts"], in_user_namespace=wanted["mounting"] == "user")
     os.chdir(wanted["folder"])

@@ -93,6 +93,8 @@ class Launch:
     mounts: Sequence[tuple[str, str]] = ()
     dropping: bool = False
     becoming: int = 0
+    groups: Sequence[str] = ()
+    """Files that put it into its cgroups."""
     caution: str = ""
     """What is less than it should be, and why."""
 
@@ -108,6 +110,7 @@ class Launch:
                 "mounts": self.mounts,
                 "dropping": self.dropping,
                 "becoming": self.becoming,
+                "groups": self.groups,
             }
         ).encode()
 

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from lambent.runtimes import kinship
@@ -60,7 +61,7 @@ class Process:
             readers.append(reader)
             writers.append(writer)
         self.marker = f"AWS_LAMBDA_RUNTIME_API={launch.variables['AWS_LAMBDA_RUNTIME_API']}".encode()
-        starting = self._loop.run_in_executor(None, _begin, self._launcher, launch, writers)
+        starting = self._loop.run_in_executor(None, _begin, self._launcher, launch, self._group, writers)
         try:
             self._process = await asyncio.shield(starting)
         except asyncio.CancelledError:  # it begins nevertheless, and nobody would end it
@@ -154,8 +155,10 @@ class Process:
         self._pipes.clear()
 
 
-def _begin(launcher: Launcher, launch: Launch, writers: list[int]) -> Child:
+def _begin(launcher: Launcher, launch: Launch, group: Group | None, writers: list[int]) -> Child:
     try:
+        if group is not None:
+            launch = replace(launch, groups=group.entrances())
         return launcher.begin(launch.told(), writers)
     finally:
         for writer in writers:
