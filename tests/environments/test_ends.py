@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lambent import Engine, FunctionError
-from lambent.runtimes import environments
+from lambent.runtimes import cgroups, environments
 from lambent.runtimes.launching import isolation
 from tests.environments.conftest import PYTHON, alive, fifos, waits
 
@@ -89,6 +89,16 @@ async def test_daemons_end_with_the_engine(engine: Engine, code: Path) -> None:
     async with engine:
         numbers = await engine.invoke("code", {"do": "fork", "file": str(code / "daemon")})
     assert not any(map(alive, numbers.values()))
+
+
+async def test_memory_is_looked_at_where_a_process_could_not_enter_its_cgroup(
+    narrow: Engine, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entrances = cgroups.Group.entrances
+    monkeypatch.setattr(cgroups.Group, "entrances", lambda group: [f"{each}.gone" for each in entrances(group)])
+    narrow.function_from(code, handler="app.handler", timeout_seconds=30, memory_size_mb=128)
+    async with narrow:
+        assert (await failed(narrow, {"do": "allocate"}))["errorType"] == "Runtime.OutOfMemory"
 
 
 async def test_more_memory_than_allowed_ends_the_process(narrow: Engine, code: Path) -> None:

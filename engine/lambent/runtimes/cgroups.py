@@ -100,6 +100,10 @@ class Group:
                 with suppress(OSError):  # it ended just now
                     _write(folder / "cgroup.procs", pid)
 
+    def limits(self, pid: int) -> bool:
+        """Is this process in it? Pages that several share count once there, so that its word is the better one."""
+        return self.made and pid in _processes(self._memory)
+
     def killed(self) -> bool:
         """Did the kernel end processes of it for their memory, since this was asked last?"""
         file = "memory.events" if self._version == 2 else "memory.oom_control"

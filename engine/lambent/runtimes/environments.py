@@ -235,9 +235,11 @@ class Environment:
     def exceeds_memory(self) -> bool:
         """Does it use more than it has, or did the kernel end a part of it for that?"""
         used = self.measure()
-        if self._group is not None and self._group.made:
-            return self._group.killed()
-        return used > self.function.memory_size_mb * MEGABYTE
+        if self._group is not None and self._group.made and self._group.killed():
+            return True
+        if used <= self.function.memory_size_mb * MEGABYTE:
+            return False
+        return self._process is None or self._group is None or not self._group.limits(self._process.pid)
 
     @property
     def _kind(self) -> str:
