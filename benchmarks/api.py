@@ -10,6 +10,7 @@ Debian's package.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -84,6 +85,8 @@ async def serve(kind: str, folder: str) -> None:
     async with engine, serving(engine, "127.0.0.1", 0) as url:
         if kind == HELD:  # what is accepted waits, as behind a throttle
             engine._living().stopping.set()
+        gc.collect()
+        gc.freeze()  # as `lambent serve` does
         print(url, flush=True)
         await asyncio.Event().wait()
 

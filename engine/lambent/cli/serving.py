@@ -196,6 +196,9 @@ async def _tell_and_wait(
         for (host, port), paths in listening.items():
             url = await stack.enter_async_context(endpoint(host, port, paths))
             where |= {path.strip("/"): f"{url}{path}" for path in paths if path.strip("/") not in where}
+        if api is not None:
+            gc.collect()
+            gc.freeze()  # botocore's model, too: to look through it is 20 ms without an answer
         _tell(engine, where)
         await asyncio.Event().wait()
 
