@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -26,6 +26,7 @@ from lambent.model import Backlog, Put, Record, Shard
 from lambent.ports import World
 from lambent.semantics import kafka
 from lambent.semantics.builtin import begins_at
+from lambent_pollers.kafka_client import begun
 from lambent_pollers.kafka_group import GroupMember
 from lambent_pollers.kafka_producer import KafkaDestination, KafkaProducer
 from lambent_pollers.kafka_reader import KafkaReader
@@ -154,25 +155,15 @@ class KafkaStream:
     async def _opened(self) -> AIOKafkaAdminClient:
         async with self._opening:
             if self._admin is None:
-                self._admin = await _started(AIOKafkaAdminClient(**self.url.client()))
+                self._admin = await begun(AIOKafkaAdminClient(**self.url.client()))
             return self._admin
 
     async def _consumer(self) -> AIOKafkaConsumer:
         """One that reads nothing, and may be asked for offsets."""
         async with self._opening:
             if self._asking is None:
-                self._asking = await _started(AIOKafkaConsumer(**self.url.client(), enable_auto_commit=False))
+                self._asking = await begun(AIOKafkaConsumer(**self.url.client(), enable_auto_commit=False))
             return self._asking
-
-
-async def _started(client: Any) -> Any:
-    try:
-        await client.start()
-    except BaseException:
-        with suppress(KafkaError, OSError):
-            await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
-        raise
-    return client
 
 
 class _Factory:

@@ -21,6 +21,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from lambent.errors import StoreUnavailable
 from lambent.model import Progress
 from lambent.semantics import kafka
+from lambent_pollers.kafka_client import begin
 from lambent_pollers.kafka_url import KafkaUrl
 
 COMMIT_SECONDS: Final = 0.1  # how long a commit waits for company
@@ -153,7 +154,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         )
         consumer.subscribe(list(url.topics), listener=self)
         try:
-            await consumer.start()
+            await begin(consumer)
             self._trouble = ""
             while True:
                 await consumer.getmany(timeout_ms=60_000)  # of nothing: it raises what befell the membership

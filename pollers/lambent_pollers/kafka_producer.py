@@ -16,6 +16,7 @@ from aiokafka.errors import InvalidTopicError, KafkaError, MessageSizeTooLargeEr
 from lambent.errors import InvalidParameterValue, RequestTooLarge, StoreUnavailable
 from lambent.model import Delivered, Delivery, Put, Record, Refused
 from lambent.semantics import kafka
+from lambent_pollers.kafka_client import begun
 from lambent_pollers.kafka_url import KafkaUrl
 
 MAXIMUM_REQUEST_BYTES: Final = 1024 * 1024  # the broker's own limit by default (message.max.bytes)
@@ -80,13 +81,7 @@ class KafkaProducer:
                     "max_request_size": MAXIMUM_REQUEST_BYTES,
                     "compression_type": None if compression == "none" else compression,
                 }
-                producer = AIOKafkaProducer(**options)
-                try:
-                    await producer.start()
-                except BaseException:
-                    await producer.stop()
-                    raise
-                self._producer = producer
+                self._producer = await begun(AIOKafkaProducer(**options))
             return self._producer
 
 

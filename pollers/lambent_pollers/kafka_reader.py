@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from lambent.errors import StoreUnavailable
 from lambent.model import Read
 from lambent.semantics import kafka
+from lambent_pollers.kafka_client import begun
 from lambent_pollers.kafka_group import GroupMember, Stream
 
 FETCH_SECONDS: Final = 60.0  # how long one wait at the client lasts
@@ -172,12 +173,8 @@ class KafkaReader:
                 isolation_level=url.options["isolation"],
                 max_partition_fetch_bytes=PARTITION_BYTES,
             )
-            try:
-                with _mapped(self._stream):
-                    await consumer.start()
-            except BaseException:
-                await consumer.stop()
-                raise
+            with _mapped(self._stream):
+                await begun(consumer)
             self._consumer, self._assigned = consumer, frozenset()
         return self._consumer
 

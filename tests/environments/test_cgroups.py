@@ -134,9 +134,15 @@ async def test_a_daemon_that_nothing_tells_from_others_ends_with_its_environment
 
 
 async def test_nothing_is_left_of_a_group(narrow: Engine, code: Path) -> None:
+    ground = cgroups.ground()
+    folders = [] if ground is None else ground.folders
+
+    def groups() -> set[Path]:
+        return {each for folder in folders for each in folder.glob(f"lambent-{os.getpid()}-*")}
+
+    others = groups()  # of engines that another module's tests keep
     narrow.function_from(code, handler="app.handler", timeout_seconds=30)
     async with narrow:
         await narrow.invoke("code")
-    ground = cgroups.ground()
-    folders = [] if ground is None else ground.folders
-    assert [each for folder in folders for each in folder.glob(f"lambent-{os.getpid()}-*")] == []
+        assert len(groups() - others) == len(folders)
+    assert groups() == others
