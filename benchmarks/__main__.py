@@ -15,8 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from benchmarks.table import Row, rows_of, show
 
 NAMES = (
-    "start", "invoke", "streams", "idle", "scale", "peers", "durable", "durable_million", "durable_peers",
-    "api", "api_growth", "redis_streams", "redis_peers", "redis_engines", "kafka_streams", "environments",
+    "start", "invoke", "streams", "idle", "scale", "peers", "durable", "durable_latency", "durable_million",
+    "durable_peers", "api", "api_growth", "redis_streams", "redis_peers", "redis_engines", "kafka_streams",
+    "environments",
 )  # fmt: skip
 
 

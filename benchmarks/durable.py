@@ -1,11 +1,9 @@
-"""What it costs to keep everything: asynchronous events and single calls on a SQLite file, beside SQLite and the disk.
+"""What it costs to keep everything: asynchronous events, and checkpoints, on a SQLite file beside raw SQLite.
 
 Decides the bounds that `make bench` holds. All kinds run in one process, interleaved, each time on a fresh file on the
 disk where the project is; figures are medians of five rounds. Events: see `cycles.py`; from the first put to the last
-settlement, the terminal record kept. Latency: a thousand calls a second come at their times, whatever became of the
-former ones (open loop), and each is measured from when it was due, as are the pages written and synced beside them;
-the functions run meanwhile, and the collector leaves alone what was there before, as in `engine.run()`. Stream:
-batches of 100, by reference, from the resumption of the mapping to the last checkpoint.
+settlement, the terminal record kept. Stream: batches of 100, by reference, from the resumption of the mapping to the
+last checkpoint. How long a single call takes is measured in `durable_latency.py`.
 Events a second mean something on a quiet machine only; seconds of CPU are those of all threads, and are shown beside.
 """
 
@@ -14,13 +12,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import durable_raw as raw
-from benchmarks.cycles import CALLS_A_SECOND, PAYLOAD, POLL_SECONDS, Seconds, Stopwatch, cycle_of, directory, times
+from benchmarks.cycles import PAYLOAD, POLL_SECONDS, Seconds, Stopwatch, cycle_of, directory
 from benchmarks.engines import engine as new_engine
 from benchmarks.table import ROUNDS, Row, median, ratio, show
 from lambent.stores.sqlite import SqliteStore
@@ -31,8 +27,6 @@ LEAST_OF_RAW = 0.15
 RECORDS = 50_000
 BATCH = 100
 LEAST_OF_RAW_STREAM = 0.35
-CALLS = 3_000
-MOST_LATENCY = 3.0
 
 
 async def events(path: Path) -> Seconds:
@@ -68,41 +62,9 @@ async def stream(path: Path) -> Seconds:
         return watch.read()
 
 
-async def latency(path: Path) -> list[float]:
-    """Seconds until each call was answered, from when it was due. A thread brings them: the loop's own timers count
-    milliseconds."""
-    engine, took, answered = new_engine(store=SqliteStore(path)), list[float](), asyncio.Event()
-    loop, calls = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-
-    @engine.function
-    async def nothing(event: object, context: object) -> None: ...
-
-    async def call(due: float) -> None:
-        await engine.invoke_async(nothing, PAYLOAD)
-        took.append(time.perf_counter() - due)
-        if len(took) == CALLS:
-            answered.set()
-
-    def bring() -> None:
-        for due in times(CALLS):
-            loop.call_soon_threadsafe(lambda due=due: calls.add(loop.create_task(call(due))))  # type: ignore[misc]
-
-    async with engine:
-        gc.collect()
-        gc.freeze()
-        await asyncio.gather(asyncio.to_thread(bring), answered.wait())
-        gc.unfreeze()
-    return took
-
-
-def p99(took: Sequence[float]) -> float:
-    return sorted(took)[int(len(took) * 0.99)]
-
-
 async def measure() -> list[Row]:
     wall: dict[str, list[float]] = defaultdict(list)
     cpu: dict[str, list[float]] = defaultdict(list)
-    slowest: dict[str, list[float]] = defaultdict(list)
 
     def note(name: str, seconds: Seconds) -> None:
         wall[name].append(seconds[0])
@@ -114,8 +76,6 @@ async def measure() -> list[Row]:
             note("events", await events(Path(files, "events.db")))
             note("raw stream", raw.stream(Path(files, "raw-stream.db"), RECORDS))
             note("stream", await stream(Path(files, "stream.db")))
-            slowest["sync"].append(p99(raw.syncs(Path(files, "log"), CALLS)))
-            slowest["call"].append(p99(await latency(Path(files, "latency.db"))))
 
     def beside_raw(name: str, what: str, unit: str, number: int, least: float | None, least_of_raw: float) -> list[Row]:
         each = {kind: f"{median(cpu[kind]) / number * 1e6:.1f} µs of CPU each" for kind in (name, f"raw {name}")}
@@ -125,14 +85,11 @@ async def measure() -> list[Row]:
             Row("  by raw SQLite", ratio(wall, f"raw {name}", name), "times", least=least_of_raw, note=note),
         ]
 
-    sync = f"that of a page written and synced is {median(slowest['sync']) * 1e3:.1f} ms"
     return [
         *beside_raw("events", "durable events: accepted, run, settled", "events/s", EVENTS, LEAST_EVENTS, LEAST_OF_RAW),
         *beside_raw(
             "stream", "durable stream: read, run, checkpointed", "records/s", RECORDS, None, LEAST_OF_RAW_STREAM
         ),
-        Row(f"p99 of invoke_async, {CALLS_A_SECOND:,} a second", median(slowest["call"]) * 1e3, "ms", note=sync),
-        Row("  by p99 of write + fdatasync", ratio(slowest, "call", "sync"), "times", most=MOST_LATENCY),
     ]
 
 
