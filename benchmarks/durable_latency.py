@@ -3,7 +3,7 @@
 Decides a bound that `make bench` holds. A thousand calls a second come at their times, whatever became of the former
 ones (open loop), and each is measured from when it was due, as are the pages written and synced beside them; the
 functions run meanwhile. Each round is a process of its own, as an engine is that did nothing else before, and the
-collector leaves alone what was there at the start, as in `engine.run()`. Figures are medians of the rounds' p99.
+collector leaves alone what was there at the start, as in `lambent run`. Figures are medians of the rounds' p99.
 """
 
 from __future__ import annotations

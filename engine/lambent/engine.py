@@ -9,7 +9,6 @@ an outcome in `semantics/`.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -518,7 +517,6 @@ class Engine(Declarations):
 
         loop = asyncio.get_running_loop()
         await self.start()
-        gc.freeze()  # what is there by now stays: looking through all of it again and again makes calls wait
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, on_signal, number)
@@ -537,7 +535,6 @@ class Engine(Declarations):
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-                gc.unfreeze()
         for task in done - {waiting}:
             task.result()
         return stopped_by[0] if stopped_by else None

@@ -134,8 +134,6 @@ def _run(
 
     if log_format is not None or not structlog.is_configured():
         _log_to_stderr(log_format or (LogFormat.text if sys.stderr.isatty() else LogFormat.json))
-    gc.collect()
-    gc.freeze()  # what is loaded stays: to look through it again and again is a tenth of an engine's work
     try:
         listening = _listening(engine, health, metrics)
         serve_api = None if api is None else _api(engine, api)
@@ -196,9 +194,8 @@ async def _tell_and_wait(
         for (host, port), paths in listening.items():
             url = await stack.enter_async_context(endpoint(host, port, paths))
             where |= {path.strip("/"): f"{url}{path}" for path in paths if path.strip("/") not in where}
-        if api is not None:
-            gc.collect()
-            gc.freeze()  # botocore's model, too: to look through it is 20 ms without an answer
+        gc.collect()
+        gc.freeze()  # what is loaded stays: to look through it again and again makes callers wait, 20 ms with an API
         _tell(engine, where)
         await asyncio.Event().wait()
 

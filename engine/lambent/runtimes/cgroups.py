@@ -119,6 +119,7 @@ class Group:
                     os.kill(pid, signal.SIGKILL)
             if not found:
                 return
+            kinship.see_end(found)
 
     def remove(self) -> None:
         """It is empty by now."""

@@ -70,10 +70,10 @@ def kill(first: int, marker: bytes) -> None:
                 os.kill(pid, signal.SIGKILL)
         if not found:
             return
-        _see_end(found)
+        see_end(found)
 
 
-def _see_end(pids: set[int]) -> None:
+def see_end(pids: set[int]) -> None:
     """Wait until they are dead, for a moment."""
     for pid in pids:
         with suppress(OSError):  # it is gone
