@@ -34,7 +34,7 @@ from lambent.ports import Document, Documents
 from lambent.semantics.routing import destinations
 from lambent.settings import EngineSettings
 from lambent.stored import DELETED, Stored, content, difference, is_deleted
-from lambent.stored_mappings import Seek, StoredMapping, first_seek, is_same, mapping_id, next_id
+from lambent.stored_mappings import RETIRED, Seek, StoredMapping, first_seek, is_same, mapping_id, next_id
 from lambent.validation import changed, validated
 
 C = TypeVar("C", bound=Configuration)
@@ -341,23 +341,22 @@ class Control:
         function: str,
         options: Mapping[str, object],
         api: Mapping[str, Any] | None = None,
-        generation: int = 0,
+        anew: bool = False,
     ) -> StoredMapping:
-        """Raises InvalidParameterValue, ResourceConflict if there is such a mapping. It is remembered, and runs
-        wherever its function is, until it is deleted; or declared in code, which makes it the code's. Progress of a
-        `generation` below this one, of a mapping that was deleted, does not count for it."""
+        """Raises InvalidParameterValue, ResourceConflict if there is such a mapping. It runs wherever its function is,
+        until it is deleted; or declared in code, which makes it the code's. `anew`: its id was no other's."""
         mapping = self._new_mapping(source, function, options)
         stored = await self.list_mappings()
         known = await self.known()
         known.check_mapping(mapping)
         identity = mapping_id(mapping)
-        while identity in stored and not is_same(stored[identity].mapping, mapping):  # its function was changed
+        while (identity in stored and not is_same(stored[identity].mapping, mapping)) or (
+            anew and await self._opened.get(RETIRED, identity)
+        ):
             identity = next_id(identity)
         known.check_duplicate(identity, mapping, ((s.id, s.mapping) for s in stored.values()), same_id=True)
-        seek = first_seek(mapping)._replace(generation=generation)
-        wanted = StoredMapping(identity, mapping, seek, origin="api", api=api or {})
-        document = await self._opened.put("mapping", identity, wanted.body(), 0)
-        if document is None:
+        wanted = StoredMapping(identity, mapping, first_seek(mapping), origin="api", api=api or {})
+        if not (document := await self._opened.put("mapping", identity, wanted.body(), 0)):
             raise known.duplicate(identity, mapping)
         return replace(wanted, revision=document.revision)
 
@@ -419,6 +418,8 @@ class Control:
     async def delete_mapping(self, identity: str) -> None:
         """Raises ResourceNotFound. Its progress stays with the leases, for a mapping of the same id. One that code
         declares is there again when that code starts again."""
+        if await self._opened.get("mapping", identity):
+            await self._opened.put(RETIRED, identity, "")  # first: one that is made like it never gets its id
         if not await self._opened.delete("mapping", identity):
             raise ResourceNotFound(_NO_MAPPING)
         self.mappings.pop(identity, None)

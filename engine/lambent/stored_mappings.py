@@ -19,6 +19,8 @@ MappingState = Literal["Creating", "Enabled", "Disabling", "Disabled", "Updating
 NOTHING_PROCESSED: Final = "No records processed"
 PROCESSED: Final = "OK"
 PROBLEM: Final = "PROBLEM: Function call failed"
+RETIRED: Final = "mapping-retired"
+"""The kind of the documents that stand for the ids of mappings that were deleted."""
 _IDS: Final = uuid.UUID("5f1c2f0e-6c3c-5d1f-9d4e-4f6f6c616d62")  # the namespace of mapping ids
 
 
@@ -54,7 +56,7 @@ def mapping_id(mapping: EventSourceMapping) -> str:
 
 
 def next_id(identity: str) -> str:
-    """Of a mapping whose own id belongs to one that feeds another function by now."""
+    """Of a mapping whose own id is taken: by one that feeds another function by now, or that was deleted."""
     return str(uuid.uuid5(_IDS, identity))
 
 

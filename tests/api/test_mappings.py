@@ -94,7 +94,8 @@ def test_a_mapping_that_is_created_anew_begins_where_it_says_and_not_where_the_d
     api.delete_event_source_mapping(UUID=mapping)
     with refused("ResourceNotFoundException", 404):
         api.get_event_source_mapping(UUID=mapping)
-    map_to(api, "first", EventSourceArn=STREAM, StartingPosition="TRIM_HORIZON")
+    again = map_to(api, "first", EventSourceArn=STREAM, StartingPosition="TRIM_HORIZON")
+    assert again != mapping, "one that was deleted is never spoken of again"
     found: list[str] = []
     while "three" not in found:
         found += HEARD.get(timeout=10)[1]

@@ -19,7 +19,7 @@ from lambent.api.shapes import Operation, Wire, parse_query
 from lambent.api.trail import Trail
 from lambent.engine import Engine
 from lambent.errors import LambentError, RequestTooLarge, TooManyRequests
-from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES, MAXIMUM_SYNC_PAYLOAD_BYTES
+from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES
 
 MAXIMUM_BODY_BYTES: Final = 1024 * 1024  # of a request without code
 MAXIMUM_CODE_REQUEST_BYTES: Final = 70_167_211  # recorded: of CreateFunction, whose zip file is base64
@@ -61,7 +61,7 @@ class Application:
                 await _send(send, 200, [(b"content-type", b"application/zip")], archive)
                 return
             operation, labels = self._wire.route(scope["method"], scope["raw_path"], query)
-            body = await _body(receive, headers, _limit(operation, headers), operation)
+            body = await _body(receive, headers, _limit(operation), operation)
             if operation.name in self._invoking.operations:
                 request_id, reply = await self._invoking.do(operation, labels, query, headers, body)
             else:
@@ -171,11 +171,9 @@ def _larger(limit: int, operation: Operation) -> Refusal:
     return too_large(f"Request must be smaller than {limit} bytes for the {name} operation")
 
 
-def _limit(operation: Operation, headers: Mapping[bytes, bytes]) -> int:
+def _limit(operation: Operation) -> int:
     if operation.name in _WITH_CODE:
         return MAXIMUM_CODE_REQUEST_BYTES
-    if operation.name == "InvokeAsync" or headers.get(b"x-amz-invocation-type") == b"Event":
-        return MAXIMUM_ASYNC_PAYLOAD_BYTES
     return MAXIMUM_SYNC_PAYLOAD_BYTES if operation.name.startswith("Invoke") else MAXIMUM_BODY_BYTES
 
 

@@ -21,6 +21,7 @@ from lambent.errors import InvalidParameterValue
 
 MAXIMUM_ZIPPED_BYTES: Final = 52_428_800  # Lambda quotas: direct upload
 COUNTED_FOR_SECONDS: Final = 60.0  # for which what there is of code is counted on by one server, with its own uploads
+_ELSEWHERE: Final = ("S3Bucket", "S3Key", "S3ObjectVersion", "ImageUri")
 _EMPTY: Final = b"PK\x05\x06"  # a zip file that begins with its end
 FOLDER_BUCKETS: Final = ("folder", "hot-reload")  # S3 buckets that mean this machine: S3Key is the path there
 
@@ -72,6 +73,17 @@ class Codes:
 
 async def code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:
     """What is stored of the code that these parameters name. Raises `Refusal`."""
+    code = await _code_of(params, codes)
+    if key := params.get("SourceKMSKeyArn"):
+        code["kms"] = key  # shown, without effect
+    return code
+
+
+async def _code_of(params: Mapping[str, Any], codes: Codes) -> dict[str, Any]:
+    if params.get("ZipFile") and any(params.get(name) for name in _ELSEWHERE):
+        raise invalid("Please do not provide other FunctionCode parameters when providing a ZipFile.")
+    if params.get("S3ObjectStorageMode") == "REFERENCE":
+        raise invalid("S3ObjectStorageMode: REFERENCE is not there: code is copied when it is given (COPY).")
     ways = [name for name in ("ZipFile", "S3Bucket", "ImageUri") if params.get(name)]
     if len(ways) != 1:
         if "ZipFile" in params and not ways:

@@ -39,7 +39,7 @@ _LEVELS: Final = ("ApplicationLogLevel", "SystemLogLevel")
 CHOSEN: Final = (
     "Runtime", "Role", "Handler", "Description", "Timeout", "MemorySize", "Environment", "VpcConfig",
     "DeadLetterConfig", "KMSKeyArn", "TracingConfig", "Layers", "FileSystemConfigs", "ImageConfig",
-    "EphemeralStorage", "SnapStart", "LoggingConfig", "DurableConfig",
+    "EphemeralStorage", "SnapStart", "LoggingConfig",
 )  # fmt: skip
 """Members that both CreateFunction and UpdateFunctionConfiguration take."""
 
@@ -206,11 +206,6 @@ def fingerprint(found: Configuration) -> str:
     """Equal for what PublishVersion takes for the same: code and configuration."""
     said = {name: value for name, value in found.members.items() if name != "Description"}
     return json.dumps([said, found.members.get("Description"), found.code.get("sha256")], sort_keys=True)
-
-
-def version_arn(reference: Reference, version: str) -> str:
-    """A version's own ARN; $LATEST's is the function's."""
-    return reference.unqualified if version == LATEST else reference.of(version)
 
 
 def _variables(variables: Mapping[str, str]) -> dict[str, str]:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from lambent.api.configurations import chosen, defaults, fingerprint, members_of, merged, shown, version_arn
+from lambent.api.configurations import chosen, defaults, fingerprint, members_of, merged, shown
 from lambent.api.decisions import Answer, decides
 from lambent.api.layers import attached
 from lambent.api.names import Reference
 from lambent.api.records import Asked, Configuration, Record, page
-from lambent.api.refusals import Refusal, conflict, invalid, no_code_signing, not_found, stale
+from lambent.api.refusals import Refusal, conflict, invalid, no_code_signing, not_found, not_here, stale
 from lambent.arns import function_arn
 from lambent.model import LATEST, Function
 from lambent.semantics.zips import MAXIMUM_UNZIPPED_BYTES
@@ -24,11 +24,25 @@ from lambent.settings import EngineSettings
 
 DECLARED_CODE: Final = {"sha256": "", "size": 0, "kind": "declared"}
 MAXIMUM_TAGS: Final = 50  # of a resource (Lambda guide: «Using tags on Lambda functions»)
+_NOT_LATEST: Final = (
+    "Current operation does not support versions other than $LATEST. Please set the version to $LATEST or do not set a "
+    "version in your request."
+)
+_ABSENT: Final = {
+    "PublishTo": "managed instances",
+    "CapacityProviderConfig": "capacity providers",
+    "TenancyConfig": "tenants",
+    "DurableConfig": "durable executions",
+    "RuntimeConfig": "customer-managed runtimes",
+    "AcceleratorConfig": "accelerators",
+}
+"""Members that ask for what is not there. Each would change how a function runs: none is passed over."""
 _OWN_CODE: Final = "is a callable of the code that the engine runs: change that code, and start it again"
 
 
 def created(asked: Asked, code: Mapping[str, Any]) -> tuple[Record, Answer]:
     """The record of a new function, and the answer. Raises `Refusal`."""
+    _check_there(asked)
     package = asked.get("PackageType", "Zip")
     choice = chosen(asked.params, asked.runtimes, package)
     if package == "Zip" and not (choice.get("Runtime") and choice.get("Handler")):
@@ -66,8 +80,6 @@ def declared(function: Function, settings: EngineSettings, revision: str, modifi
 def with_new_code(asked: Asked, record: Record, code: Mapping[str, Any]) -> Answer:
     """UpdateFunctionCode. Raises `Refusal`."""
     check_changeable(asked, record)
-    if (code["kind"] == "image") != (record.latest.members["PackageType"] == "Image"):
-        raise invalid("Please provide ImageUri when using PackageType Image, and code when using PackageType Zip.")
     members = record.latest.members | _architectures(asked)
     _check_size(code, members)
     updated = Configuration(members, dict(code), asked.new_id(), asked.now, asked.change("update"))
@@ -83,15 +95,22 @@ def with_new_code(asked: Asked, record: Record, code: Mapping[str, Any]) -> Answ
 
 
 def check_changeable(asked: Asked, record: Record) -> None:
-    """Raises `Refusal` if $LATEST changed since it was read, or is being changed."""
+    """Raises `Refusal` if $LATEST changed since it was read, is being changed, or has another kind of code."""
     if record.declared:
         raise invalid(f"The function {record.name} {_OWN_CODE}.")
+    _check_latest(asked)
+    package = record.latest.members["PackageType"]
+    if package == "Zip" and asked.get("ImageUri"):
+        raise invalid("Please don't provide ImageUri when updating a function with packageType Zip.")
+    if package == "Image" and (asked.get("ZipFile") or asked.get("S3Bucket")):
+        raise invalid("Please provide ImageUri when updating a function with packageType Image.")
     _check_revision(asked, record.latest.revision)
     _check_settled(asked, record)
 
 
 @decides("UpdateFunctionConfiguration", writes=True)
 def update_configuration(asked: Asked, record: Record) -> Answer:
+    _check_latest(asked)
     _check_revision(asked, record.latest.revision)
     _check_settled(asked, record)
     choice = chosen(asked.params, asked.runtimes, record.latest.members["PackageType"])
@@ -109,6 +128,7 @@ def _no_function_to_publish(asked: Asked) -> Refusal:
 
 @decides("PublishVersion", writes=True, missing=_no_function_to_publish)
 def publish_version(asked: Asked, record: Record) -> Answer:
+    _check_latest(asked)
     _check_revision(asked, record.latest.revision)
     theirs, ours = asked.get("CodeSha256"), record.latest.code["sha256"]
     if theirs and theirs != ours:
@@ -149,25 +169,26 @@ def versions_of(alias: Mapping[str, Any]) -> list[str]:
 @decides("GetFunctionConfiguration")
 def get_configuration(asked: Asked, record: Record) -> Answer:
     version, found = record.at(asked.reference)
-    return shown(asked.reference, _asked_arn(asked, record), version, found, asked.settings)
+    return shown(asked.reference, asked.reference.arn, version, found, asked.settings)
 
 
 @decides("GetFunction")
 def get_function(asked: Asked, record: Record) -> Answer:
     version, found = record.at(asked.reference)
-    answer: Answer = {
-        "Configuration": shown(asked.reference, _asked_arn(asked, record), version, found, asked.settings)
-    }
+    answer: Answer = {"Configuration": shown(asked.reference, asked.reference.arn, version, found, asked.settings)}
     if found.code["kind"] == "image":
         uri = found.code["location"]
         resolved = found.code.get("resolved", uri)
         answer["Code"] = {"RepositoryType": "ECR", "ImageUri": uri, "ResolvedImageUri": resolved}
     else:
         answer["Code"] = {"RepositoryType": "S3", "Location": found.code.get("location") or asked.code_url(found.code)}
-    if record.tags:
-        answer["Tags"] = record.tags
-    if record.reserved is not None:
-        answer["Concurrency"] = {"ReservedConcurrentExecutions": record.reserved}
+    if "kms" in found.code:
+        answer["Code"]["SourceKMSKeyArn"] = found.code["kms"]
+    if asked.reference.qualifier is None:  # tags and reservations are the function's, and no version's or alias's
+        if record.tags:
+            answer["Tags"] = record.tags
+        if record.reserved is not None:
+            answer["Concurrency"] = {"ReservedConcurrentExecutions": record.reserved}
     return answer
 
 
@@ -217,12 +238,17 @@ def _publish(asked: Asked, record: Record) -> tuple[str, Configuration]:
     return number, version
 
 
-def _asked_arn(asked: Asked, record: Record) -> str:
-    """An alias is shown as the version that it stands for; otherwise the ARN has the qualifier that was asked for."""
-    qualifier = asked.reference.qualifier
-    if qualifier in record.aliases:
-        return version_arn(asked.reference, record.aliases[qualifier]["FunctionVersion"])
-    return asked.reference.arn
+def _check_latest(asked: Asked) -> None:
+    """What is published stays as it is. Raises `Refusal`."""
+    _check_there(asked)
+    if asked.reference.resolved != LATEST:
+        raise invalid(_NOT_LATEST)
+
+
+def _check_there(asked: Asked) -> None:
+    for name, what in _ABSENT.items():
+        if asked.get(name) is not None:
+            raise not_here(name, what)
 
 
 def _architectures(asked: Asked) -> dict[str, Any]:

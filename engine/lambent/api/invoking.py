@@ -17,11 +17,12 @@ from lambent.api import event_stream
 from lambent.api.constraints import problems
 from lambent.api.names import Reference, reference
 from lambent.api.operations import Operations
-from lambent.api.refusals import Refusal, constrained, not_found, not_here
+from lambent.api.refusals import Refusal, constrained, not_found, not_here, too_large
 from lambent.api.shapes import Operation, Wire
 from lambent.calls import InvokeResponse
 from lambent.engine import Engine
 from lambent.errors import FunctionError, LambentError, ResourceNotFound
+from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES
 from lambent.payload import encode_result
 from lambent.response_stream import ResponseStream
 from lambent.semantics.routing import known
@@ -56,6 +57,7 @@ class Invoking:
         """The request id and the reply. Raises `LambentError`."""
         if operation.name == "InvokeAsync":
             meant = self._meant("Invoke", labels[0], None, "Event", "None")
+            _check_size(body)
             request_id = await self._engine.invoke_async(meant.name, body, qualifier=meant.qualifier)
             return request_id, (202, [_JSON], b"{}")
         kind = headers.get(b"x-amz-invocation-type", b"RequestResponse").decode("latin-1")
@@ -70,6 +72,7 @@ class Invoking:
         self._operations.check_invocable(meant)
         try:
             if kind == "Event":  # whose function gets no client context, as the API reference says
+                _check_size(body)
                 request_id = await self._engine.invoke_async(name, body, qualifier=qualifier)
                 return request_id, (202, [], b"")
             if operation.name == "InvokeWithResponseStream" and kind != "DryRun":
@@ -163,6 +166,15 @@ async def _events(stream: ResponseStream | _Whole, log_type: str) -> AsyncIterat
     if log_type == "Tail":
         ended["LogResult"] = base64.b64encode(stream.log_tail.encode()).decode()
     yield event_stream.event("InvokeComplete", json.dumps(ended).encode(), "application/json")
+
+
+def _check_size(body: bytes) -> None:
+    """Raises `Refusal` for an event that is too large. A request above 6 MB is not read at all."""
+    if len(body) > MAXIMUM_ASYNC_PAYLOAD_BYTES:
+        raise too_large(
+            f"{len(body)} byte payload is too large for the Event invocation type (limit {MAXIMUM_ASYNC_PAYLOAD_BYTES} "
+            "bytes)"
+        )
 
 
 def _context(sent: bytes) -> dict[str, object]:

@@ -54,11 +54,6 @@ def source_of(params: Mapping[str, Any]) -> str:
     return f"kafka://{','.join(servers)}/{topics[0]}" + (f"?{query}" if query else "")
 
 
-def begins_anew(params: Mapping[str, Any]) -> bool:
-    """Has a new mapping of a topic a group of its own, which has read nothing yet?"""
-    return not (params.get("SelfManagedKafkaEventSourceConfig") or {}).get("ConsumerGroupId")
-
-
 def check_duplicate(source: str, asked: Asked, there: Iterable[StoredMapping]) -> None:
     """Raises `Refusal` if the function reads this topic of one of these brokers already."""
     for each in there:

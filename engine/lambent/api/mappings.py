@@ -41,11 +41,9 @@ class MappingOperations:
         function = str(options.pop("function"))
         if "://" in source:
             kafka_members.check_duplicate(source, asked, (await self._control.list_mappings()).values())
-        # A new one begins anew, wherever one of the same source and function had got to before it was deleted; a group
-        # that was named knows itself where it is.
-        generation = int(asked.now * 1000) if kafka_members.begins_anew(asked.params) else 0
         with _in_members():
-            stored = await self._control.create_mapping(source, function, options, members.kept_of(asked), generation)
+            kept = members.kept_of(asked)
+            stored = await self._control.create_mapping(source, function, options, kept, anew=True)
         return members.shown(stored, asked.settings, "Creating" if stored.mapping.enabled else "Disabled")
 
     async def get(self, asked: Asked) -> Answer:
