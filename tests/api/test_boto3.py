@@ -163,10 +163,13 @@ def test_a_payload_above_its_limit_is_refused_and_one_at_it_is_not(api: Any, kin
     assert api.invoke(FunctionName="fails", InvocationType=kind, Payload=fits)["StatusCode"] in (200, 202)
     with refused("RequestEntityTooLargeException", 413) as error:
         api.invoke(FunctionName="echo", InvocationType=kind, Payload=fits + b" ")
-    assert error.message == {
-        "RequestResponse": f"Request must be smaller than {limit} bytes for the InvokeFunction operation",
-        "Event": f"{limit + 1} byte payload is too large for the Event invocation type (limit {limit} bytes)",
-    }[kind]
+    assert (
+        error.message
+        == {
+            "RequestResponse": f"Request must be smaller than {limit} bytes for the InvokeFunction operation",
+            "Event": f"{limit + 1} byte payload is too large for the Event invocation type (limit {limit} bytes)",
+        }[kind]
+    )
 
 
 def test_a_function_that_is_not_there_is_named_with_its_qualifier(api: Any) -> None:
