@@ -112,7 +112,9 @@ def test_an_asynchronous_event_is_followed_to_its_end(lambent: Lambent) -> None:
     ("arguments", "code", "said"),
     [
         (("invoke", "refund"), 1, "Function not found: arn:aws:lambda:us-east-1:000000000000:function:refund"),
+        (("invoke", "refund"), 1, "`lambent functions` lists those there are"),
         (("invoke", "charge", "{"), 2, "Could not parse request body into json"),
+        (("invoke", "charge", "--client-context", "x"), 2, "--client-context x: it must be an object in JSON"),
         (("invoke", "charge", "@nothing"), 2, "nothing cannot be read: No such file or directory"),
         (("send", "order", "x"), 1, 'There is no queue "order" in this store: declare it with engine.queue'),
         (("send", "orders", "x", "--delay", "901"), 2, "delay_seconds: 901.0 is not allowed; it must be 0 to 900"),
@@ -164,7 +166,7 @@ def test_a_mapping_is_paused_sought_and_resumed(lambent: Lambent) -> None:
     def backlog() -> int:
         return next(each["backlog"] for each in lambent("mappings", "--json").lines() if each["function"] == "count")
 
-    assert lambent("mappings", "pause", "stream:clicks/count").out == "stream:clicks → count: paused\n"
+    assert lambent("mappings", "pause", "clicks/count").out == "stream:clicks → count: paused\n"
     identity = next(each["id"] for each in lambent("mappings", "--json").lines() if each["wanted"] == "Disabled")
     lambent("put", "clicks", "2", "--key", "home")
     assert backlog() == 1

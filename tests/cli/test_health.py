@@ -95,7 +95,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         with running(tmp_path, "app.py", "--health", str(port)) as process:
             _, said = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert f"health: nothing can listen on 127.0.0.1:{port}" in said
+    assert f"health: nothing can listen on 127.0.0.1:{port} (address already in use): name another port" in said
 
 
 @pytest.mark.parametrize(

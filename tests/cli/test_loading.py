@@ -61,10 +61,14 @@ def test_a_file_without_an_engine_says_what_to_write(written: Written, capsys: p
 
 
 def test_a_file_that_is_not_there_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for target in (str(tmp_path / "app.py"), str(tmp_path), "lambent.cli"):
+    for target, what in (
+        (str(tmp_path / "app.py"), "is not there"),
+        (str(tmp_path), "is no file of Python"),
+        ("lambent.cli", "is not there"),
+    ):
         code, said = refused(target, capsys)
         assert code == 2
-        assert "is not there: name a file of Python that makes an Engine" in said
+        assert f"{what}: name one that makes an Engine" in said
 
 
 def test_a_syntax_error_is_told_with_its_place(written: Written, capsys: pytest.CaptureFixture[str]) -> None:

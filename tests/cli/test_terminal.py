@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from importlib.metadata import version
 
+import pytest
+from typer.testing import CliRunner
+
+from lambent.cli.app import app
 from lambent.cli.terminal import excerpt, moment, say_members, show, span
 
 
@@ -40,3 +44,14 @@ def test_what_anybody_sent_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "gone" in shown
     assert not {"\x1b", "\x07"} & set(shown)
+
+
+@pytest.mark.parametrize("group", [(), ("mappings",), ("functions",), ("events",), ("test-events",), ("dead-letters",)])
+def test_the_summary_of_a_command_is_a_whole_sentence(group: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(app, [*group, "-h"], terminal_width=80).output
+    assert "Commands:" in told
+    assert "..." not in told.partition("Commands:")[2]
+
+
+def test_the_command_tells_its_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"lambent {version('lambent')}\n"

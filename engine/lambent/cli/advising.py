@@ -31,9 +31,10 @@ def advise(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Settings that lose time or events, on the traffic that engines observed.
+    """Settings that lose time or events, as traffic shows.
 
-    Batch sizes, windows and lanes are replayed on what came, and on how long calls took: a model, without failures."""
+    On the traffic that engines observed: batch sizes, windows and lanes are replayed on what came, and on how long
+    calls took: a model, without failures."""
 
     async def advised(client: Client) -> None:
         advice, sweeps = await client.advise()

@@ -32,7 +32,7 @@ events = typer.Typer(no_args_is_help=True, help="Asynchronous events: where they
 
 def invoke(
     function: Annotated[str, typer.Argument(help="A function's name.")],
-    event: Annotated[str | None, typer.Argument(metavar="[PAYLOAD]", help=PAYLOAD)] = None,
+    event: Annotated[str | None, typer.Argument(metavar="PAYLOAD", help=PAYLOAD)] = None,
     asynchronously: Annotated[bool, typer.Option("--async", help="Store it as an event, and do not wait.")] = False,
     tail: Annotated[bool, typer.Option("--tail", help="Print the end of the function's log on stderr.")] = False,
     client_context: Annotated[str | None, typer.Option(metavar="JSON", help="For the handler's context.")] = None,
@@ -42,13 +42,15 @@ def invoke(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Call a function in a running engine, and print what it returns.
+    """Call a function in a running engine, and print its value.
 
     Ends with 1, and AWS's error document, if the function fails. With --async no engine need be running."""
     if event is not None and test_event is not None:
         fail("invoke: give an event or the name of one, not both", USAGE)
     given = payload(event)
     context: Any = None if client_context is None else json_or_text(client_context)
+    if not isinstance(context, dict | None):
+        fail(f'--client-context {client_context}: it must be an object in JSON, as {{"custom": {{…}}}}', USAGE)
 
     async def called(client: Client) -> int | None:
         content = given if test_event is None else await client.test_event(function, test_event)
@@ -161,5 +163,5 @@ def event_document(fact: EventFact) -> dict[str, Any]:
 def _attribute(text: str) -> tuple[str, MessageAttribute]:
     name, found, value = text.partition("=")
     if not found:
-        fail(f"--attribute {text}: write NAME=TEXT", 2)
+        fail(f"--attribute {text}: write NAME=TEXT", USAGE)
     return name, MessageAttribute(value)

@@ -51,13 +51,15 @@ FilterOption = Annotated[
 
 @app.command("list")
 def list_(
-    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="A dead-letter queue; without: all.")] = None,
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE", help="A dead-letter queue; without: all.")] = None,
     pattern: FilterOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many messages.")] = SHOWN,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """The queues that hold dead letters; of one queue, or with a filter, the letters."""
+    """Queues that hold dead letters; of one, the letters.
+
+    With a filter it is the letters of all."""
 
     async def listed(client: Client) -> None:
         if queue is None and pattern is None:
@@ -89,7 +91,7 @@ def show_(
 
 @app.command()
 def redrive(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The ids of messages.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="The ids of messages.")] = None,
     queue: Annotated[str | None, typer.Option(help="With --filter or --all: only this dead-letter queue.")] = None,
     pattern: FilterOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
@@ -105,7 +107,7 @@ def redrive(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring dead letters back to where they failed, each by its own way.
+    """Bring dead letters back to where they failed.
 
     A message goes back to its queue, an asynchronous event is invoked again, records of a stream are put again. Each is
     sent, then deleted: one that is cut off in between is there twice, never gone. Ends with 1 if one stayed."""

@@ -40,7 +40,9 @@ def address(option: str, text: str) -> tuple[str, int]:
         parts = urlsplit(f"//{text}" if ":" in text else f"//:{text}")
         if parts.port is not None and not (parts.path or parts.query or parts.username):
             return parts.hostname or LOOPBACK, parts.port
-    raise InvalidParameterValue(f"{option}: {text!r} is no address: write PORT (of {LOOPBACK}) or HOST:PORT")
+    raise InvalidParameterValue(
+        f"{option}: {text!r} is no address: write PORT (of {LOOPBACK}, up to 65535) or HOST:PORT"
+    )
 
 
 @asynccontextmanager
@@ -61,7 +63,9 @@ async def endpoint(host: str, port: int, paths: Mapping[str, Callable[[], Answer
         server = await asyncio.start_server(connected, host, port, limit=MAXIMUM_REQUEST_BYTES)
     except OSError as error:
         named = " and ".join(path.strip("/") for path in paths)
-        raise InvalidParameterValue(f"{named}: nothing can listen on {host}:{port}: {error.strerror}") from error
+        reason = str(error.strerror).rpartition(": ")[2]  # asyncio says the address once more
+        advice = "name another port, or 0 for any that is free"
+        raise InvalidParameterValue(f"{named}: nothing can listen on {host}:{port} ({reason}): {advice}") from error
     async with server:
         try:
             yield f"http://{f'[{host}]' if ':' in host else host}:{server.sockets[0].getsockname()[1]}"

@@ -20,7 +20,11 @@ from lambent.cli.terminal import (
 from lambent.client import Client
 from lambent.semantics.health import NOBODY
 
-app = typer.Typer(invoke_without_command=True, help="Functions: which there are, and who runs them; delete them.")
+HELP = """Functions: which there are, and who runs them; delete them.
+
+Without a command: list all. Which of them run is told by the running engines."""
+
+app = typer.Typer(invoke_without_command=True, help=HELP)
 
 
 @app.callback()
@@ -29,7 +33,6 @@ def functions(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Without a command: list all functions. Which of them run is told by the running engines."""
     if context.invoked_subcommand is None:
         with_client(store, lambda client: _list(client, as_json))
     check_order(context.invoked_subcommand, store, as_json)

@@ -44,7 +44,7 @@ def health(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Are the engines well? Ends with 0 if all is green, with 1 if anything is red.
+    """Are the engines well? Ends with 1 if anything is red.
 
     Red is: work waits and none gets done, a mapping cannot run, an engine does not tell how it is, or there is none."""
 

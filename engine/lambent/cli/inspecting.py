@@ -34,7 +34,7 @@ def why(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Where an event, a message or a record is, and because of what.
+    """Where an event, message or record is, and because of what.
 
     One answer for each mapping that reads it. Ends with 1 if nothing is known of it."""
 
@@ -52,12 +52,14 @@ def why(
 
 def audit(
     mapping: Annotated[
-        str | None, typer.Argument(metavar="[MAPPING]", help="As in `lambent mappings`; without: all of streams.")
+        str | None, typer.Argument(metavar="MAPPING", help="As in `lambent mappings`; without: all of streams.")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """The books of a stream mapping: what came, and what became of it. Ends with 1 if they do not balance."""
+    """The books of a stream mapping: what came, what became of it.
+
+    Ends with 1 if they do not balance."""
 
     async def audited(client: Client) -> int | None:
         if mapping is not None:

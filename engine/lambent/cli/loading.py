@@ -20,7 +20,8 @@ def load_engine(target: str) -> Engine:
     file, _, name = target.partition(":")
     path = Path(file).resolve()
     if path.suffix != ".py" or not path.is_file():
-        fail(f"{file} is not there: name a file of Python that makes an Engine, as in `lambent run app.py`", USAGE)
+        what = "is no file of Python" if path.exists() else "is not there"
+        fail(f"{file} {what}: name one that makes an Engine, as in `lambent run app.py`", USAGE)
     return _engine(file, name, vars(_module(file, path)))
 
 

@@ -36,6 +36,7 @@ from lambent.world import SystemClock
 
 FOLLOW_SECONDS: Final = 0.25  # between two looks for what is new
 LINES: Final = 1000
+HANDLERS: Final = "What a handler in the engine's own process prints is kept with Engine(log_in_process=True)."
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -54,9 +55,9 @@ def logs(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """What a function printed, and what became of its invocations: START, END, REPORT.
+    """What a function printed, and what became of its calls.
 
-    Ends with 1 if there is nothing."""
+    What the platform says of them, START, END and REPORT, is marked `>`. Ends with 1 if there is nothing."""
     try:
         found = directory or beside(load_store(store), "logs")
         if found is None:
@@ -68,7 +69,7 @@ def logs(
     for entry in deque(news, maxlen=lines) if lines else news:
         _show(entry, as_json)
     if not news and not follow:
-        note(f"Nothing of {function} in {found}.")
+        note(f"Nothing of {function} in {found}. {HANDLERS}")
         raise typer.Exit(FAILED)
     if follow:
         try:

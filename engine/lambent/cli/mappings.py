@@ -31,7 +31,11 @@ from lambent.standing import MappingStanding
 SHORT = 8  # characters of an id that people see; as many of them as tell it from others are enough to name it
 COLUMNS = ("ID", "SOURCE", "FUNCTION", "WANTED", "RUNNING", "ITERATOR AGE", "BACKLOG", "LAST RESULT")
 
-app = typer.Typer(invoke_without_command=True, help="Mappings: how they stand; pause, resume, seek and delete them.")
+HELP = """Mappings: how they stand; pause, resume, seek, delete them.
+
+Without a command: list all. What runs, and with what result, is told by the running engines."""
+
+app = typer.Typer(invoke_without_command=True, help=HELP)
 Mapping = Annotated[
     str, typer.Argument(metavar="MAPPING", help="Its id or the beginning of it, its name, or SOURCE/FUNCTION.")
 ]
@@ -43,7 +47,6 @@ def mappings(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Without a command: list all mappings. What runs, and with what result, is told by the running engines."""
     if context.invoked_subcommand is None:
         with_client(store, lambda client: _list(client, as_json))
     check_order(context.invoked_subcommand, store, as_json)
@@ -80,7 +83,9 @@ def seek(
     to: Annotated[str, typer.Option(metavar="TRIM_HORIZON|LATEST|TIME", help="TIME as 2026-03-01T12:00:00+01:00.")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Read a stream anew: from its oldest record, only what comes from now on, or from a time."""
+    """Read a stream from another place on.
+
+    That is its oldest record (TRIM_HORIZON), what comes from now on (LATEST), or the first of a time."""
     place: Any = to if to in ("TRIM_HORIZON", "LATEST") else _time(to)
     _change(mapping, store, lambda handle: handle.seek(place), f"reads from {to}")
 
@@ -139,9 +144,9 @@ async def find(client: Client, text: str) -> MappingHandle:
     fail(f"there is no mapping {text}: `lambent mappings` lists all")
 
 
-def _written(source: str) -> tuple[str, str]:
-    """As it is, and as it is shown."""
-    return source, without_password(source)
+def _written(source: str) -> tuple[str, str, str]:
+    """As it is, as it is shown, and by its name alone."""
+    return source, without_password(source), source.partition(":")[2]
 
 
 def _change(mapping: str, store: str, change: Callable[[MappingHandle], Coroutine[Any, Any, None]], said: str) -> None:

@@ -20,7 +20,7 @@ from lambent.cli.terminal import (
 )
 from lambent.client import Client
 
-app = typer.Typer(no_args_is_help=True, help="Events that are saved with a function, for `invoke --test-event-name`.")
+app = typer.Typer(no_args_is_help=True, help="Events saved with a function, for `invoke --test-event`.")
 
 Function = Annotated[str, typer.Argument(help="A function's name.")]
 Name = Annotated[str, typer.Argument(help="The event's name.")]

@@ -73,7 +73,7 @@ def run(
     metrics: MetricsOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
-    """Serve the functions of a file until SIGTERM or SIGINT (Ctrl-C).
+    """Serve the functions of a file until SIGTERM or Ctrl-C.
 
     The first signal drains: nothing new is begun, and what runs may end. A second one stops at once, and the exit code
     is 128 and its number. Nothing is lost either way, nor by kill -9."""
@@ -90,7 +90,7 @@ def run(
 
 def serve(
     target: Annotated[
-        str | None, typer.Argument(metavar="[FILE.py[:engine]]", help="An engine whose functions are served, too.")
+        str | None, typer.Argument(metavar="FILE.py[:engine]", help="An engine whose functions are served, too.")
     ] = None,
     api: Annotated[str, typer.Option(metavar=ADDRESS, help="Where the API is; on this machine only.")] = DEFAULT_API,
     store: StoreOption = None,
@@ -102,9 +102,10 @@ def serve(
     ] = None,
     log_format: LogFormatOption = None,
 ) -> None:
-    """Serve the Lambda API, for boto3 and the AWS CLI: set AWS_ENDPOINT_URL_LAMBDA to the URL that the log tells.
+    """Serve Lambda's API, for boto3 and the AWS CLI.
 
-    Functions that are created by it are run here, beside those of a file. It ends as `lambent run` does."""
+    Set AWS_ENDPOINT_URL_LAMBDA to the URL that the log tells. Functions that are created by it are run here, beside
+    those of a file. It ends as `lambent run` does."""
     from lambent.cli.loading import load_engine
 
     if target is not None and delay_scale is not None:

@@ -26,6 +26,7 @@ from lambent.errors import (
     InvalidRequestContent,
     LambentError,
     RequestTooLarge,
+    ResourceNotFound,
     StoreUnavailable,
 )
 
@@ -55,7 +56,7 @@ def with_client(store: str, work: Callable[[Client], Awaitable[int | None]]) -> 
     try:
         code = asyncio.run(worked())
     except LambentError as error:
-        fail(error.message, _code(error))
+        fail(f"{error.message}{_advice(error)}", _code(error))
     except UnicodeEncodeError:
         fail("a name or an id is text in UTF-8, and this is not", USAGE)
     except KeyboardInterrupt:
@@ -185,6 +186,12 @@ def json_or_text(content: bytes | str) -> Any:
         return json.loads(content)
     except ValueError:
         return content.decode("utf-8", "replace") if isinstance(content, bytes) else content
+
+
+def _advice(error: LambentError) -> str:
+    """What to do next, where AWS's words do not say it."""
+    unknown = isinstance(error, ResourceNotFound) and error.message.startswith("Function not found")
+    return ": `lambent functions` lists those there are" if unknown else ""
 
 
 def _code(error: LambentError) -> int:

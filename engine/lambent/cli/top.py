@@ -48,7 +48,9 @@ def top(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Functions, mappings, waiting events and dead letters, every second; Ctrl-C ends it."""
+    """Functions, mappings, events and dead letters, live.
+
+    A new picture every second, until Ctrl-C."""
 
     async def watched(client: Client) -> None:
         screen = console()
