@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from os import PathLike
 from pathlib import PurePath
 from typing import Final, Protocol, TypeVar, overload
@@ -129,9 +129,10 @@ class Declarations(Mappings):
     def on(self, source: Source, **options: object) -> Callable[[F], F]:
         """A function and its mapping in one. Options are told apart by name: what a mapping knows is the mapping's
         (on_failure and maximum_retry_attempts of a stream), the rest the function's; `name` names the function."""
+        source = self._source(source)
         of_mapping = {name: value for name, value in options.items() if name in _MAPPING_OPTIONS}
         of_function = {name: value for name, value in options.items() if name not in _MAPPING_OPTIONS}
-        self._check_function_options(of_function)
+        _check_options(options, _FUNCTION_OPTIONS | _EVENT_OPTIONS | _MAPPING_OPTIONS, "a function or its mapping")
 
         def register(function: F) -> F:
             self._register(function, of_function)
@@ -193,9 +194,11 @@ class Declarations(Mappings):
 
     def _register(self, handler: Callable[..., object], options: Mapping[str, object]) -> None:
         fields = self._fields(options, NO_FUNCTION)
+        if not callable(handler):
+            raise InvalidParameterValue(f"{handler!r} is no function: decorate one with @engine.function(…=…)")
         name = options.get("name", getattr(handler, "__name__", None))
         if name is None:
-            raise InvalidParameterValue(f"name is missing: {handler!r} has none of its own")
+            raise InvalidParameterValue(f"name is missing: {handler!r} has none of its own, so give one with name=…")
         self._declare(validated(Function, {**fields, "name": name}, "a function"), handler)
 
     def _declare(self, function: Function, handler: Callable[..., object] | None) -> None:
@@ -257,7 +260,8 @@ class Declarations(Mappings):
     ) -> dict[str, object]:
         """A function's options as fields of its configuration; those of its events and of its environment replace parts
         of what `function` has."""
-        self._check_function_options(options, with_environment)
+        known = _FUNCTION_OPTIONS | _EVENT_OPTIONS | (_ENVIRONMENT_OPTIONS if with_environment else set())
+        _check_options(options, known, "a function")
         options = self._destinations(options)
         events = {key: value for key, value in options.items() if key in _EVENT_OPTIONS}
         within = {key: value for key, value in options.items() if key in _ENVIRONMENT_OPTIONS}
@@ -269,12 +273,6 @@ class Declarations(Mappings):
         elif within and function.environment is not None:
             fields["environment"] = changed(function.environment, within, "a function")
         return fields
-
-    def _check_function_options(self, options: Mapping[str, object], with_environment: bool = False) -> None:
-        known = _FUNCTION_OPTIONS | _EVENT_OPTIONS | (_ENVIRONMENT_OPTIONS if with_environment else set())
-        for name in options:
-            if name not in known:
-                raise InvalidParameterValue(unknown(name, known, "a function"))
 
     def _destinations(self, options: Mapping[str, object]) -> dict[str, object]:
         """A function of this engine may stand where a destination is named."""
@@ -303,3 +301,9 @@ class Declarations(Mappings):
             name = getattr(function, "__name__", repr(function))
             raise InvalidParameterValue(f"{name} is not a function of this engine: decorate it with @engine.function")
         return hosted.name
+
+
+def _check_options(options: Iterable[str], known: Set[str], what: str) -> None:
+    for name in options:
+        if name not in known:
+            raise InvalidParameterValue(unknown(name, known, what))

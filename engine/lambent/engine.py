@@ -9,13 +9,12 @@ an outcome in `semantics/`.
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lambent.calls import InvokeResponse, check_context, collects_tail, in_bytes, new_event, payload_bytes, response_of
 from lambent.context import CURRENT
@@ -52,6 +51,7 @@ from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
 from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
+from lambent.signals import serve
 from lambent.sources import beside, load_store
 from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from lambent.semantics.auditing import Audit
     from lambent.semantics.explaining import Explanation
 
+T = TypeVar("T")
 NO_PAYLOAD: Final = b""
 NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
 
@@ -101,9 +102,14 @@ class Engine(Declarations):
         self._chance = random or Random(seed)
         self._executor = executor
         self._life: Life | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that it was started in, last
         self._notice: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = True  # to calls from outside
+
+    def __repr__(self) -> str:
+        state = "not started" if self._life is None else "draining" if self._closed else "serving"
+        return f"<Engine on {self.store}, {state}, functions: {', '.join(self.control.functions) or 'none'}>"
 
     def health(self) -> Health:
         """How this engine is, as of its last look at itself (every `health_seconds`): red if what waits does not get
@@ -261,6 +267,8 @@ class Engine(Declarations):
             payload = encode_payload(payload)
         if client_context is not None:
             check_context(client_context)
+        if asyncio.get_running_loop() is not self._loop:
+            self._open()
         caller = CURRENT.get()
         if caller is None:
             if self._closed:
@@ -397,6 +405,7 @@ class Engine(Declarations):
         """Open the store, publish what is declared, and begin to serve. Raises what is wrong with the configuration."""
         if self._life is not None:
             raise EngineStopped("The engine is started already; one engine runs once at a time.")
+        self._loop = asyncio.get_running_loop()
         self._new_id = ids_of(self._chance)
         self._hurry = asyncio.Event()
         world = World(
@@ -426,7 +435,7 @@ class Engine(Declarations):
             await life.close()
             raise
         if self._in_memory_by_default:
-            self._notice = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._tell_that_nothing_stays)
+            self._notice = self._loop.call_later(NOTICE_SECONDS, self._tell_that_nothing_stays)
         self._invoker = life.invoker
         self._ending = None
         self._closed = False
@@ -441,7 +450,7 @@ class Engine(Declarations):
     async def stop(self) -> None:
         """Stop at once: (1) and (3) of `drain`. Nothing is lost: what was in flight is done again later."""
         if self._life is not None:
-            self._hurry.set()
+            self.hurry()
         await self._end()
 
     async def _end(self) -> None:
@@ -503,41 +512,22 @@ class Engine(Declarations):
         drained."""
         if threading.current_thread() is not threading.main_thread():
             raise EngineStopped("engine.run() handles signals: call it in the main thread, or use `async with engine:`")
-        return asyncio.run(self._serve(main, told))
+        if _running_loop() is not None:
+            raise EngineStopped("engine.run() starts an event loop, and is in one already: use `async with engine:`")
+        return asyncio.run(serve(self, main, told))
 
-    async def _serve(self, main: Callable[[], Awaitable[object]] | None, told: Callable[[bool], None]) -> int | None:
-        signalled, stopped_by = asyncio.Event(), list[int]()
+    def hurry(self) -> None:
+        """Let a drain that is under way go on with (3) at once."""
+        self._hurry.set()
 
-        def on_signal(number: int) -> None:
-            again = signalled.is_set()
-            if again:
-                stopped_by.append(number)
-            (self._hurry if again else signalled).set()
-            told(again)
-
-        loop = asyncio.get_running_loop()
-        await self.start()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, on_signal, number)
-        waiting = asyncio.create_task(signalled.wait(), name="engine: signals")
-        tasks: set[asyncio.Task[object]] = {waiting}
-        if main is not None:
-            tasks.add(asyncio.create_task(_awaited(main), name="engine: main"))
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            try:
-                await self.drain()
-            finally:
-                for number in signals:
-                    loop.remove_signal_handler(number)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
-        for task in done - {waiting}:
-            task.result()
-        return stopped_by[0] if stopped_by else None
+    def from_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """For plain functions, which run in threads: have the engine's loop do something, and wait for what it gives,
+        as in `engine.from_thread(orders.send(order))`. Raises EngineStopped (also in a simulation, where plain
+        functions run in the loop), and what the coroutine raises."""
+        if self._loop is None or self._life is None or _running_loop() is self._loop:
+            coroutine.close()
+            raise EngineStopped(NOT_STARTED if self._life is None else "This is the engine's own loop: await it there.")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     @property
     def code(self) -> CodeSupply:
@@ -571,8 +561,12 @@ class Engine(Declarations):
         self.telemetry.log("info", "the store is in memory: what it holds ends with this process")
 
     def _open(self) -> Life:
-        """The engine's life, if it takes work: while it drains, only from its own handlers."""
+        """The engine's life, if it takes work: in its own loop, and while it drains, only from its own handlers."""
         life = self._living()
+        if asyncio.get_running_loop() is not self._loop:
+            raise EngineStopped(
+                "The engine runs in another event loop: from a thread, write engine.from_thread(engine.invoke(…))."
+            )
         if self._closed and CURRENT.get() is None:
             raise EngineStopped("The engine is being stopped and takes no new work.")
         return life
@@ -590,8 +584,12 @@ class Engine(Declarations):
 
     def _not_found(self, function: Callable[..., object] | str, qualifier: str | None) -> ResourceNotFound:
         name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
-        return ResourceNotFound(f"Function not found: {self.control.function_arn(name, qualifier or LATEST)}")
+        advice = "" if isinstance(function, str) or function in self._hosted else " (decorate it with @engine.function)"
+        return ResourceNotFound(f"Function not found: {self.control.function_arn(name, qualifier or LATEST)}{advice}")
 
 
-async def _awaited(main: Callable[[], Awaitable[object]]) -> object:
-    return await main()
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
