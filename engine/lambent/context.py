@@ -7,7 +7,8 @@ engine's. Every attribute is computed only when it is asked for: most handlers a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -19,6 +20,16 @@ CURRENT: Final[ContextVar[Invocation | None]] = ContextVar("lambent_invocation",
 def current_invocation() -> Invocation | None:
     """The invocation whose handler is running here (in this task, or in this thread of a plain function), if any."""
     return CURRENT.get()
+
+
+@contextmanager
+def continuing(hops: int, trace_id: str | None) -> Iterator[None]:
+    """What is called inside goes on with a chain that came from another process, `hops` invocations long."""
+    token = CURRENT.set(Invocation("", "", b"", hops=hops, trace_id=trace_id))
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
 
 
 class CognitoIdentity:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from lambent import errors
 from lambent.calls import InvokeResponse
+from lambent.context import CURRENT, continuing
 from lambent.errors import EngineStopped, LambentError, NotHosted, StoreUnavailable, TooManyRequests
 from lambent.polling.supervisor import end
 from lambent.ports import Clock, Connection, Document, Documents, World
@@ -139,14 +140,16 @@ class Desk:
             self._telemetry.log("warning", "a request was not answered", exc_info=error)
 
     async def _asked(self, request: Mapping[str, Any]) -> dict[str, object]:
+        chain = request.get("chain")
         try:
-            response = await self._invoke(
-                request["function"],
-                request["payload"].encode(),
-                log_type="Tail" if request["tail"] else "None",
-                client_context=request["client_context"],
-                qualifier=request.get("qualifier"),
-            )
+            with nullcontext() if chain is None else continuing(*chain):
+                response = await self._invoke(
+                    request["function"],
+                    request["payload"].encode(),
+                    log_type="Tail" if request["tail"] else "None",
+                    client_context=request["client_context"],
+                    qualifier=request.get("qualifier"),
+                )
         except LambentError as error:
             return _refusal(error)
         return {**asdict(response), "payload": response.payload.decode()}
@@ -177,12 +180,14 @@ async def ask(
     nobody = NotHosted(NOT_HOSTED.format(function) if asking else NOBODY)
     if await connection.engines() <= asking:
         raise nobody
+    caller = CURRENT.get()
     request = {
         "function": function,
         "payload": payload.decode(),
         "tail": tail,
         "client_context": client_context,
         "qualifier": qualifier,
+        "chain": None if caller is None else [caller.hops, caller.trace_id],
     }
     began = clock.monotonic()
     answering = asyncio.create_task(_answered(documents, name), name=f"ask: {name}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from lambent import Engine, MemoryStore
 from lambent.api.event_stream import event
+from lambent.context import current_invocation
 from tests.api.asking import Api, api_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:000000000000:function"
@@ -107,3 +108,25 @@ async def test_with_no_engine_that_has_it_the_answer_says_so_and_an_event_waits(
     hears(again)
     async with again:
         assert await ran.get() == 2
+
+
+async def test_a_chain_of_carried_calls_keeps_its_length_and_its_trace() -> None:
+    seen = list[Any]()
+    asked = list[Api]()
+
+    def calling_itself(engine: Engine) -> None:
+        @engine.function
+        async def loops(event: Any) -> Any:
+            invocation = current_invocation()
+            assert invocation is not None
+            seen.append((invocation.hops, invocation.trace_id))
+            reply = await asked[0].ask("Invoke", FunctionName="loops")
+            return reply.error if reply.status != 200 else reply.document
+
+    async with two(MemoryStore(), calling_itself) as api:
+        asked.append(api)
+        path = "/2015-03-31/functions/loops/invocations"
+        sent = {"X-Amzn-Trace-Id": "Root=1-0-0;Sampled=0;Lineage=1:13"}
+        reply = await api.request("POST", path, headers=sent)
+    assert reply.document == "RecursiveInvocationException"
+    assert seen == [(hops, "Root=1-0-0;Sampled=0") for hops in range(14, 18)]

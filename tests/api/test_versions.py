@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -134,3 +135,34 @@ def test_an_alias_of_two_versions_has_no_provisioned_concurrency(api: Any) -> No
     with refused("InvalidParameterValueException", 400) as error:
         api.update_alias(FunctionName="f", Name="live", RoutingConfig=both)
     assert error.message == "Invalid alias configuration for Provisioned Concurrency"
+
+
+CALLS_ITSELF = """
+import json, os, urllib.error, urllib.request
+
+def handler(event, context):
+    headers = {"X-Amzn-Trace-Id": os.environ["_X_AMZN_TRACE_ID"]}  # as AWS's SDKs do
+    url = event["url"] + "/2015-03-31/functions/f/invocations"
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, json.dumps(event).encode(), headers))
+        return [context.aws_request_id, *json.load(answer)]
+    except urllib.error.HTTPError as error:
+        return [error.headers["x-amzn-ErrorType"]]
+"""
+
+
+def test_a_function_in_a_process_that_calls_itself_on_and_on_is_cut_off(server: Server, api: Any) -> None:
+    api.create_function(
+        FunctionName="f",
+        Runtime=PYTHON,
+        Handler="handler.handler",
+        Role=ROLE,
+        Timeout=30,
+        Code={"ZipFile": zipped(CALLS_ITSELF)},
+    )
+    CLOCK.skipped += 60
+    headers = {"X-Amzn-Trace-Id": "Root=1-0-0;Lineage=1:14"}
+    url = f"{server.url}/2015-03-31/functions/f/invocations"
+    request = urllib.request.Request(url, json.dumps({"url": server.url}).encode(), headers)
+    *calls, end = json.load(urllib.request.urlopen(request))
+    assert (len(calls), end) == (2, "RecursiveInvocationException")

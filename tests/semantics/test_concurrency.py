@@ -283,3 +283,15 @@ def test_ten_thousand_reservations_are_made_and_granted_one_by_one() -> None:
     assert concurrency.room("other", None, 100.0) == 1000
     concurrency.reserve("f0", None)
     assert concurrency.room("f0", None, 100.0) == 1000
+
+
+def test_a_trace_header_tells_how_long_a_chain_is_and_is_heard_without() -> None:
+    assert recursion.heard(recursion.told("Root=1-2-3;Sampled=0", 4)) == ("Root=1-2-3;Sampled=0", 4)
+    assert recursion.heard("Lineage=1:ab12:3;Root=1") == ("Root=1", 3)
+    assert recursion.heard("Root=1;Lineage=9") == ("Root=1;Lineage=9", 0)
+    assert recursion.heard("Lineage=1:2") == (None, 2)
+
+
+@pytest.mark.parametrize("nonsense", ["", "a b", "a\r\nb", "é", "x" * 513, "Lineage=1:2\n"])
+def test_what_is_no_trace_header_begins_a_chain(nonsense: str) -> None:
+    assert recursion.heard(nonsense) == (None, 0)

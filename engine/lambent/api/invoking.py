@@ -20,11 +20,13 @@ from lambent.api.operations import Operations
 from lambent.api.refusals import Refusal, constrained, not_found, not_here, too_large
 from lambent.api.shapes import Operation, Wire
 from lambent.calls import InvokeResponse
+from lambent.context import continuing
 from lambent.engine import Engine
 from lambent.errors import FunctionError, LambentError, ResourceNotFound
 from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES
 from lambent.payload import encode_result
 from lambent.response_stream import ResponseStream
+from lambent.semantics import recursion
 from lambent.semantics.routing import known
 
 MAXIMUM_CONTEXT_BYTES: Final = 3583  # Lambda API reference: Invoke, X-Amz-Client-Context
@@ -54,7 +56,22 @@ class Invoking:
         headers: Mapping[bytes, bytes],
         body: bytes,
     ) -> tuple[str, Reply]:
-        """The request id and the reply. Raises `LambentError`."""
+        """The request id and the reply. Raises `LambentError`. A function that calls by one of AWS's SDKs is told from
+        others by the trace header: its call goes on with its chain."""
+        if (trace := headers.get(b"x-amzn-trace-id")) is None:
+            return await self._done(operation, labels, query, headers, body)
+        trace_id, hops = recursion.heard(trace.decode("latin-1"))
+        with continuing(hops, trace_id):
+            return await self._done(operation, labels, query, headers, body)
+
+    async def _done(
+        self,
+        operation: Operation,
+        labels: tuple[str, ...],
+        query: Mapping[str, list[str]],
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+    ) -> tuple[str, Reply]:
         if operation.name == "InvokeAsync":
             meant = self._meant("Invoke", labels[0], None, "Event", "None")
             _check_size(body)

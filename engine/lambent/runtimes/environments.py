@@ -32,6 +32,7 @@ from lambent.runtimes.runtime_api import RuntimeApi, header, one_line
 from lambent.runtimes.streamed import StreamedAnswer
 from lambent.semantics.conversation import Conversation
 from lambent.semantics.logs import Lines, status_of
+from lambent.semantics.recursion import told
 
 INIT_SECONDS: Final = 10.0  # Lambda guide: «Init phase»
 PROVISIONED_INIT_SECONDS: Final = 130.0  # the same, or the function's time limit if that is longer
@@ -411,9 +412,9 @@ class Environment:
         deadline = now + self.function.timeout_seconds - (self._monotonic() - work.began)
         arn = self._arn if invocation.qualifier is None else self._arn_header(invocation.qualifier)
         if invocation.trace_id is None:
-            traced = self._new_trace(now)
+            traced = self._new_trace(now, invocation.hops)
         else:
-            traced = header(b"Lambda-Runtime-Trace-Id", invocation.trace_id)
+            traced = header(b"Lambda-Runtime-Trace-Id", told(invocation.trace_id, invocation.hops))
         if invocation.client_context is not None:
             traced += header(b"Lambda-Runtime-Client-Context", json.dumps(dict(invocation.client_context)))
         return b"Lambda-Runtime-Aws-Request-Id: %b\r\nLambda-Runtime-Deadline-Ms: %d\r\n%b%b" % (
@@ -424,12 +425,13 @@ class Environment:
         arn = function_arn(self._world.region, self._world.account_id, self.function.name, qualifier)
         return header(b"Lambda-Runtime-Invoked-Function-Arn", arn)
 
-    def _new_trace(self, now: float) -> bytes:
-        """AWS's form, made of the time, the environment's own chance and a count; nobody samples it."""
+    def _new_trace(self, now: float, hops: int) -> bytes:
+        """AWS's form, made of the time, the environment's own chance and a count, with the chain as `recursion.told`
+        tells it; nobody samples it."""
         self._delivered += 1
         count, chance = self._delivered & 0xFFFF_FFFF, self._chance
-        return b"Lambda-Runtime-Trace-Id: Root=1-%08x-%b%08x;Parent=%b%08x;Sampled=0\r\n" % (
-            int(now), chance[:16], count, chance[24:], count
+        return b"Lambda-Runtime-Trace-Id: Root=1-%08x-%b%08x;Parent=%b%08x;Sampled=0;Lineage=1:%d\r\n" % (
+            int(now), chance[:16], count, chance[24:], count, hops
         )  # fmt: skip
 
     def _finish(self, outcome: Succeeded | Failed) -> None:

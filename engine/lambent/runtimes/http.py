@@ -25,6 +25,7 @@ from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, 
 from lambent.payload import check_payload, encode_event
 from lambent.ports import Call, Respond, RuntimeSurroundings
 from lambent.runtimes.error_documents import timed_out, too_large
+from lambent.semantics.recursion import told
 from lambent.semantics.routing import key
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class _Remote:
             "Lambda-Runtime-Invoked-Function-Arn": arn,
         }
         if invocation.trace_id is not None:
-            headers["X-Amzn-Trace-Id"] = invocation.trace_id
+            headers["X-Amzn-Trace-Id"] = told(invocation.trace_id, invocation.hops)
         if invocation.client_context is not None:
             headers["Lambda-Runtime-Client-Context"] = json.dumps(dict(invocation.client_context))
         return headers
