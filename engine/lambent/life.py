@@ -63,7 +63,6 @@ from lambent.telemetry import (
     PROVISIONED_INVOCATIONS,
     PROVISIONED_UTILIZATION,
     SPILLOVER_INVOCATIONS,
-    Level,
     Telemetry,
 )
 from lambent.vitals import Vitals
@@ -366,17 +365,21 @@ class Life:
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Whatever ends one of our coroutines is said aloud, and it begins again after a while."""
-        tries = 0
+        failures, clock = 0, self._world.clock
         while True:
+            began = clock.monotonic()
             try:
                 return await run()
+            except StoreUnavailable as error:
+                away = True
+                self._telemetry.log("warning", f"{name} ended and begins again", error=error.message)
             except Exception as error:  # noqa: BLE001  one broken part must not end the others
-                level: Level = "warning" if isinstance(error, StoreUnavailable) else "error"
-                self._telemetry.log(level, f"{name} ended and begins again", exc_info=error)
+                away = False
+                self._telemetry.log("error", f"{name} ended and begins again", exc_info=error)
             if self.stopping.is_set():
                 return None
-            await asyncio.sleep(backoff.throttle(tries, self._world.random()))
-            tries += 1
+            failures = backoff.in_a_row(failures, clock.monotonic() - began)
+            await asyncio.sleep(backoff.restart(failures, away, self._world.random()))
 
     async def _serve_events(self) -> None:
         self._event_feed = EventFeed(

@@ -33,7 +33,7 @@ CHARGE, PACK, PICK, COUNT = MODELS = ("charge", "pack", "pick", "count")
 QUEUES = ("orders", "line.fifo", "charges-failed", "orders-dead", "clicks-failed")
 CALLERS = 3  # who wait for an answer
 KEYS = 5
-CALL_SECONDS = 1.0  # that a caller waits for an answer, before asking for another
+CALL_SECONDS = 1.0  # that a caller of an engine that may be dead waits for an answer, before asking for another
 END_SECONDS = 60.0
 POISON = 25
 ATTEMPTS = {CHARGE: 3, PACK: 9, COUNT: 4}  # that what is given up has had; being killed with the engine is one
@@ -66,10 +66,17 @@ class Accounts:
     """One store, its engine, its clients, and what they were told.
 
     url: the store, as the engine and the clients reach it; as the auditor does, if that is another.
-    outstanding: how many items of a model may wait or run."""
+    outstanding: how many items of a model may wait or run.
+    call_seconds: that a caller waits for an answer."""
 
     def __init__(
-        self, chance: random.Random, directory: Path, url: str, auditors_url: str = "", outstanding: int = 30
+        self,
+        chance: random.Random,
+        directory: Path,
+        url: str,
+        auditors_url: str = "",
+        outstanding: int = 30,
+        call_seconds: float = CALL_SECONDS,
     ) -> None:
         self.found = Found()
         self.chance = chance
@@ -81,6 +88,7 @@ class Accounts:
         self._url = url
         self._auditors_url = auditors_url or url
         self._outstanding = outstanding
+        self._call_seconds = call_seconds
         self._log = directory / "log"
         self._over = False
         self._sent: dict[str, dict[str, int]] = {model: {} for model in MODELS}  # acknowledged: numbers by id
@@ -125,7 +133,11 @@ class Accounts:
         working = [asyncio.create_task(client()) for client in clients]
         await trouble()
         self._over = True
-        await asyncio.gather(*working)
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await asyncio.gather(*working)
+        except TimeoutError:
+            self.problem(f"{END_SECONDS:g} s after the last trouble a client still waits")
         await self._drained()
         self.engine.send_signal(signal.SIGTERM)
         if (status := await self.engine.wait()) != 0:
@@ -187,15 +199,18 @@ class Accounts:
             self.refused.set()
 
     async def _quote(self) -> None:
-        while not (self._over and self._answers):
-            number = next(self._quotes) * POISON  # which is none
+        """Until one is answered that was asked for when all trouble was over."""
+        answered = False
+        while not answered:
+            number, over = next(self._quotes) * POISON, self._over  # such a number is no poison
             try:
-                async with asyncio.timeout(CALL_SECONDS):
+                async with asyncio.timeout(self._call_seconds):
                     answer = await self._client.invoke("quote", {"n": number})
                 if answer != {"quoted": number}:
                     self.problem(f"who asked for quote {number} was answered {answer}")
                 self._answers.append(number)
                 self.found.acknowledged["quote"] += 1
+                answered = over
             except TimeoutError:
                 pass
             except LambentError as error:

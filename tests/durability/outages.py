@@ -36,6 +36,7 @@ REFUSALS = (*STATES, "loading")
 TROUBLES = (*RESTARTS, *CONNECTIONS, *REFUSALS)
 
 ANSWER_SECONDS = 0.5  # that a command is waited for
+CALL_SECONDS = 3.0  # that a caller waits: longer than the commands of a call are tried, or it is never refused
 MAXIMUM_LINES = 20  # of the journal, between two troubles
 OUTSTANDING = 6  # items of each model
 SLOW_LINES = 20  # of the journal, that a slow connection must bring about
@@ -50,18 +51,28 @@ def shuffled(troubles: Sequence[str], times: int, seed: int) -> Sequence[str]:
     return [name for _ in range(times) for name in chance.sample(troubles, len(troubles))]
 
 
-def outages(troubles: Sequence[str], seed: int, tell: Callable[[str], None] = lambda line: None) -> Found:
+def outages(
+    troubles: Sequence[str],
+    seed: int,
+    tell: Callable[[str], None] = lambda line: None,
+    outstanding: int = OUTSTANDING,
+) -> Found:
     """These, one after the other, at moments that depend on the seed and on the machine."""
     with tempfile.TemporaryDirectory() as directory, running(Path(directory) / "redis", "always") as server:
-        return asyncio.run(_outages(troubles, random.Random(seed), Path(directory), server, tell))
+        return asyncio.run(_outages(troubles, random.Random(seed), Path(directory), server, tell, outstanding))
 
 
 async def _outages(
-    troubles: Sequence[str], chance: random.Random, directory: Path, server: RedisProcess, tell: Callable[[str], None]
+    troubles: Sequence[str],
+    chance: random.Random,
+    directory: Path,
+    server: RedisProcess,
+    tell: Callable[[str], None],
+    outstanding: int,
 ) -> Found:
     async with Proxy(server.port).running() as proxy:
         url = f"redis://127.0.0.1:{proxy.port}?timeout={ANSWER_SECONDS}"
-        accounts = Accounts(chance, directory, url, server.url, OUTSTANDING)
+        accounts = Accounts(chance, directory, url, server.url, outstanding, CALL_SECONDS)
         trouble = _Trouble(accounts, server, proxy)
 
         async def strike_again_and_again() -> None:

@@ -20,6 +20,12 @@ def test_whatever_goes_wrong_between_an_engine_and_its_redis_server_costs_nothin
     shown(shuffled(quick, times=1, seed=1), seed=1)
 
 
+def test_who_only_waits_for_answers_is_refused_while_nothing_comes_through_and_answered_afterwards():
+    found = outages(["swallowed"], seed=1, outstanding=0)
+    assert not found.problems, "\n".join([str(found), *found.problems])
+    assert found.acknowledged.keys() == {"quote"}
+
+
 @pytest.mark.night
 @pytest.mark.parametrize("troubles", [RESTARTS, CONNECTIONS, REFUSALS])
 def test_a_night_of_troubles_costs_nothing_that_was_acknowledged(troubles):

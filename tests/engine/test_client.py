@@ -16,6 +16,7 @@ from lambent import (
     InvalidParameterValue,
     InvalidRequestContent,
     MemoryStore,
+    NotHosted,
     RequestTooLarge,
     ResourceNotFound,
     StoreUnavailable,
@@ -199,25 +200,27 @@ async def test_a_caller_whose_engine_stops_at_once_is_told_so() -> None:
             await asking
 
 
+class Flaky(MemoryStore):
+    """Whose documents of a kind cannot be read while it is away, by engines."""
+
+    away = False
+    kind = REQUEST
+
+    async def connect(self, world: World, client: bool = False) -> Connection:
+        connection, store = await super().connect(world, client), self
+
+        class Documents(MemoryDocuments):
+            async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
+                if store.away and kind == store.kind:
+                    raise StoreUnavailable("away")
+                return await super().list(kind, after)
+
+        if not client:
+            connection.documents = Documents(self._documents, self._clock)
+        return connection
+
+
 async def test_an_engine_answers_again_when_its_store_is_back() -> None:
-    class Flaky(MemoryStore):
-        """Whose documents cannot be read while it is away, by engines."""
-
-        away = False
-
-        async def connect(self, world: World, client: bool = False) -> Connection:
-            connection, store = await super().connect(world, client), self
-
-            class Documents(MemoryDocuments):
-                async def list(self, kind: str, after: int = 0) -> Sequence[Document]:
-                    if store.away and kind == REQUEST:
-                        raise StoreUnavailable("away")
-                    return await super().list(kind, after)
-
-            if not client:
-                connection.documents = Documents(self._documents, self._clock)
-            return connection
-
     store = Flaky()
     engine = virtual(store)
     engine.function(echo)
@@ -230,6 +233,23 @@ async def test_an_engine_answers_again_when_its_store_is_back() -> None:
             store.away = False
             assert await asking == 1
     assert {(log["event"], log["log_level"]) for log in logs} == {("desk ended and begins again", "warning")}
+    assert "exception" not in logs[0]  # where the store was away is no place in our code
+
+
+async def test_an_engine_answers_soon_after_its_store_is_back_however_long_and_often_it_was_away() -> None:
+    store, loop = Flaky(), asyncio.get_running_loop()
+    engine = virtual(store)
+    engine.function(echo)
+    async with engine, client_of(store) as client:
+        for hours in (0.01, *[0.001] * 20, 5.0):
+            store.away = True
+            with pytest.raises(NotHosted):
+                await client.invoke("echo", 1)  # that the engine looks, and meets it
+            await asyncio.sleep(3600 * hours)
+            store.away = False
+            asked = loop.time()
+            assert await client.invoke("echo", hours) == hours
+            assert loop.time() - asked < 3.0
 
 
 async def test_a_request_of_another_version_is_left_alone() -> None:

@@ -11,7 +11,6 @@ import uuid
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from lambent import (
     Engine,
@@ -23,17 +22,9 @@ from lambent import (
     RecursiveInvocation,
     RequestTooLarge,
     ResourceNotFound,
-    StoreUnavailable,
     TooManyRequests,
 )
 from lambent.context import current_invocation
-from lambent.model import QueueMapping
-from lambent.polling.supervisor import Supervisor
-from lambent.ports import World
-from lambent.stored_mappings import Seek, StoredMapping
-from lambent.stores.memory import Connection
-from lambent.telemetry import Telemetry
-from lambent.testing.loop import VirtualClock
 from tests.engine.engines import virtual
 
 pytestmark = pytest.mark.virtual_time(deterministic=True)
@@ -515,51 +506,3 @@ async def test_a_message_does_not_go_round_between_engines_that_share_a_permit(a
             await asyncio.sleep(40.37)
             assert len(waited) == number + 1
     assert max(waited) < 20  # a window, and everybody's turn
-
-
-async def test_a_loop_that_breaks_is_started_again_and_the_others_go_on() -> None:
-    store = MemoryStore()
-    clock = VirtualClock(asyncio.get_running_loop())
-    world = World("engine", clock, lambda: 0.5, lambda: "id")
-    connection: Connection = await store.connect(world)
-    runs: list[str] = []
-    stored = {
-        name: StoredMapping(name, QueueMapping(source=f"queue:{name}", function="f"), Seek(0, ""))
-        for name in ("broken", "sound")
-    }
-
-    class Loop:
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        async def run(self, stopping: asyncio.Event) -> None:
-            runs.append(self._name)
-            if self._name == "broken":
-                raise ZeroDivisionError
-            await stopping.wait()
-
-        def state(self) -> dict[str, object]:
-            return {}
-
-    async def wanted() -> dict[str, StoredMapping]:
-        if not runs:
-            runs.append("away")
-            raise StoreUnavailable("away")
-        return stored
-
-    async def open_loop(mapping: StoredMapping) -> Loop:
-        return Loop(mapping.id)
-
-    supervisor = Supervisor(
-        documents=connection.documents, wanted=wanted, open_loop=open_loop, telemetry=Telemetry(), world=world
-    )
-    stopping = asyncio.Event()
-    with capture_logs() as logs:
-        task = asyncio.create_task(supervisor.run(stopping))
-        await asyncio.sleep(10)
-        stopping.set()
-        await task
-    assert runs[0] == "away"
-    assert runs.count("sound") == 1
-    assert runs.count("broken") == 4  # after 1, 2 and 4 seconds
-    assert "a bug ended a mapping's loop" in {log["event"] for log in logs}

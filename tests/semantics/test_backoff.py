@@ -42,3 +42,12 @@ def test_jitter_only_lengthens_and_by_a_tenth_at_most(delay, count: int, jitter:
 @given(count=COUNT)
 def test_a_delay_never_shrinks_and_never_is_zero(delay, count: int) -> None:  # type: ignore[no-untyped-def]
     assert 0 < delay(count, 0) <= delay(count + 1, 0) <= 300
+
+
+def test_what_a_bug_ends_begins_again_ever_later_and_what_lacks_its_store_in_two_seconds_at_most() -> None:
+    assert [backoff.restart(failures, False, 0) for failures in (1, 2, 3, 100)] == [1, 2, 4, 300]
+    assert [backoff.restart(failures, True, 0) for failures in (1, 2, 3, 100)] == [0.05, 0.1, 0.2, 2]
+
+
+def test_what_ran_for_a_minute_begins_its_backoff_anew() -> None:
+    assert [backoff.in_a_row(7, seconds) for seconds in (0.0, 60.0, 60.1)] == [8, 8, 1]

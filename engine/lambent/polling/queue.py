@@ -214,14 +214,15 @@ class QueueLoop(Generic[Item]):
             try:
                 await turn()
                 troubles = 0
+                continue
             except StoreUnavailable as error:
-                troubles += 1
+                away = True
                 self.say("warning", "the store is away", error)
             except Exception as error:  # noqa: BLE001
-                troubles += 1
+                away = False
                 self.say("error", "a bug in the queue loop", error)
-            if troubles:
-                await self.pause(backoff.destination(troubles, self.world.random()))
+            troubles += 1
+            await self.pause(backoff.restart(troubles, away, self.world.random()))
 
     async def _pull(self) -> None:
         if len(self._attempts) >= MAXIMUM_IN_FLIGHT or self._bytes >= MAXIMUM_BYTES_IN_FLIGHT:
@@ -359,7 +360,7 @@ class QueueLoop(Generic[Item]):
             except StoreUnavailable as error:
                 tries += 1
                 self.say("warning", "the store is away, nothing is settled", error)
-                await asyncio.sleep(backoff.destination(tries, self.world.random()))
+                await asyncio.sleep(backoff.reconnection(tries, self.world.random()))
 
     # --- stopping --------------------------------------------------------------------------------------------------
 

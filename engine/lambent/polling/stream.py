@@ -440,7 +440,7 @@ class StreamLoop:
             except StoreUnavailable as error:
                 tries, self._trouble = tries + 1, f"Its stream cannot be read: {error.message}"
                 self._telemetry.log("warning", "read failed", mapping=self._id, error=error.message)
-                await asyncio.sleep(backoff.destination(tries, self._world.random()))
+                await asyncio.sleep(backoff.reconnection(tries, self._world.random()))
                 for owned in list(self._shards.values()):
                     self._want(owned)  # its answer may be what was lost
                 continue
@@ -472,7 +472,7 @@ class StreamLoop:
                 self._telemetry.log("warning", "checkpoint failed", mapping=self._id, error=error.message)
                 self._to_store[:0] = batch
                 self._something_to_store.set()
-                await asyncio.sleep(backoff.destination(tries, self._world.random()))
+                await asyncio.sleep(backoff.reconnection(tries, self._world.random()))
                 continue
             for (owned, step), is_stored in zip(batch, stored, strict=True):
                 self._telemetry.step(owned.where, step, is_stored)

@@ -21,7 +21,6 @@ from lambent.stored_mappings import MappingState, StoredMapping, state_of
 from lambent.telemetry import Telemetry
 
 RE_CANCEL_SECONDS: Final = 1.0  # CPython 3.11 can lose a cancellation
-STEADY_SECONDS: Final = 60.0  # a loop that ran so long begins its backoff anew
 
 
 class Loop(Protocol):
@@ -50,13 +49,13 @@ async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
 class _Running:
     """One mapping's loop, and what it was started for."""
 
-    __slots__ = ("loop", "stopping", "stored", "task", "tries", "trouble")
+    __slots__ = ("failures", "loop", "stopping", "stored", "task", "trouble")
 
     def __init__(self, stored: StoredMapping) -> None:
         self.stored = stored
         self.stopping = asyncio.Event()
         self.loop: Loop | None = None
-        self.tries = 0
+        self.failures = 0
         self.trouble = ""
         self.task: asyncio.Task[None]
 
@@ -165,7 +164,7 @@ class Supervisor:
             except StoreUnavailable as error:
                 self._stale = True
                 self._telemetry.log("warning", "mappings can't be read", error=error.message)
-                asyncio.get_running_loop().call_later(backoff.destination(1, self._world.random()), self._changed.set)
+                asyncio.get_running_loop().call_later(backoff.reconnection(1, self._world.random()), self._changed.set)
                 return
         for identity, running in self._running.items():
             if self._wanted.get(identity) != running.stored:
@@ -183,10 +182,10 @@ class Supervisor:
         self._tell_listeners()
 
     async def _keep(self, running: _Running) -> None:
-        """Run the mapping's loop until it is stopped; after an error again, ever later."""
+        """Run the mapping's loop until it is stopped; after an error again, later each time."""
         identity, clock = running.stored.id, self._world.clock
         while not running.stopping.is_set():
-            began = clock.monotonic()
+            began, away = clock.monotonic(), False
             try:
                 running.loop = await self._open_loop(running.stored)
                 running.trouble = ""
@@ -194,6 +193,7 @@ class Supervisor:
                 await running.loop.run(running.stopping)
                 continue
             except StoreUnavailable as error:
+                away = True
                 running.trouble = f"It stopped, because the store is away: {error.message}"
                 self._telemetry.log(
                     "warning", "mapping stopped: the store is away", mapping=identity, error=error.message
@@ -204,9 +204,9 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001  a bug in one mapping's loop must not end the others
                 running.trouble = f"A bug ended its loop, the log has where: {error!r}"
                 self._telemetry.log("error", "a bug ended a mapping's loop", mapping=identity, exc_info=error)
-            running.tries = 1 if clock.monotonic() - began > STEADY_SECONDS else running.tries + 1
+            running.failures = backoff.in_a_row(running.failures, clock.monotonic() - began)
             with suppress(TimeoutError):
-                async with asyncio.timeout(backoff.throttle(running.tries - 1, self._world.random())):
+                async with asyncio.timeout(backoff.restart(running.failures, away, self._world.random())):
                     await running.stopping.wait()
 
     async def _watch(self) -> None:
@@ -220,7 +220,7 @@ class Supervisor:
             except StoreUnavailable as error:
                 self._telemetry.log("warning", "mappings can't be watched", error=error.message)
             tries += 1
-            await asyncio.sleep(backoff.destination(tries, self._world.random()))
+            await asyncio.sleep(backoff.reconnection(tries, self._world.random()))
 
     async def _wake_at(self, stopping: asyncio.Event) -> None:
         await stopping.wait()

@@ -22,6 +22,7 @@ DESTINATION_FIRST_SECONDS: Final = 0.5
 DESTINATION_MAXIMUM_SECONDS: Final = 30.0
 RECONNECTION_FIRST_SECONDS: Final = 0.05
 RECONNECTION_MAXIMUM_SECONDS: Final = 2.0
+STEADY_SECONDS: Final = 60.0  # what ran so long begins its backoff anew
 JITTER: Final = 0.1  # the largest lengthening, as a share
 
 
@@ -49,6 +50,17 @@ def destination(attempt: int, jitter: float) -> float:
 def reconnection(failures: int, jitter: float) -> float:
     """Before a server is dialled or asked again that was away, after the `failures`-th (1, 2, …) time."""
     return _doubling(failures - 1, RECONNECTION_FIRST_SECONDS, RECONNECTION_MAXIMUM_SECONDS, jitter)
+
+
+def restart(failures: int, away: bool, jitter: float) -> float:
+    """Before a part of an engine begins again that ended with an error, after the `failures`-th (1, 2, …) time in a
+    row. `away`: it ended because a store was, and goes on soon after that is back, however late. A bug stays."""
+    return reconnection(failures, jitter) if away else throttle(failures - 1, jitter)
+
+
+def in_a_row(failures: int, ran_seconds: float) -> int:
+    """How many failures there were in a row with the one that ended what had run for so long."""
+    return 1 if ran_seconds > STEADY_SECONDS else failures + 1
 
 
 def _doubling(exponent: int, first: float, maximum: float, jitter: float) -> float:
