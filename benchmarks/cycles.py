@@ -11,7 +11,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +31,6 @@ PAYLOAD = json.dumps(event_of(SIZE)).encode()
 assert len(PAYLOAD) == SIZE
 RESULTS = Path(__file__).parent / "results"
 POLL_SECONDS = 0.001
-CALLS_A_SECOND = 1_000
 
 
 Seconds = tuple[float, float]
@@ -96,16 +95,6 @@ def cycle_of(engine: Engine, payload: bytes = PAYLOAD) -> Cycle:
 
     cycle = Cycle(lambda: engine.invoke_async(nothing, payload), left)
     return cycle
-
-
-def times(number: int) -> Iterator[float]:
-    """When each of so many calls is due, on `time.perf_counter`, a thousand a second, whatever became of the former
-    ones; waits for it."""
-    began = time.perf_counter()
-    for index in range(number):
-        due = began + index / CALLS_A_SECOND
-        time.sleep(max(0.0, due - time.perf_counter()))
-        yield due
 
 
 def directory() -> TemporaryDirectory[str]:

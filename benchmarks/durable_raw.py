@@ -17,7 +17,8 @@ from typing import Any
 
 import apsw
 
-from benchmarks.cycles import PAYLOAD, Seconds, Stopwatch, times
+from benchmarks.arrivals import Arrivals
+from benchmarks.cycles import PAYLOAD, Seconds, Stopwatch
 from lambent.stores import sqlite_event_rows, sqlite_records
 from lambent.stores.sqlite_opening import PRAGMAS
 
@@ -101,14 +102,16 @@ def syncs(path: Path, number: int) -> list[float]:
     the front of the file when it is full."""
     took: list[float] = []
     ended = 0.0
-    page = os.urandom(PAGE)
+    page, arrivals = os.urandom(PAGE), Arrivals(number)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        for index, due in enumerate(times(number)):
-            os.pwrite(file, page, index % LOG_PAGES * PAGE)
-            os.fdatasync(file)
-            began, ended = max(due, ended), time.perf_counter()
-            took.append(ended - began)
+        while arrivals.left:
+            for due in arrivals.come():
+                os.pwrite(file, page, len(took) % LOG_PAGES * PAGE)
+                os.fdatasync(file)
+                began, ended = max(due, ended), time.perf_counter()
+                took.append(ended - began)
     finally:
         os.close(file)
+        arrivals.close()
     return took

@@ -104,6 +104,7 @@ class SqliteFile:
         # what only the thread touches:
         self._opened: Opened | None = None
         self._broken = False
+        self._told: list[tuple[Callable[..., None], Sequence[object]]] = []
 
     async def open(self) -> None:
         """Raises StoreUnavailable that says what to do."""
@@ -206,7 +207,13 @@ class SqliteFile:
             self._begin()
 
     def _begin(self) -> None:
-        self._loop.call_soon(self._executor, self._work)
+        self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            self._busy = bool(self._writes or self._reads)
+        if self._busy:  # else the thread would be woken for nothing
+            self._executor(self._work)
 
     def _be_patient(self, first: _Job) -> None:
         self._patience = self._loop.call_later(PATIENCE_SECONDS, self._lose_patience, first)
@@ -242,6 +249,11 @@ class SqliteFile:
             else:
                 future.set_result(answer)
 
+    def _hear(self, told: Sequence[tuple[Callable[..., None], Sequence[object]]]) -> None:
+        """Each by itself: one that breaks keeps nobody else waiting."""
+        for callback, arguments in told:
+            self._loop.call_soon(callback, *arguments)
+
     def _call(self, callbacks: Sequence[Callable[..., None]], *arguments: object) -> None:
         for callback in callbacks:
             callback(*arguments)
@@ -267,6 +279,7 @@ class SqliteFile:
             except Exception as error:  # noqa: BLE001  it is the caller's
                 answer = _Raised(error)
             self._tell(self._answer, [((future, None), answer)])
+            self._wake()
 
         self.unanswered += 1
         self._executor(run)
@@ -275,8 +288,14 @@ class SqliteFile:
     # --- in the thread ---------------------------------------------------------------------------------------------
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(callback, *arguments)
+        """The loop is to hear of it, with all that is told until it is woken: that costs more than what it hears."""
+        self._told.append((callback, arguments))
+
+    def _wake(self) -> None:
+        told, self._told = self._told, []
+        if told:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._hear, told)
 
     def _tell_troubles(self, opened: Opened) -> None:
         if troubles := opened.connection.troubles:
@@ -299,19 +318,22 @@ class SqliteFile:
             self._opened = None
 
     def _work(self) -> None:
-        """A group of all that waits, if anything does. The next begins when the loop has had a step with the answers:
-        what those who waited ask for then comes along, and syncs are fewer."""
-        with self._lock:
-            writes, reads = [*self._writes], [*self._reads]
-            self._writes.clear()
-            self._reads.clear()
-            if writes:
-                writes += self._patient
-                self._patient.clear()
-            self._busy = go_on = bool(writes or reads)
-        if go_on:
+        """Groups of all that waits. One that waits for a commit already need not wait for the loop, too; else the next
+        begins when the loop has had a step with the answers: what those who waited ask for then comes along, and syncs
+        are fewer."""
+        go_on = True
+        while go_on:
+            with self._lock:
+                writes, reads = [*self._writes], [*self._reads]
+                self._writes.clear()
+                self._reads.clear()
+                if writes:
+                    writes += self._patient
+                    self._patient.clear()
             self._group(writes, reads)
-            self._tell(self._begin)
+            if not (go_on := bool(self._writes)):
+                self._tell(self._begin)
+            self._wake()
 
     def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
         """Reads come first: they see what was committed before they were asked for, and those who asked go on while the
@@ -323,6 +345,8 @@ class SqliteFile:
             if reads:
                 self._tell(self._answer, self._transaction(opened, reads, READ))
                 reads = ()
+                if writes:
+                    self._wake()
             if writes:
                 self._tell(self._answer, self._transaction(opened, writes, WRITE))
                 writes = ()
@@ -330,7 +354,9 @@ class SqliteFile:
                 self._follow(opened)
                 self._tell(self._call, self._on_foreign_change)
             if not self._broken:
-                opened.checkpoint()
+                if opened.checkpoint_due:
+                    self._wake()
+                    opened.checkpoint()
                 self._tell_troubles(opened)
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._distrust(error)
