@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lambent.arns import queue_arn, stream_arn, without_password
 from lambent.errors import InvalidParameterValue, ResourceConflict
@@ -24,8 +24,6 @@ from lambent.validation import unknown, validated
 
 AnyMapping = QueueMapping | StreamMapping
 Kind = Literal["queue", "stream"]
-
-MAXIMUM_FIFO_BATCH: Final = 10  # messages (Lambda guide: «Using Lambda with Amazon SQS»)
 
 
 class Known(NamedTuple):
@@ -181,15 +179,10 @@ def shown(source: str) -> str:
 
 
 def _check_queue_mapping(mapping: QueueMapping, queue: Queue, function: Function | None) -> None:
-    if queue.fifo and mapping.batch_size > MAXIMUM_FIFO_BATCH:
+    if queue.fifo and mapping.maximum_batching_window_seconds:  # without one a batch has 10 messages at most, anyway
         raise InvalidParameterValue(
-            f"batch_size: {mapping.batch_size} is not allowed; it must be 1 to {MAXIMUM_FIFO_BATCH} (int) "
-            "for a FIFO queue"
-        )
-    if queue.fifo and mapping.maximum_batching_window_seconds:
-        raise InvalidParameterValue(
-            f"maximum_batching_window_seconds: {mapping.maximum_batching_window_seconds} is not allowed; "
-            "it must be 0 for a FIFO queue"
+            "Batching window is not supported for FIFO queues (maximum_batching_window_seconds of the mapping of "
+            f"{queue.name}; its batches have 10 messages at most)"
         )
     said = function is not None and "timeout_seconds" in function.model_fields_set  # a default is not held against it
     if function is not None and said and queue.visibility_timeout_seconds < function.timeout_seconds:

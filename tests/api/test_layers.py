@@ -163,3 +163,41 @@ def test_layers_outlive_a_restart_with_their_code(tmp_path: Path) -> None:
             else:
                 create(api, "f", f"{ARN}:kept:1")
                 assert json.load(api.invoke(FunctionName="f")["Payload"]) == 5
+
+
+def test_a_versions_permissions_are_kept_and_shown(api: Any) -> None:
+    arn = publish(api, "permitted", 1)["LayerVersionArn"]
+    version: dict[str, Any] = {"LayerName": "permitted", "VersionNumber": 1}
+    with refused("ResourceNotFoundException", 404) as error:
+        api.get_layer_version_policy(**version)
+    assert error.message == "No policy is associated with the given resource."
+    given = {**version, "Action": "lambda:GetLayerVersion"}
+    one = api.add_layer_version_permission(StatementId="one", Principal="123456789012", **given)
+    statement = {
+        "Sid": "one",
+        "Effect": "Allow",
+        "Principal": {"AWS": "arn:aws:iam::123456789012:root"},
+        "Action": "lambda:GetLayerVersion",
+        "Resource": arn,
+    }
+    assert json.loads(one["Statement"]) == statement
+    with refused("ResourceConflictException", 409) as error:
+        api.add_layer_version_permission(StatementId="one", Principal="*", **given)
+    assert error.message.startswith("The statement id (one) provided already exists. Please provide a new statement")
+    with refused("PreconditionFailedException", 412):
+        api.add_layer_version_permission(StatementId="all", Principal="*", RevisionId="other", **given)
+    org = {"Principal": "*", "OrganizationId": "o-0123456789", "RevisionId": one["RevisionId"]}
+    api.add_layer_version_permission(StatementId="org", **org, **given)
+    policy = api.get_layer_version_policy(**version)
+    condition = {"StringEquals": {"aws:PrincipalOrgID": "o-0123456789"}}
+    everybody = {**statement, "Sid": "org", "Principal": "*", "Condition": condition}
+    document = {"Version": "2012-10-17", "Id": "default", "Statement": [statement, everybody]}
+    assert json.loads(policy["Policy"]) == document
+    assert policy["RevisionId"] != one["RevisionId"]
+    for sid in ("one", "org"):
+        api.remove_layer_version_permission(StatementId=sid, **version)
+    with refused("ResourceNotFoundException", 404):
+        api.remove_layer_version_permission(StatementId="one", **version)
+    with refused("ResourceNotFoundException", 404) as error:
+        api.add_layer_version_permission(StatementId="s", Principal="*", **{**given, "VersionNumber": 2})
+    assert error.message == f"Layer version {arn[:-1]}2 does not exist."

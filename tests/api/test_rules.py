@@ -16,12 +16,17 @@ NOT_LATEST = (
     "Current operation does not support versions other than $LATEST. Please set the version to $LATEST or do not set a "
     "version in your request."
 )
+QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}"
+STREAM = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/clicks"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/a:latest"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     engine = Engine(account_id=ACCOUNT, watchdog_seconds=0, state_change_seconds=0.0)
+    for name in ("orders", "orders.fifo"):
+        engine.queue(name, visibility_timeout_seconds=60, fifo=name.endswith(".fifo"))
+    engine.stream("clicks")
     with served(engine) as running:
         yield running
 
@@ -118,3 +123,102 @@ def test_the_key_of_a_deployment_package_is_shown(api: Any) -> None:
     create(api, "locked", Code={"ZipFile": zipped(), "SourceKMSKeyArn": key})
     assert api.get_function(FunctionName="locked")["Code"]["SourceKMSKeyArn"] == key
     api.delete_function(FunctionName="locked")
+
+
+def test_an_empty_value_takes_a_key_and_file_systems_away(api: Any, made: str) -> None:
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/k"
+    files = [
+        {
+            "Arn": f"arn:aws:elasticfilesystem:{REGION}:{ACCOUNT}:access-point/fsap-{'0' * 17}",
+            "LocalMountPath": "/mnt/a",
+        }
+    ]
+    shown = api.update_function_configuration(FunctionName=made, KMSKeyArn=key, FileSystemConfigs=files)
+    assert (shown["KMSKeyArn"], shown["FileSystemConfigs"]) == (key, files)
+    shown = api.update_function_configuration(FunctionName=made, KMSKeyArn="", FileSystemConfigs=[])
+    assert shown.keys() & {"KMSKeyArn", "FileSystemConfigs"} == set()
+
+
+def test_only_a_function_has_reserved_concurrency(api: Any, made: str) -> None:
+    for ask in (api.get_function_concurrency, api.delete_function_concurrency):
+        with refused("InvalidParameterValueException", 400) as error:
+            ask(FunctionName=f"{made}:live")
+        assert error.message.startswith("This operation is permitted on Lambda functions only. Aliases and versions do")
+
+
+@pytest.mark.parametrize("queue", ["absent", "orders.fifo"])
+def test_results_go_to_a_standard_queue_that_is_there(api: Any, made: str, queue: str) -> None:
+    target = {"OnFailure": {"Destination": f"{QUEUE}:{queue}"}}
+    with refused("InvalidParameterValueException", 400) as error:
+        api.put_function_event_invoke_config(FunctionName=made, DestinationConfig=target)
+    assert error.message == f"The destination ARN {QUEUE}:{queue} is invalid."
+
+
+# --------------------------------------------------------------------------- mappings
+
+OF_STREAMS: list[tuple[str, Any]] = [
+    ("BisectBatchOnFunctionError", False),
+    ("MaximumRetryAttempts", -1),
+    ("MaximumRecordAgeInSeconds", -1),
+    ("ParallelizationFactor", 1),
+    ("TumblingWindowInSeconds", 0),
+    ("DestinationConfig", {}),
+    ("StartingPositionTimestamp", 1.0),
+]
+OF_TOPICS: list[tuple[str, Any]] = [
+    ("Topics", ["topic"]),
+    ("SelfManagedKafkaEventSourceConfig", {"ConsumerGroupId": "group"}),
+    ("SourceAccessConfigurations", [{"Type": "VPC_SUBNET", "URI": "subnet:1"}]),
+    ("LoggingConfig", {"SystemLogLevel": "INFO"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "member", "value"),
+    [
+        *((f"{QUEUE}:orders", *each) for each in OF_STREAMS + OF_TOPICS),
+        *((STREAM, *each) for each in OF_TOPICS),
+        (STREAM, "ScalingConfig", {"MaximumConcurrency": 2}),
+        (STREAM, "ProvisionedPollerConfig", {"MinimumPollers": 2}),
+    ],
+)
+def test_a_mapping_takes_no_member_of_another_kind_of_source(
+    api: Any, made: str, source: str, member: str, value: Any
+) -> None:
+    given = {"StartingPosition": "LATEST"} if source == STREAM else {}
+    with refused("InvalidParameterValueException", 400) as error:
+        api.create_event_source_mapping(FunctionName=made, EventSourceArn=source, **{**given, member: value})
+    assert error.message == f"Unsupported {member} parameter for given event source mapping type."
+
+
+@pytest.mark.parametrize(
+    ("source", "members", "said"),
+    [
+        (
+            f"{QUEUE}:orders.fifo",
+            {"MaximumBatchingWindowInSeconds": 1},
+            "Batching window is not supported for FIFO queues",
+        ),
+        (
+            f"{QUEUE}:orders.fifo",
+            {"MaximumBatchingWindowInSeconds": 1, "BatchSize": 11},
+            "Batching window is not supported for FIFO queues",
+        ),
+        (
+            STREAM,
+            {"StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 4e9},
+            "StartingPositionTimestamp cannot be in the future.",
+        ),
+        (
+            f"{QUEUE}:orders",
+            {"ProvisionedPollerConfig": {"MinimumPollers": 1}},
+            "ProvisionedPollerConfig: MinimumPollers must be 2 at least, and MaximumPollers no less than that.",
+        ),
+    ],
+)
+def test_a_mapping_is_refused_for_what_does_not_fit(
+    api: Any, made: str, source: str, members: dict[str, Any], said: str
+) -> None:
+    with refused("InvalidParameterValueException", 400) as error:
+        api.create_event_source_mapping(FunctionName=made, EventSourceArn=source, **members)
+    assert error.message == said

@@ -236,9 +236,9 @@ def test_a_mapping_has_the_same_id_in_every_life() -> None:
 def test_a_fifo_queue_takes_batches_of_ten_without_a_window(engine: Engine) -> None:
     queue = engine.queue("orders.fifo")
     message = refused(lambda: engine.map(queue, handler, batch_size=11, maximum_batching_window_seconds=1))
-    assert message == "batch_size: 11 is not allowed; it must be 1 to 10 (int) for a FIFO queue"
+    assert message.endswith("orders.fifo; its batches have 10 messages at most)")
     message = refused(lambda: engine.map(queue, handler, maximum_batching_window_seconds=1))
-    assert message == "maximum_batching_window_seconds: 1.0 is not allowed; it must be 0 for a FIFO queue"
+    assert message.startswith("Batching window is not supported for FIFO queues (maximum_batching_window_seconds of ")
     engine.map(queue, handler, batch_size=10)
 
 

@@ -71,6 +71,8 @@ def put_reserved(asked: Asked, record: Record) -> Answer:
 
 @decides("GetFunctionConcurrency")
 def get_reserved(asked: Asked, record: Record) -> Answer:
+    if asked.reference.qualifier is not None:
+        raise invalid(_UNQUALIFIED)
     return {"ReservedConcurrentExecutions": record.reserved}
 
 

@@ -36,6 +36,7 @@ _SNAPPED: Final = re.compile(r"java(?!8)\d+|python3\.(?:1[2-9]|[2-9]\d)|dotnet(?
 """Runtimes of functions that SnapStart is for (Lambda guide: «Improving startup performance with SnapStart»)."""
 _NO_VPC: Final = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
 _LEVELS: Final = ("ApplicationLogLevel", "SystemLogLevel")
+_TAKEN_AWAY: Final = ("ImageConfig", "KMSKeyArn", "FileSystemConfigs")  # by an empty value
 CHOSEN: Final = (
     "Runtime", "Role", "Handler", "Description", "Timeout", "MemorySize", "Environment", "VpcConfig",
     "DeadLetterConfig", "KMSKeyArn", "TracingConfig", "Layers", "FileSystemConfigs", "ImageConfig",
@@ -114,8 +115,9 @@ def merged(members: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
     if found["SnapStart"].get("ApplyOn") is None:
         found["SnapStart"] = {"ApplyOn": "None"}
     found["LoggingConfig"] = _logging(members.get("LoggingConfig", {}), chosen.get("LoggingConfig", {}))
-    if not found.get("ImageConfig", True):
-        del found["ImageConfig"]  # an empty one takes it away
+    for name in _TAKEN_AWAY:
+        if not found.get(name, True):
+            del found[name]
     return found
 
 

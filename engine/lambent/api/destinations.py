@@ -1,7 +1,7 @@
 """Destinations and dead-letter queues: ARNs on the wire, references of the engine inside.
 
 Decides which ARN is which queue, stream or function here, and how others are refused (Lambda API reference:
-DestinationConfig, DeadLetterConfig). Whether a queue may stand there is `consistency.py`'s. Pure.
+DestinationConfig, DeadLetterConfig). Pure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from lambent.api.names import reference
 from lambent.api.records import Asked, Record
 from lambent.api.refusals import invalid
 from lambent.arns import function_arn, queue_arn, stream_arn, without_password
+from lambent.consistency import Known
 from lambent.model import LATEST
 from lambent.settings import EngineSettings
 
@@ -42,7 +43,15 @@ def reference_of(arn: str, side: str, asked: Asked) -> str:
         meant = reference(arn, None, asked.settings)
         if name not in asked.others or not has(asked.others[name], meant.qualifier):
             raise invalid(f"The destination ARN {arn} is invalid.")
+    elif asked.there is not None and not _takes_results(kind, name, asked.there):
+        raise invalid(f"The destination ARN {arn} is invalid.")
     return found
+
+
+def _takes_results(kind: str, name: str, there: Known) -> bool:
+    if kind == "stream":
+        return name in there.streams
+    return name in there.queues and not there.queues[name].fifo
 
 
 def has(record: Record, qualifier: str | None) -> bool:

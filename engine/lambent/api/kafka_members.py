@@ -95,7 +95,11 @@ def shown(stored: StoredMapping, mapping: StreamMapping) -> Answer:
 
 
 def is_topic(mapping: object) -> bool:
-    return isinstance(mapping, StreamMapping) and mapping.source.startswith("kafka://")
+    return isinstance(mapping, StreamMapping) and is_topic_url(mapping.source)
+
+
+def is_topic_url(source: str) -> bool:
+    return source.startswith("kafka://")
 
 
 def _access(configurations: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -63,6 +63,38 @@ class LayerOperations:
             await self._control.change_kept(LAYER, name, change)
         return {}
 
+    async def permit(self, params: Mapping[str, Any]) -> Answer:
+        """AddLayerVersionPermission."""
+        return await self._changed(params, lambda layer, arn: layer.permit(params, arn, self._engine.new_id))
+
+    async def forbid(self, params: Mapping[str, Any]) -> Answer:
+        """RemoveLayerVersionPermission."""
+
+        def change(layer: Layer, arn: str) -> Answer:
+            layer.forbid(params, arn, self._engine.new_id)
+            return {}
+
+        return await self._changed(params, change)
+
+    async def policy(self, params: Mapping[str, Any]) -> Answer:
+        layer = await self._layer(self._name(params))
+        return layer.policy(params, self._version_arn(layer.name, params))
+
+    async def _changed(self, params: Mapping[str, Any], change: Callable[[Layer, str], Answer]) -> Answer:
+        """One read-change-write of a layer that is there."""
+        name, answer = self._name(params), list[Answer]()
+
+        def changed(body: str | None) -> str:
+            layer = Layer(name) if body is None else Layer.read(body)
+            answer.append(change(layer, self._version_arn(name, params)))
+            return layer.body()
+
+        await self._control.change_kept(LAYER, name, changed)
+        return answer[-1]
+
+    def _version_arn(self, name: str, params: Mapping[str, Any]) -> str:
+        return layers.version_arn(name, params["VersionNumber"], self._engine.settings)
+
     async def versions(self, params: Mapping[str, Any]) -> Answer:
         return layers.versions_of(await self._layer(self._name(params)), params, self._engine.settings)
 

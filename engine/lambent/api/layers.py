@@ -2,7 +2,8 @@
 
 Decides how a layer's versions are numbered and shown, what is refused, and which of them a function may have together
 (Lambda API reference: PublishLayerVersion, CreateFunction; developer guide, «Managing Lambda dependencies with
-layers»). A function goes on with a version that is deleted. Pure; the code itself is kept as that of functions is.
+layers»). A function goes on with a version that is deleted. A version's policy is kept and shown, and asks nothing of
+anybody: there is one account here. Pure; the code itself is kept as that of functions is.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any, Final
 from lambent.api.configurations import iso
 from lambent.api.decisions import Answer
 from lambent.api.records import page
-from lambent.api.refusals import invalid, not_found
+from lambent.api.refusals import conflict, invalid, not_found, stale
 from lambent.settings import EngineSettings
 
 _ARN: Final = re.compile(r"arn:aws[a-zA-Z-]*:lambda:([a-z0-9-]+):(\d{12}):layer:([a-zA-Z0-9-_]+)(?::(\d+))?")
+_NO_POLICY: Final = "No policy is associated with the given resource."
 _SAID: Final = ("CompatibleArchitectures", "CompatibleRuntimes", "LicenseInfo")
 
 
@@ -46,6 +48,57 @@ class Layer:
         if (found := self.versions.get(str(number))) is None:
             raise not_found()
         return found
+
+    def permit(self, params: Mapping[str, Any], arn: str, new_id: Callable[[], str]) -> Answer:
+        """Add a statement to a version's policy. Raises `Refusal`."""
+        policy, sid = self._policy(params, arn), params["StatementId"]
+        if sid in policy["statements"]:
+            raise conflict(
+                f"The statement id ({sid}) provided already exists. Please provide a new statement id, or remove the "
+                "existing statement."
+            )
+        principal, organisation = params["Principal"], params.get("OrganizationId")
+        if organisation is not None and principal != "*":
+            raise invalid("OrganizationId: it is given with Principal=*, and only then.")
+        statement = {
+            "Sid": sid,
+            "Effect": "Allow",
+            "Principal": principal if principal == "*" else {"AWS": _root(principal)},
+            "Action": params["Action"],
+            "Resource": arn,
+        }
+        if organisation is not None:
+            statement["Condition"] = {"StringEquals": {"aws:PrincipalOrgID": organisation}}
+        policy["statements"][sid], policy["revision"] = statement, new_id()
+        return {"Statement": _compact(statement), "RevisionId": policy["revision"]}
+
+    def forbid(self, params: Mapping[str, Any], arn: str, new_id: Callable[[], str]) -> None:
+        """Remove a statement from a version's policy. Raises `Refusal`."""
+        policy = self._policy(params, arn)
+        if not policy["statements"]:
+            raise not_found(_NO_POLICY)
+        if policy["statements"].pop(params["StatementId"], None) is None:
+            raise not_found(f"Statement {params['StatementId']} is not found in resource policy.")
+        policy["revision"] = new_id()
+
+    def policy(self, params: Mapping[str, Any], arn: str) -> Answer:
+        """Raises `Refusal` if there is none."""
+        policy = self._policy(params, arn)
+        if not policy["statements"]:
+            raise not_found(_NO_POLICY)
+        document = {"Version": "2012-10-17", "Id": "default", "Statement": list(policy["statements"].values())}
+        return {"Policy": _compact(document), "RevisionId": policy["revision"]}
+
+    def _policy(self, params: Mapping[str, Any], arn: str) -> dict[str, Any]:
+        number = params["VersionNumber"]
+        if number < 1:
+            raise invalid("Layer Version Cannot be less than 1")
+        if (version := self.versions.get(str(number))) is None:
+            raise not_found(f"Layer version {arn} does not exist.")
+        policy: dict[str, Any] = version.setdefault("policy", {"statements": {}, "revision": ""})
+        if params.get("RevisionId") not in (None, policy["revision"]):
+            raise stale("GetLayerPolicy")
+        return policy
 
     def publish(self, params: Mapping[str, Any], code: Mapping[str, Any], now: float) -> int:
         """A new version, whose number was never used."""
@@ -129,6 +182,10 @@ def attached(
     return list(found.values())
 
 
+def version_arn(name: str, number: int, settings: EngineSettings) -> str:
+    return f"{_arn(name, settings)}:{number}"
+
+
 def _arn(name: str, settings: EngineSettings) -> str:
     return f"arn:aws:lambda:{settings.region}:{settings.account_id}:layer:{name}"
 
@@ -144,3 +201,12 @@ def _fits(version: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
     return (runtime is None or runtime in version.get("CompatibleRuntimes", ())) and (
         architecture is None or architecture in version.get("CompatibleArchitectures", ())
     )
+
+
+def _root(principal: str) -> str:
+    """Of an account that is given by its number, or by its root's ARN already."""
+    return f"arn:aws:iam::{principal}:root" if principal.isdigit() else principal
+
+
+def _compact(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))

@@ -18,15 +18,17 @@ from lambent.api.decisions import Answer
 from lambent.api.destinations import arn_of, known
 from lambent.api.functions import check_tags
 from lambent.api.records import Asked
-from lambent.api.refusals import invalid, joined
+from lambent.api.refusals import Refusal, invalid, joined
 from lambent.arns import function_arn
 from lambent.consistency import Known
-from lambent.model import LATEST, QueueMapping, StreamMapping
+from lambent.model import LATEST, StreamMapping
 from lambent.semantics.filtering import InvalidPattern, compile_filters
 from lambent.settings import EngineSettings
 from lambent.stored_mappings import NOTHING_PROCESSED, StoredMapping
 
 REPORT: Final = "ReportBatchItemFailures"
+MINIMUM_SQS_POLLERS: Final = 2  # Lambda API reference: ProvisionedPollerConfig
+MAXIMUM_POLLERS: Final = 10_000  # the same
 NO_FUNCTION: Final = "Function does not exist"
 _NO_QUEUE: Final = (
     "Error occurred while ReceiveMessage. SQS Error Code: AWS.SimpleQueueService.NonExistentQueue. SQS Error Message: "
@@ -47,7 +49,24 @@ _OPTIONS: Final = {
     "StartingPosition": "starting_position",
     "StartingPositionTimestamp": "starting_position_timestamp",
 }
-_OF_STREAMS: Final = set(StreamMapping.model_fields) - set(QueueMapping.model_fields)
+_TOPICS: Final = ("topic",)
+_STREAMS: Final = ("stream", "topic")
+_TAKEN_BY: Final = {
+    "ScalingConfig": ("queue",),
+    "ProvisionedPollerConfig": ("queue", "topic"),
+    "StartingPositionTimestamp": _STREAMS,
+    "DestinationConfig": _STREAMS,
+    "BisectBatchOnFunctionError": _STREAMS,
+    "MaximumRetryAttempts": _STREAMS,
+    "MaximumRecordAgeInSeconds": _STREAMS,
+    "ParallelizationFactor": _STREAMS,  # of topics an extension, as is the next
+    "TumblingWindowInSeconds": _STREAMS,
+    "LoggingConfig": _TOPICS,
+    "Topics": _TOPICS,
+    "SourceAccessConfigurations": _TOPICS,
+    "SelfManagedKafkaEventSourceConfig": _TOPICS,
+}
+"""Members that not every kind of source takes (Lambda API reference: CreateEventSourceMapping)."""
 _BY_DEFAULT: Final[dict[str, Any]] = {
     "BisectBatchOnFunctionError": False,
     "DestinationConfig": {"OnFailure": {}},
@@ -117,6 +136,8 @@ def check_there(source: str, params: Mapping[str, Any], declared: Known) -> str:
 
 def options_of(asked: Asked, kind: str, before: Mapping[str, Any] | None = None) -> dict[str, object]:
     """The engine's options of these members; `before`: what the mapping has that they change. Raises `Refusal`."""
+    topic = kafka_members.is_topic_url(str((before or {}).get("source", ""))) or asked.get("SelfManagedEventSource")
+    _check_taken(asked, "topic" if topic else kind)
     options = _options(asked, kind)
     _check({**(before or {}), **options}, kind)
     needed = kind == "stream" and asked.get("SelfManagedEventSource") is None
@@ -217,21 +238,18 @@ def _options(asked: Asked, kind: str) -> dict[str, object]:
     options: dict[str, object] = {
         option: params[name] for name, option in _OPTIONS.items() if params.get(name) is not None
     }
-    foreign = [
-        name for name, option in _OPTIONS.items() if option in options and kind == "queue" and option in _OF_STREAMS
-    ]
     if "starting_position" in options and kind == "queue" and params.get("EventSourceArn"):
         raise invalid("StartingPosition is not valid for SQS event sources.")
-    if foreign:
-        raise invalid(f"Unsupported parameter for given event source mapping type: {', '.join(foreign)}.")
+    if options.get("starting_position_timestamp", 0) > asked.now:
+        raise invalid("StartingPositionTimestamp cannot be in the future.")
     if asked.operation.startswith("Update"):
         options.pop("starting_position", None)
         options.pop("starting_position_timestamp", None)
     destination = params.get("DestinationConfig")
     if destination is not None:
         target = destination.get("OnFailure", {}).get("Destination")
-        if destination.get("OnSuccess") or kind == "queue":
-            raise invalid("Unsupported DestinationConfig parameter for given event source mapping type.")
+        if destination.get("OnSuccess"):
+            raise _unsupported("DestinationConfig")
         options["on_failure"] = None
         if target:
             options["on_failure"] = target if target.startswith("kafka://") else known(target, asked.settings)
@@ -243,12 +261,27 @@ def _options(asked: Asked, kind: str) -> dict[str, object]:
         options["filters"] = _filters(params["FilterCriteria"])
     scaling = params.get("ScalingConfig")
     if scaling is not None:
-        if kind != "queue":
-            raise invalid("Unsupported ScalingConfig parameter for given event source mapping type.")
         options["maximum_concurrency"] = scaling.get("MaximumConcurrency")
     if asked.get("FunctionName") is not None:
         options["function"], options["qualifier"] = asked.reference.name, asked.reference.resolved
     return options
+
+
+def _check_taken(asked: Asked, kind: str) -> None:
+    for name, kinds in _TAKEN_BY.items():
+        if asked.get(name) is not None and kind not in kinds:
+            raise _unsupported(name)
+    pollers = asked.get("ProvisionedPollerConfig", {})
+    least = MINIMUM_SQS_POLLERS if kind == "queue" else 1
+    low, high = pollers.get("MinimumPollers", least), pollers.get("MaximumPollers", MAXIMUM_POLLERS)
+    if not least <= low <= high:
+        raise invalid(
+            f"ProvisionedPollerConfig: MinimumPollers must be {least} at least, and MaximumPollers no less than that."
+        )
+
+
+def _unsupported(name: str) -> Refusal:
+    return invalid(f"Unsupported {name} parameter for given event source mapping type.")
 
 
 def _filters(criteria: Mapping[str, Any]) -> list[object]:

@@ -34,7 +34,7 @@ _WITH_MORE: Final = frozenset(
         "CreateEventSourceMapping", "GetEventSourceMapping", "UpdateEventSourceMapping", "DeleteEventSourceMapping",
         "ListEventSourceMappings",
         "PublishLayerVersion", "GetLayerVersion", "GetLayerVersionByArn", "DeleteLayerVersion", "ListLayers",
-        "ListLayerVersions",
+        "ListLayerVersions", "AddLayerVersionPermission", "RemoveLayerVersionPermission", "GetLayerVersionPolicy",
     }
 )  # fmt: skip
 """Operations that need more than a record."""
@@ -43,7 +43,7 @@ _DECIDING: Final = (aliases, concurrency, event_invoke, extras, functions)  # th
 ABSENT: Final = {
     "CapacityProvider": "capacity providers", "CodeSigning": "code signing configurations",
     "Durable": "durable executions", "FunctionUrl": "function URLs", "ResourcePolicy": "resource policies",
-    "Permission": "permissions", "LayerVersionPolicy": "permissions", "ScalingConfig": "managed instances",
+    "Permission": "permissions", "ScalingConfig": "managed instances",
 }  # fmt: skip
 """What is not there, by a part of an operation's name."""
 EMPTY: Final[Mapping[str, Answer]] = {
@@ -86,6 +86,9 @@ class Operations:
             "DeleteLayerVersion": self._layers.delete,
             "ListLayers": self._layers.list_all,
             "ListLayerVersions": self._layers.versions,
+            "AddLayerVersionPermission": self._layers.permit,
+            "RemoveLayerVersionPermission": self._layers.forbid,
+            "GetLayerVersionPolicy": self._layers.policy,
         }
 
         assert self._others.keys() | self._lists.keys() == _WITH_MORE
@@ -156,7 +159,7 @@ class Operations:
         if asked.get("Layers"):
             asked.layers = await self._layers.known()
         if decision.knows_others:
-            asked.others = await self._records()
+            asked.others, asked.there = await self._records(), await self._control.known()
         answer: Answer = {}
 
         def change(record: Record | None) -> Record:
@@ -264,7 +267,9 @@ class Operations:
     async def _write(self, asked: Asked, change: Callable[[Record | None], Record]) -> None:
         """Change a record, and have this engine follow at once; others follow the store."""
         name, settings = asked.reference.name, self._engine.settings
-        check = (await self._control.known()).check_function if _looks_around(asked) else _unchecked
+        check = _unchecked
+        if _looks_around(asked):
+            check = (asked.there or await self._control.known()).check_function
 
         def rewritten(stored: Stored | None, revision: int) -> Stored:
             record = None if stored is None else self._read(name, stored, revision)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from lambent.api.names import Reference
 from lambent.api.refusals import not_found
+from lambent.consistency import Known
 from lambent.model import LATEST
 from lambent.settings import EngineSettings
 
@@ -132,6 +133,7 @@ class Asked:
     settings: EngineSettings
     runtimes: frozenset[str]  # that botocore's model knows
     others: Mapping[str, Record] = field(default_factory=dict)  # all functions of the store, where they matter
+    there: Known | None = None  # what is declared or stored, where it matters
     layers: Mapping[str, Any] = field(default_factory=dict)  # by name, where they matter: see layers.py
     url: str = ""  # of this server
     provisioned: Callable[[str], Mapping[str, Any]] = lambda version: {}

@@ -10,10 +10,6 @@ from typing import Final
 from lambent.errors import LambentError
 
 NO_RESOURCE: Final = "The resource you requested does not exist."
-STALE_REVISION: Final = (
-    "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the "
-    "latest Revision Id"
-)
 
 
 class Refusal(LambentError):
@@ -38,9 +34,11 @@ def conflict(message: str) -> Refusal:
     return Refusal("ResourceConflictException", 409, message)
 
 
-def stale() -> Refusal:
-    """A RevisionId that is not the latest."""
-    return Refusal("PreconditionFailedException", 412, STALE_REVISION)
+def stale(asking: str = "GetFunction/GetAlias") -> Refusal:
+    """A RevisionId that is not the latest; `asking`: the operation that tells it."""
+    words = "The Revision Id provided does not match the latest Revision Id. Call the"
+    message = f"{words} {asking} API to retrieve the latest Revision Id"
+    return Refusal("PreconditionFailedException", 412, message)
 
 
 def constrained(problems: list[str]) -> Refusal:
