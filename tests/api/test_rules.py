@@ -130,7 +130,7 @@ def test_an_empty_value_takes_a_key_and_file_systems_away(api: Any, made: str) -
     files = [
         {
             "Arn": f"arn:aws:elasticfilesystem:{REGION}:{ACCOUNT}:access-point/fsap-{'0' * 17}",
-            "LocalMountPath": "/mnt/a",
+            "LocalMountPath": f"/mnt/{made}",
         }
     ]
     shown = api.update_function_configuration(FunctionName=made, KMSKeyArn=key, FileSystemConfigs=files)

@@ -240,7 +240,7 @@ def _options(asked: Asked, kind: str) -> dict[str, object]:
     }
     if "starting_position" in options and kind == "queue" and params.get("EventSourceArn"):
         raise invalid("StartingPosition is not valid for SQS event sources.")
-    if options.get("starting_position_timestamp", 0) > asked.now:
+    if asked.get("StartingPositionTimestamp", 0.0) > asked.now:
         raise invalid("StartingPositionTimestamp cannot be in the future.")
     if asked.operation.startswith("Update"):
         options.pop("starting_position", None)
