@@ -126,6 +126,32 @@ def test_a_failure_names_its_seed_and_how_to_see_it_again(pytester):
     result.stdout.fnmatch_lines(["*seed 3; see it again: pytest *test_it' --lambent-seed=3"])
 
 
+@pytest.mark.parametrize("where", ["test", "module", "class"])
+def test_a_marked_test_runs_also_in_the_strict_mode_of_pytest_asyncio(pytester, where):
+    mark = "@pytest.mark.lambent" if where == "test" else ""
+    module = "pytestmark = pytest.mark.lambent" if where == "module" else ""
+    of_class = "@pytest.mark.lambent" if where == "class" else ""
+    pytester.makepyfile(f"""
+        import asyncio
+        import pytest
+        {module}
+
+        {of_class}
+        class TestTime:
+            {mark}
+            async def test_it_passes(self, lambent_simulation):
+                await asyncio.sleep(1_000_000)
+    """)
+    strict = ("asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
+    pytester.runpytest_inprocess(*EVERYWHERE[:-1], *strict).assert_outcomes(passed=1)
+
+
+def test_without_pytest_asyncio_a_marked_test_says_what_to_install(pytester):
+    pytester.makepyfile(FAILING)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
+    result.stdout.fnmatch_lines(["*mark.lambent needs pytest-asyncio 1.4 or later: pip install 'pytest-asyncio>=1.4'*"])
+
+
 def test_one_seed_can_be_asked_for(pytester):
     pytester.makepyfile(FAILING)
     pytester.runpytest_inprocess(*EVERYWHERE, "--lambent-seed=3").assert_outcomes(failed=1)

@@ -1,15 +1,17 @@
 """The pytest plugin: a test marked `virtual_time` or `lambent` runs on a `VirtualLoop`.
 
 Decides only which loop a marked test gets, and how often a test marked `lambent` runs, through pytest-asyncio's
-loop-factory hook. That hook stands for the moment at which a marked test is collected and no longer, because
-pytest-asyncio treats every test differently once the hook is there. Unmarked tests notice nothing; nothing of the
-engine is imported before a marked test runs. What the fixture `lambent_simulation` gives is in `fixture.py`.
+loop-factory hook; a marked test is pytest-asyncio's also in its strict mode. That hook stands for the moment at which a
+marked test is collected and no longer, because pytest-asyncio treats every test differently once the hook is there.
+Unmarked tests notice nothing; nothing of the engine is imported before a marked test runs. What the fixture
+`lambent_simulation` gives is in `fixture.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,15 +20,16 @@ if TYPE_CHECKING:
     from lambent.testing.fixture import LambentSimulation
     from lambent.testing.loop import VirtualLoop
 
+_MARKS = ("virtual_time", "lambent")
 _MARK = (
     "virtual_time(seed=None, deterministic=False, patience_seconds=60.0): run this async test on a virtual clock, "
-    "where sleeping takes no time. seed shuffles tasks; deterministic=True refuses threads, sockets, children. "
-    "Needs pytest-asyncio 1.4 or later, and its own mark too unless in auto mode."
+    "where sleeping takes no time. seed shuffles tasks; deterministic=True refuses threads, sockets, children."
 )
 _LAMBENT_MARK = (
     "lambent(seed=0, seeds=1): run this async test on a virtual clock and with the chance of a seed, or of so many "
     "seeds from the first on, one run each; with the fixture lambent_simulation. --lambent-seed=N runs only that one."
 )
+_NEEDS = "needs pytest-asyncio 1.4 or later: pip install 'pytest-asyncio>=1.4'"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,6 +64,14 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: object) -> None:
+    marks = {mark.name for mark in getattr(obj, "pytestmark", ())}
+    ours = not marks.isdisjoint(_MARKS) or any(map(collector.get_closest_marker, _MARKS))
+    if ours and iscoroutinefunction(obj) and "asyncio" not in marks:
+        pytest.mark.asyncio(obj)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, None]:
     definition = metafunc.definition
@@ -73,6 +84,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, No
     else:
         return (yield)
     plugins = metafunc.config.pluginmanager
+    if not hasattr(plugins.hook, "pytest_asyncio_loop_factories"):
+        pytest.fail(f"{definition.nodeid}: mark.{'lambent' if ours else 'virtual_time'} {_NEEDS}", pytrace=False)
     plugins.register(factory)
     try:
         return (yield)
