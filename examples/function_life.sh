@@ -1,6 +1,6 @@
 #!/bin/sh
 # The life of a function, told by the AWS CLI to `lambent serve`: created, called, changed, published, named, deleted.
-# Needs AWS_ENDPOINT_URL_LAMBDA, a region, and credentials of any kind.
+# Needs AWS_ENDPOINT_URL_LAMBDA, a region, and credentials of any kind; and, to be called, a python3 with awslambdaric.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
@@ -10,13 +10,16 @@ def handler(event, context):
 PYTHON
 python3 -m zipfile -c "$folder/code.zip" "$folder/handler.py"
 
-aws lambda create-function --function-name hello --runtime python3.12 --handler handler.handler \
+runtime=python$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+aws lambda create-function --function-name hello --runtime "$runtime" --handler handler.handler \
     --role arn:aws:iam::000000000000:role/any --zip-file "fileb://$folder/code.zip" \
     --query State --output text
 aws lambda wait function-active-v2 --function-name hello
 echo '{"name": "Ada"}' > "$folder/event.json"
 aws lambda invoke --function-name hello --payload "fileb://$folder/event.json" "$folder/answer.json" \
     --query StatusCode --output text
+cat "$folder/answer.json"
+echo
 aws lambda update-function-configuration --function-name hello --timeout 10 --query Timeout --output text
 aws lambda wait function-updated-v2 --function-name hello
 aws lambda publish-version --function-name hello --query Version --output text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -22,6 +23,12 @@ def test_the_test_that_is_shown_is_the_examples() -> None:
     *_, shown = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     example = (ROOT / "examples/test_with_fixture.py").read_text("utf-8").replace(": LambentSimulation) -> None", ")")
     assert shown in example
+
+
+def test_every_piece_of_python_in_the_documents_is_python() -> None:
+    for document in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for piece in re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL):
+            compile(piece, document.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_where_it_is_decided_names_places_that_exist() -> None:

@@ -64,7 +64,7 @@ def test_the_aws_cli_walks_the_life_of_a_function(tmp_path: Path) -> None:
         done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alias = "arn:aws:lambda:eu-west-1:000000000000:function:hello:live"
-    assert done.stdout.split() == ["Pending", "200", "10", "1", alias, "204"]
+    assert done.stdout.splitlines() == ["Pending", "200", '"Hello Ada"', "10", "1", alias, "204"]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
