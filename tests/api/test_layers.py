@@ -201,3 +201,11 @@ def test_a_versions_permissions_are_kept_and_shown(api: Any) -> None:
     with refused("ResourceNotFoundException", 404) as error:
         api.add_layer_version_permission(StatementId="s", Principal="*", **{**given, "VersionNumber": 2})
     assert error.message == f"Layer version {arn[:-1]}2 does not exist."
+
+
+def test_a_layer_of_another_account_is_not_permitted(api: Any) -> None:
+    arn = f"{ARN.replace(ACCOUNT, '222222222222')}:theirs:1"
+    for ask in (lambda: create(api, "g", arn), lambda: api.get_layer_version_by_arn(Arn=arn)):
+        with refused("AccessDeniedException", 403) as error:
+            ask()
+        assert "is not authorized to perform: lambda:GetLayerVersion on resource: arn:aws:lambda" in error.message

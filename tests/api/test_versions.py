@@ -166,3 +166,41 @@ def test_a_function_in_a_process_that_calls_itself_on_and_on_is_cut_off(server: 
     request = urllib.request.Request(url, json.dumps({"url": server.url}).encode(), headers)
     *calls, end = json.load(urllib.request.urlopen(request))
     assert (len(calls), end) == (2, "RecursiveInvocationException")
+
+
+def test_what_was_provisioned_is_shown_as_it_was_while_its_alias_moves(server: Server, api: Any) -> None:
+    given = {"Runtime": PYTHON, "Handler": "handler.handler", "Role": ROLE, "Code": {"ZipFile": code(1)}}
+    api.create_function(FunctionName="f", Publish=True, **given)
+    CLOCK.skipped += 60
+    api.update_function_code(FunctionName="f", ZipFile=code(2))
+    CLOCK.skipped += 60
+    api.publish_version(FunctionName="f")
+    live = {"FunctionName": "f", "Qualifier": "live"}
+    api.create_alias(FunctionName="f", Name="live", FunctionVersion="1")
+    api.put_provisioned_concurrency_config(ProvisionedConcurrentExecutions=2, **live)
+    CLOCK.skipped += 60
+    provisioned(api, "live", "READY")
+    api.update_alias(FunctionName="f", Name="live", FunctionVersion="2")
+    moving = api.get_provisioned_concurrency_config(**live)
+    assert (moving["Status"], moving["AvailableProvisionedConcurrentExecutions"]) == ("IN_PROGRESS", 2)
+    with refused("ProvisionedConcurrencyConfigNotFoundException", 404):
+        api.get_provisioned_concurrency_config(FunctionName="f", Qualifier="1")
+    CLOCK.skipped += 60
+    assert provisioned(api, "live", "READY") == {"Requested": 2, "Available": 2, "Allocated": 2}
+    more = api.put_provisioned_concurrency_config(ProvisionedConcurrentExecutions=3, **live)
+    assert (more["Status"], more["AvailableProvisionedConcurrentExecutions"]) == ("IN_PROGRESS", 2)
+    assert json.load(api.invoke(**live)["Payload"])[:2] == [2, "2"]
+
+
+def test_a_function_that_was_made_just_now_is_not_changed_yet(api: Any) -> None:
+    given = {"Runtime": PYTHON, "Handler": "handler.handler", "Role": ROLE, "Code": {"ZipFile": code(1)}}
+    api.create_function(FunctionName="f", **given)
+    for change in (
+        lambda: api.update_function_code(FunctionName="f", ZipFile=code(2)),
+        lambda: api.update_function_configuration(FunctionName="f", Timeout=4),
+        lambda: api.publish_version(FunctionName="f"),
+        lambda: api.invoke(FunctionName="f"),
+    ):
+        with refused("ResourceConflictException", 409) as error:
+            change()
+        assert error.message.endswith("The function is currently in the following state: Pending")

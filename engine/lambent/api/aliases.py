@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from lambent.api.concurrency import moved
 from lambent.api.decisions import Answer, decides
 from lambent.api.functions import versions_of
 from lambent.api.records import Asked, Record, page
@@ -62,9 +63,9 @@ def update_alias(asked: Asked, record: Record) -> Answer:
     _route(asked, record, alias)
     if alias["Name"] in record.provisioned and ("RoutingConfig" in alias or alias["FunctionVersion"] == LATEST):
         raise invalid("Invalid alias configuration for Provisioned Concurrency")
+    if alias["FunctionVersion"] != known["FunctionVersion"]:
+        moved(asked, record, alias["Name"])
     record.aliases[alias["Name"]] = alias
-    if (config := record.provisioned.get(alias["Name"])) is not None and "FunctionVersion" in said:
-        config["until"] = asked.now + asked.settings.state_change_seconds  # the new version's are made ready
     return alias
 
 

@@ -125,8 +125,9 @@ def put_provisioned(asked: Asked, record: Record) -> Answer:
                 f"its minimum value of [{MINIMUM_UNRESERVED}].",
                 typed=False,
             )
+    kept = _ready(asked, record, qualifier) if qualifier in record.provisioned else 0
     until = asked.now + asked.settings.state_change_seconds
-    record.provisioned[qualifier] = {"requested": wanted, "modified": asked.now, "until": until}
+    record.provisioned[qualifier] = {"requested": wanted, "modified": asked.now, "until": until, "kept": kept}
     return _shown(asked, record, qualifier)
 
 
@@ -157,19 +158,33 @@ def list_provisioned(asked: Asked, record: Record) -> Answer:
     return {"ProvisionedConcurrencyConfigs": items, "NextMarker": marker}
 
 
+def moved(asked: Asked, record: Record, alias: str) -> None:
+    """An alias is about to name another version: what it has provisioned is made ready there, and is shown as it was
+    meanwhile, as recorded."""
+    if (config := record.provisioned.get(alias)) is not None:
+        config["kept"] = _ready(asked, record, alias)
+        config["until"] = asked.now + asked.settings.state_change_seconds
+
+
+def _ready(asked: Asked, record: Record, qualifier: str) -> int:
+    """How much of what is provisioned there is."""
+    found: int = _shown(asked, record, qualifier)["AvailableProvisionedConcurrentExecutions"]
+    return found
+
+
 def _shown(asked: Asked, record: Record, qualifier: str) -> Answer:
-    """What was asked for, and what of it this engine has ready. Right after a change that is nothing, as at AWS."""
+    """What was asked for, and what of it this engine has ready. Right after a change that is what there was before."""
     config, alias = record.provisioned[qualifier], record.aliases.get(qualifier)
     requested = config["requested"]
-    there: Mapping[str, Any] = {"status": "IN_PROGRESS", "ready": 0}
+    there: Mapping[str, Any] = {"status": "IN_PROGRESS", "ready": config.get("kept", 0)}
     if asked.now >= config["until"]:
         version = qualifier if alias is None else alias["FunctionVersion"]
         there = asked.provisioned(version) or {"status": "READY", "ready": requested}
-    ready = min(requested, there["ready"])
+    available = min(requested, there["ready"])
     answer = {
         "RequestedProvisionedConcurrentExecutions": requested,
-        "AvailableProvisionedConcurrentExecutions": ready,
-        "AllocatedProvisionedConcurrentExecutions": ready,
+        "AvailableProvisionedConcurrentExecutions": available,
+        "AllocatedProvisionedConcurrentExecutions": available,
         "Status": there["status"],
         "LastModified": iso(config["modified"]),
     }

@@ -16,7 +16,7 @@ from lambent.api.decisions import Answer, decides
 from lambent.api.layers import attached
 from lambent.api.names import Reference
 from lambent.api.records import Asked, Configuration, Record, page
-from lambent.api.refusals import Refusal, conflict, invalid, no_code_signing, not_found, not_here, stale
+from lambent.api.refusals import Refusal, conflict, invalid, no_code_signing, not_found, not_here, pending, stale
 from lambent.arns import function_arn
 from lambent.model import LATEST, Function
 from lambent.semantics.zips import MAXIMUM_UNZIPPED_BYTES
@@ -277,6 +277,8 @@ def _check_revision(asked: Asked, revision: str) -> None:
 
 
 def _check_settled(asked: Asked, record: Record) -> None:
+    if record.latest.change is not None and record.latest.change.kind == "create":
+        raise pending()
     if record.latest.change is not None:
         raise conflict(
             "The operation cannot be performed at this time. An update is in progress for resource: "

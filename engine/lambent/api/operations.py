@@ -20,7 +20,7 @@ from lambent.api.layer_operations import LayerOperations
 from lambent.api.mappings import MappingOperations
 from lambent.api.names import Reference, new_name, reference
 from lambent.api.records import Asked, Record, code_url
-from lambent.api.refusals import conflict, constrained, not_found, not_here
+from lambent.api.refusals import conflict, constrained, not_found, not_here, pending
 from lambent.api.shapes import Operation, Wire
 from lambent.control import read_function
 from lambent.engine import Engine
@@ -141,10 +141,7 @@ class Operations:
         """Raises `Refusal` while a function that this server created is Pending."""
         if self._pending and (until := self._pending.get(meant.name)) is not None:
             if self._engine.now() < until:
-                raise conflict(
-                    "The operation cannot be performed at this time. The function is currently in the following state: "
-                    "Pending"
-                )
+                raise pending()
             self._pending.pop(meant.name, None)
 
     # --- functions -------------------------------------------------------------------------------------------------

@@ -34,6 +34,13 @@ def conflict(message: str) -> Refusal:
     return Refusal("ResourceConflictException", 409, message)
 
 
+def pending() -> Refusal:
+    """A function that was created just now."""
+    return conflict(
+        "The operation cannot be performed at this time. The function is currently in the following state: Pending"
+    )
+
+
 def stale(asking: str = "GetFunction/GetAlias") -> Refusal:
     """A RevisionId that is not the latest; `asking`: the operation that tells it."""
     words = "The Revision Id provided does not match the latest Revision Id. Call the"
