@@ -222,3 +222,39 @@ def test_a_mapping_is_refused_for_what_does_not_fit(
     with refused("InvalidParameterValueException", 400) as error:
         api.create_event_source_mapping(FunctionName=made, EventSourceArn=source, **members)
     assert error.message == said
+
+
+# --------------------------------------------------------------------------- pages
+
+
+def test_pages_leave_nothing_out_whatever_is_deleted_and_made_between_them(api: Any) -> None:
+    for number in range(5):
+        create(api, f"page{number}")
+    seen: list[str] = []
+    for page in api.get_paginator("list_functions").paginate(PaginationConfig={"PageSize": 2}):
+        for each in page["Functions"]:
+            seen.append(each["FunctionName"])
+            api.delete_function(FunctionName=each["FunctionName"])
+        create(api, f"early{len(seen)}")  # before where the next page begins
+    assert seen == [f"page{number}" for number in range(5)]
+    for found in api.list_functions()["Functions"]:
+        api.delete_function(FunctionName=found["FunctionName"])
+
+
+def test_versions_are_paged_in_their_order(api: Any, made: str) -> None:
+    for number in range(11):
+        api.update_function_configuration(FunctionName=made, Description=str(number))
+        api.publish_version(FunctionName=made)
+    pages = api.get_paginator("list_versions_by_function").paginate(FunctionName=made, PaginationConfig={"PageSize": 5})
+    listed = [each["Version"] for page in pages for each in page["Versions"]]
+    assert listed == ["$LATEST", *map(str, range(1, 13))]
+    everything = api.get_paginator("list_functions").paginate(FunctionVersion="ALL", PaginationConfig={"PageSize": 5})
+    arns = [each["FunctionArn"] for page in everything for each in page["Functions"]]
+    assert arns == [f"{FUNCTION}:{made}:{version}" for version in listed]
+
+
+@pytest.mark.parametrize("marker", ["zz", "1", "e30=", "WzFd"])
+def test_a_marker_that_no_answer_gave_is_refused(api: Any, made: str, marker: str) -> None:
+    with refused("InvalidParameterValueException", 400) as error:
+        api.list_functions(Marker=marker)
+    assert error.message.startswith("Invalid pagination token")

@@ -90,8 +90,8 @@ def get_alias(asked: Asked, record: Record) -> Answer:
 @decides("ListAliases", missing=_no_function)
 def list_aliases(asked: Asked, record: Record) -> Answer:
     version = asked.get("FunctionVersion")
-    found = [each for _, each in sorted(record.aliases.items()) if version is None or version in versions_of(each)]
-    items, marker = page(found, asked.params)
+    found = [each for each in record.aliases.values() if version is None or version in versions_of(each)]
+    items, marker = page(found, asked.params, lambda each: [each["Name"]])
     return {"Aliases": items, "NextMarker": marker}
 
 

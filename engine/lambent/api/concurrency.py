@@ -150,11 +150,8 @@ def delete_provisioned(asked: Asked, record: Record) -> Answer:
 
 @decides("ListProvisionedConcurrencyConfigs")
 def list_provisioned(asked: Asked, record: Record) -> Answer:
-    found = [
-        {"FunctionArn": asked.reference.of(qualifier), **_shown(asked, record, qualifier)}
-        for qualifier in sorted(record.provisioned)
-    ]
-    items, marker = page(found, asked.params)
+    found, marker = page(record.provisioned, asked.params, lambda qualifier: [qualifier])
+    items = [{"FunctionArn": asked.reference.of(each), **_shown(asked, record, each)} for each in found]
     return {"ProvisionedConcurrencyConfigs": items, "NextMarker": marker}
 
 

@@ -58,9 +58,9 @@ def delete(asked: Asked, record: Record) -> Answer:
 
 @decides("ListFunctionEventInvokeConfigs", missing=_no_function)
 def list_all(asked: Asked, record: Record) -> Answer:
-    ordered = sorted(record.event_invoke.items())
-    found, marker = page([_shown(asked, qualifier, each) for qualifier, each in ordered], asked.params)
-    return {"FunctionEventInvokeConfigs": found, "NextMarker": marker}
+    found, marker = page(record.event_invoke, asked.params, lambda qualifier: [qualifier])
+    items = [_shown(asked, qualifier, record.event_invoke[qualifier]) for qualifier in found]
+    return {"FunctionEventInvokeConfigs": items, "NextMarker": marker}
 
 
 def _check_any(asked: Asked) -> None:

@@ -194,27 +194,35 @@ def get_function(asked: Asked, record: Record) -> Answer:
 
 def listed(records: list[Record], params: Mapping[str, Any], settings: EngineSettings) -> Answer:
     """ListFunctions: $LATEST of each, or with FunctionVersion=ALL all versions, too."""
-    items: list[Answer] = []
-    for record in records:
-        arn = function_arn(settings.region, settings.account_id, record.name)
-        reference = Reference(record.name, None, arn)
-        if params.get("FunctionVersion") == "ALL":
-            items += _versions(reference, record, settings)
-        else:
-            items.append(shown(reference, arn, LATEST, record.latest, settings, listed=True))
-    found, marker = page(items, params)
-    return {"Functions": found, "NextMarker": marker}
+    whole = params.get("FunctionVersion") == "ALL"
+    items = [each for record in records for each in (_versions(record) if whole else [(record, LATEST, record.latest)])]
+    found, marker = page(items, params, _by_name_and_number)
+    return {"Functions": [_listed(each, settings, qualified=whole) for each in found], "NextMarker": marker}
 
 
 @decides("ListVersionsByFunction", missing=_no_function_to_publish)
 def list_versions(asked: Asked, record: Record) -> Answer:
-    found, marker = page(_versions(asked.reference, record, asked.settings), asked.params)
-    return {"Versions": found, "NextMarker": marker}
+    found, marker = page(_versions(record), asked.params, _by_name_and_number)
+    return {"Versions": [_listed(each, asked.settings, qualified=True) for each in found], "NextMarker": marker}
 
 
-def _versions(reference: Reference, record: Record, settings: EngineSettings) -> list[Answer]:
-    named = [(LATEST, record.latest), *record.versions.items()]
-    return [shown(reference, reference.of(name), name, each, settings, listed=True) for name, each in named]
+_Item = tuple[Record, str, Configuration]
+
+
+def _versions(record: Record) -> list[_Item]:
+    return [(record, name, each) for name, each in [(LATEST, record.latest), *record.versions.items()]]
+
+
+def _by_name_and_number(item: _Item) -> list[Any]:
+    record, version, _ = item
+    return [record.name, 0 if version == LATEST else int(version)]
+
+
+def _listed(item: _Item, settings: EngineSettings, *, qualified: bool) -> Answer:
+    record, version, found = item
+    reference = Reference(record.name, None, function_arn(settings.region, settings.account_id, record.name))
+    arn = reference.of(version) if qualified else reference.unqualified
+    return shown(reference, arn, version, found, settings, listed=True)
 
 
 def _publish(asked: Asked, record: Record) -> tuple[str, Configuration]:

@@ -149,20 +149,20 @@ def versions_of(layer: Layer, params: Mapping[str, Any], settings: EngineSetting
     """ListLayerVersions: the newest first."""
     arn = _arn(layer.name, settings)
     matching = [_listed(arn, int(number), each) for number, each in layer.versions.items() if _fits(each, params)]
-    items, marker = page(matching[::-1], params)
+    items, marker = page(matching, params, lambda each: [-each["Version"]])
     return {"LayerVersions": items, "NextMarker": marker}
 
 
 def listed(layers: Iterable[Layer], params: Mapping[str, Any], settings: EngineSettings) -> Answer:
     """ListLayers: each with the newest of its versions that fit."""
     found = []
-    for layer in sorted(layers, key=lambda each: each.name):
+    for layer in layers:
         arn = _arn(layer.name, settings)
         matching = [(int(number), each) for number, each in layer.versions.items() if _fits(each, params)]
         if matching:
             newest = _listed(arn, *matching[-1])
             found.append({"LayerName": layer.name, "LayerArn": arn, "LatestMatchingVersion": newest})
-    items, marker = page(found, params)
+    items, marker = page(found, params, lambda each: [each["LayerName"]])
     return {"Layers": items, "NextMarker": marker}
 
 

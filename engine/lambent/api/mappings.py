@@ -102,7 +102,7 @@ class MappingOperations:
             ]  # fmt: skip
         if (source := params.get("EventSourceArn")) is not None:
             found = [each for each in found if source in (arn_of(each.mapping.source, settings), each.mapping.source)]
-        items, marker = page(sorted(found, key=lambda each: each.id), params, 100)
+        items, marker = page(found, params, lambda each: [each.id], 100)
         return {
             "EventSourceMappings": [members.shown(each, settings, *await self._state(each)) for each in items],
             "NextMarker": marker,

@@ -6,16 +6,21 @@ with a RevisionId of its own. What changes a record is in the module of each res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import base64
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from lambent.api.names import Reference
-from lambent.api.refusals import not_found
+from lambent.api.refusals import invalid, not_found
 from lambent.consistency import Known
 from lambent.model import LATEST
 from lambent.settings import EngineSettings
+
+T = TypeVar("T")
 
 CODE_PATH: Final = "/lambent/code/"  # on this server, before the hash of a zip file
 CREATING: Final = "The function is being created."
@@ -158,13 +163,18 @@ def code_url(url: str, code: Mapping[str, Any]) -> str:
     return f"{url}{CODE_PATH}{quote(code['sha256'], safe='')}" if code["kind"] == "zip" else ""
 
 
-def page(items: list[Any], params: Mapping[str, Any], most: int = 50) -> tuple[list[Any], str | None]:
-    """Up to MaxItems of these from Marker on, and the marker of the next ones. Raises `Refusal`."""
-    from lambent.api.refusals import invalid
-
-    marker = params.get("Marker") or "0"
-    if not (marker.isascii() and marker.isdigit() and len(marker) < 12):
-        raise invalid("Invalid pagination token: give the NextMarker of an earlier answer.")
-    start, size = int(marker), min(params.get("MaxItems") or most, most)
+def page(
+    items: Iterable[T], params: Mapping[str, Any], order: Callable[[T], list[Any]], most: int = 50
+) -> tuple[list[T], str | None]:
+    """Up to MaxItems of these after Marker, and the marker of the next ones. A marker says what the last one was in the
+    `order`: whatever is made or deleted meanwhile, nothing is left out by it or comes twice. Raises `Refusal`."""
+    found = sorted(items, key=order)
+    start, size = 0, min(params.get("MaxItems") or most, most)
+    if marker := params.get("Marker"):
+        try:
+            start = bisect_right(found, json.loads(base64.b64decode(marker, validate=True)), key=order)
+        except (ValueError, TypeError, RecursionError):
+            raise invalid("Invalid pagination token: give the NextMarker of an earlier answer.") from None
     end = start + size
-    return items[start:end], str(end) if end < len(items) else None
+    last = json.dumps(order(found[end - 1])).encode() if end < len(found) else b""
+    return found[start:end], base64.b64encode(last).decode() or None
