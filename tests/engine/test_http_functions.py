@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from aiohttp import web
 from lambent import Engine, FunctionError, InvalidParameterValue
 from lambent.errors import LambentError
 from lambent.model import MAXIMUM_RESPONSE_BYTES
+from lambent.response_stream import MAXIMUM_HELD_BYTES
+from tests.engine.running import pieces_until_failure
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -206,3 +208,67 @@ async def test_an_engine_that_stops_cuts_off_what_runs() -> None:
         go.set()
         with pytest.raises(LambentError):
             await call
+
+
+# --------------------------------------------------------------------------- answers that are read as they come
+
+
+def streams(*pieces: bytes, gate: asyncio.Event | None = None, breaks_off: bool = False) -> Answer:
+    """An endpoint that sends these pieces, the last one once the gate is open."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"} if breaks_off else {})
+        await response.prepare(request)
+        for number, piece in enumerate(pieces, 1):
+            if gate is not None and number == len(pieces):
+                await gate.wait()
+            await response.write(piece)
+        assert request.transport is not None
+        if breaks_off:
+            request.transport.abort()
+        return response
+
+    return answer
+
+
+async def test_pieces_of_an_endpoints_answer_are_handed_on_as_they_come() -> None:
+    gate = asyncio.Event()
+    async with serving(streams(b"no JSON: ", b"first", b"last", gate=gate)) as engine:
+        stream = await engine.invoke_with_response_stream("f", log_type="Tail")
+        came = await anext(stream)
+        while came != b"no JSON: first":
+            came += await anext(stream)
+        gate.set()
+        assert [piece async for piece in stream] == [b"last"]
+        assert f"END RequestId: {stream.request_id}" in stream.log_tail
+
+
+async def test_an_endpoint_that_breaks_off_within_a_stream_is_an_error_after_what_came() -> None:
+    async with serving(streams(b"some", breaks_off=True)) as engine:
+        came, document = await pieces_until_failure(await engine.invoke_with_response_stream("f"))
+    assert came == b"some"
+    assert (document["errorType"], "within its answer" in document["errorMessage"]) == ("Runtime.ExitError", True)
+
+
+async def test_what_is_no_result_is_no_stream_either() -> None:
+    async with serving(says('{"errorType": "NoStock", "errorMessage": "sold out"}', 500)) as engine:
+        came, document = await pieces_until_failure(await engine.invoke_with_response_stream("f"))
+    assert (came, document["errorType"]) == (b"", "NoStock")
+
+
+async def test_an_endpoint_is_held_up_while_nobody_reads() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with suppress(ConnectionError):  # its time is up
+            while True:
+                await response.write(b"x" * 65_536)
+        return response
+
+    async with serving(answer) as engine:
+        stream = await engine.invoke_with_response_stream("f", log_type="Tail")
+        while not stream.log_tail:  # until it ended
+            await asyncio.sleep(0)
+        came, document = await pieces_until_failure(stream)
+    assert document["errorType"] == "Sandbox.Timedout"
+    assert MAXIMUM_HELD_BYTES <= len(came) < 2 * MAXIMUM_HELD_BYTES

@@ -9,6 +9,8 @@ import pytest
 
 from lambent import Engine
 from lambent.runtimes import cgroups
+from lambent.runtimes.beginning import Launcher
+from lambent.runtimes.launching import Launch
 from tests.environments.conftest import alive
 
 MEGABYTE = 1024 * 1024
@@ -144,5 +146,45 @@ async def test_nothing_is_left_of_a_group(narrow: Engine, code: Path) -> None:
     narrow.function_from(code, handler="app.handler", timeout_seconds=30)
     async with narrow:
         await narrow.invoke("code")
-        assert len(groups() - others) == len(folders)
+        assert len(groups() - others) == 2 * len(folders), "its process's, and that of the next one, which waits"
     assert groups() == others
+
+
+def begun(ground: cgroups.Ground, command: list[str]) -> tuple[int, str]:
+    """The number of a process whose groups are to be there, and what it printed."""
+    launcher = Launcher(ground, dropping=False)
+    reader, writer = os.pipe()
+    try:
+        told = Launch(command, {"PATH": "/usr/bin:/bin"}, "/", {}).told()
+        child = launcher.begin(told, (writer, writer), lambda pid: None)
+        os.close(writer)
+        with open(reader) as printed:
+            said = printed.read()
+        assert child.wait() == 0
+        cgroups.Group(ground, child.pid).remove()
+    finally:
+        launcher.close()
+    return child.pid, said
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_process_is_in_its_group_before_it_is_a_client(tmp_path: Path, version: int) -> None:
+    entrance = "tasks" if version == 1 else "cgroup.procs"
+    own = f"{tmp_path}/lambent-{os.getpid()}-$$/{entrance}"
+    _, said = begun(cgroups.Ground(version, tmp_path, tmp_path), ["sh", "-c", f"cat {own}"])
+    assert said == "0", "it wrote itself there"
+
+
+def test_all_that_a_process_forks_is_in_its_group_of_version_2(tmp_path: Path) -> None:
+    """As the kernel has it, where that can be: groups of version 2 without limits."""
+    unified = [each for each in mounted("cgroup2") if os.access(each, os.W_OK)]
+    if not unified:
+        assert (cgroups.ground() or cgroups.Ground(1, tmp_path, None)).version == 1
+        return
+    pid, said = begun(cgroups.Ground(2, unified[0], None), ["sh", "-c", "cat /proc/self/cgroup & wait"])
+    assert f"0::/lambent-{os.getpid()}-{pid}\n" in said
+
+
+def mounted(kind: str) -> list[Path]:
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [Path(line[1]) for line in lines if line[2] == kind]

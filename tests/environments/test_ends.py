@@ -94,8 +94,8 @@ async def test_daemons_end_with_the_engine(engine: Engine, code: Path) -> None:
 async def test_memory_is_looked_at_where_a_process_could_not_enter_its_cgroup(
     narrow: Engine, code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entrances = cgroups.Group.entrances
-    monkeypatch.setattr(cgroups.Group, "entrances", lambda group: [f"{each}.gone" for each in entrances(group)])
+    told = cgroups.Ground.told
+    monkeypatch.setattr(cgroups.Ground, "told", lambda ground: {**told(ground), "entrance": "gone"})
     narrow.function_from(code, handler="app.handler", timeout_seconds=30, memory_size_mb=128)
     async with narrow:
         assert (await failed(narrow, {"do": "allocate"}))["errorType"] == "Runtime.OutOfMemory"

@@ -17,11 +17,12 @@ from tests.environments.conftest import PYTHON
 
 
 def launchers() -> list[int]:
-    """Of this process."""
+    """Of this process; not the one that waits to become something."""
     return [
         each.pid
         for each in kinship.processes()
         if each.parent == os.getpid()
+        and each.session == each.pid
         and not each.dead
         and b"serve" in Path(f"/proc/{each.pid}/cmdline").read_bytes().split(b"\0")
     ]
@@ -34,7 +35,7 @@ async def started(engine: Engine, name: str) -> dict[str, Any]:
 
 async def test_a_launcher_that_is_killed_is_replaced_and_what_it_began_goes_on(engine: Engine, code: Path) -> None:
     others = set(launchers())  # of engines that another module's tests keep
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "d"):
         engine.function_from(code, name=name, runtime=PYTHON, handler="app.handler")
     async with engine:
         assert set(launchers()) == others
@@ -42,8 +43,9 @@ async def test_a_launcher_that_is_killed_is_replaced_and_what_it_began_goes_on(e
         (first,) = set(launchers()) - others
         os.kill(first, signal.SIGKILL)
         assert (await engine.invoke("a"))["calls"] == 2, "the same process, and warm"
-        assert (await started(engine, "b"))["no_new_privileges"] == "1", "begun without a launcher, and as safely"
-        await engine.invoke("c")
+        assert (await started(engine, "b"))["no_new_privileges"] == "1", "the one that waited already"
+        assert (await started(engine, "c"))["no_new_privileges"] == "1", "begun without a launcher, and as safely"
+        await engine.invoke("d")
         (second,) = set(launchers()) - others
         assert second != first
     assert set(launchers()) == others

@@ -3,20 +3,19 @@
 Decides where groups can be made (below the engine's own group, of version 2 or 1), and what is written there; what it
 means that the kernel ended a process is `environments.py`'s. Where none can be made, memory is looked at instead.
 
-Of version 1 a process goes into its group before it becomes a client, which costs next to nothing (a thread that moves
-itself waits for nobody). Of version 2 it is put there while its client starts, which waits for all processors; what it
-forked before that is put there, too. Sources: cgroups(7), the kernel's documentation of cgroup v2 and v1.
+A process makes its groups and goes there by itself, while it waits to become a client (`launcher.py`): of version 2 the
+kernel takes some milliseconds for that, which so nobody waits for, and all that it forks is in them. They have its
+number, and go with it. Sources: cgroups(7), the kernel's documentation of cgroup v2 and v1.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +26,6 @@ MAXIMUM_ROUNDS: Final = 100  # of killing, as in `kinship`
 ENGINE: Final = "lambent-engine"
 """The group, of version 2, that an engine goes into: one with processes of its own can have no groups with limits."""
 _PREFIX: Final = "lambent-"
-_NUMBERS: Final = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,67 +40,53 @@ class Ground:
     def folders(self) -> list[Path]:
         return [self.memory] if self.pids is None or self.pids == self.memory else [self.memory, self.pids]
 
+    def told(self) -> Mapping[str, object]:
+        """It as `launcher.py` understands it. Of version 1 a thread that moves itself waits for nobody."""
+        entrance = "cgroup.procs" if self.version == 2 else "tasks"
+        return {"folders": [str(each) for each in self.folders], "prefix": _prefix(), "entrance": entrance}
+
+
+NOWHERE: Final[Mapping[str, object]] = {"folders": []}
+"""As `Ground.told`, where no groups can be made."""
+
 
 class Group:
-    """Of one environment. All methods block for some milliseconds at most."""
+    """Of one process of an environment, with its number. All methods block for some milliseconds at most."""
 
-    def __init__(self, ground: Ground, memory_bytes: int) -> None:
-        name = f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
+    def __init__(self, ground: Ground, pid: int) -> None:
+        name = f"{_prefix()}{pid}"
+        self._pid = pid
         self._version = ground.version
         self._folders = [folder / name for folder in ground.folders]
         self._memory = ground.memory / name
         self._pids = None if ground.pids is None else ground.pids / name
-        self._memory_bytes = memory_bytes
         self._seen = 0
-        self.made = False
-        """Only then is anything limited."""
+        self._limited = False
 
-    def make(self) -> None:
-        """Raises OSError."""
+    def limit(self, memory_bytes: int) -> None:
+        """Make it, unless the process was faster, and write what it may. Raises OSError."""
         try:
             for folder in self._folders:
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
             if self._version == 2:
-                _write(self._memory / "memory.max", self._memory_bytes)
+                _write(self._memory / "memory.max", memory_bytes)
                 _write(self._memory / "memory.oom.group", 1)
                 with suppress(OSError):  # there is no swap, or it isn't counted
                     _write(self._memory / "memory.swap.max", 0)
             else:
-                _write(self._memory / "memory.limit_in_bytes", self._memory_bytes)
+                _write(self._memory / "memory.limit_in_bytes", memory_bytes)
                 with suppress(OSError):
-                    _write(self._memory / "memory.memsw.limit_in_bytes", self._memory_bytes)
+                    _write(self._memory / "memory.memsw.limit_in_bytes", memory_bytes)
             if self._pids is not None:
                 _write(self._pids / "pids.max", MAXIMUM_PROCESSES)
         except OSError:
             self.remove()
             raise
-        self.made = True
+        self._limited = True
 
-    def entrances(self) -> list[str]:
-        """Files by which a process of one thread puts itself into the group, writing 0: of version 1 only."""
-        if self._version == 2:
-            return []
-        with suppress(OSError):  # as where none can be made
-            if not self.made:
-                self.make()
-            return [str(folder / "tasks") for folder in self._folders]
-        return []
-
-    def take(self, first: int) -> None:
-        """The process `first`, and what it forked already, are in the group from now on, unless they have entrances."""
-        if self._version == 1:
-            return
-        if not self.made:
-            with suppress(OSError):
-                self.make()
-        for pid in kinship.family(first):
-            for folder in self._folders:
-                with suppress(OSError):  # it ended just now
-                    _write(folder / "cgroup.procs", pid)
-
-    def limits(self, pid: int) -> bool:
-        """Is this process in it? Pages that several share count once there, so that its word is the better one."""
-        return self.made and pid in _processes(self._memory)
+    def limits(self) -> bool:
+        """Is the process in it? Pages that several share count once there, so that its word is the better one."""
+        return self._limited and self._pid in _processes(self._memory)
 
     def killed(self) -> bool:
         """Did the kernel end processes of it for their memory, since this was asked last?"""
@@ -153,8 +137,8 @@ def find(proc: Path = Path("/proc/self")) -> Ground | None:
     """As `ground`, by what these files say."""
     for ground in _grounds(proc):
         try:
-            group = Group(ground, 64 * 1024 * 1024)
-            group.make()
+            group = Group(ground, 0)
+            group.limit(64 * 1024 * 1024)
             group.remove()
         except OSError:
             continue
@@ -230,6 +214,10 @@ def _sweep(folder: Path) -> None:
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             with suppress(OSError):
                 each.rmdir()
+
+
+def _prefix() -> str:
+    return f"{_PREFIX}{os.getpid()}-"
 
 
 def _processes(folder: Path) -> list[int]:

@@ -24,9 +24,9 @@ from lambent.logs import InvocationLog, LogStream
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.payload import encode_event
 from lambent.ports import CodePlaces, Respond, World
-from lambent.runtimes import cgroups, error_documents, kinship
+from lambent.runtimes import error_documents, kinship
 from lambent.runtimes.beginning import Launcher
-from lambent.runtimes.launching import CannotBegin, Identity, launch
+from lambent.runtimes.launching import CannotBegin, Identity, Launch, launch
 from lambent.runtimes.process import Process
 from lambent.runtimes.runtime_api import RuntimeApi, header, one_line
 from lambent.runtimes.streamed import StreamedAnswer
@@ -147,7 +147,6 @@ class Environment:
         self._launcher = launcher
         self._api = RuntimeApi(self)
         self._code: CodePlaces | None = None
-        self._group: cgroups.Group | None = None
         self._process: Process | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._began = 0.0
@@ -166,13 +165,12 @@ class Environment:
     # --- what it is told ---------------------------------------------------------------------------------------------
 
     async def open(self, code: CodePlaces) -> None:
-        """Make its places, and begin. Raises OSError."""
+        """Begin, with this code. Raises OSError: there is no port."""
         self._code = code
-        await self._loop.run_in_executor(None, _make, self._temporary)
-        if (ground := cgroups.ground()) is not None:
-            self._group = cgroups.Group(ground, self.function.memory_size_mb * MEGABYTE)
-        await self._api.open()
+        self._api.listen()
         self.begin()
+        await asyncio.sleep(0)  # a thread has something to do, while we open: who connects already, waits
+        await self._api.open()
 
     def begin(self) -> None:
         """Start a process; what it has to work on, if anything, it gets once it asks."""
@@ -182,7 +180,8 @@ class Environment:
         self._began = self._monotonic()
         assert self.function.environment is not None
         self._log.init_start(self.function.environment.runtime, self._kind)
-        self._process = Process(self._launcher, self._heard, self._ended, self._group)
+        memory_bytes = self.function.memory_size_mb * MEGABYTE
+        self._process = Process(self._launcher, self._api.port, memory_bytes, self._heard, self._ended)
         if self.work is None:
             seconds = INIT_SECONDS
             if self.identity.provisioned:
@@ -236,11 +235,10 @@ class Environment:
     def exceeds_memory(self) -> bool:
         """Does it use more than it has, or did the kernel end a part of it for that?"""
         used = self.measure()
-        if self._group is not None and self._group.made and self._group.killed():
+        group = None if self._process is None else self._process.group
+        if group is not None and group.killed():
             return True
-        if used <= self.function.memory_size_mb * MEGABYTE:
-            return False
-        return self._process is None or self._group is None or not self._group.limits(self._process.pid)
+        return used > self.function.memory_size_mb * MEGABYTE and (group is None or not group.limits())
 
     @property
     def _kind(self) -> str:
@@ -265,8 +263,6 @@ class Environment:
             await asyncio.wait({self._over})
         await self._api.close()
         await self._loop.run_in_executor(None, _remove, self._folder)
-        if self._group is not None:
-            await self._loop.run_in_executor(None, self._group.remove)
 
     # --- what its runtime says (runtime_api.Owner) -------------------------------------------------------------------
 
@@ -275,10 +271,10 @@ class Environment:
         return process is not None and kinship.holds(process.pid, process.marker, peer, port)
 
     def asks_for_next(self) -> None:
-        if not self._initialized:
+        began = not self._initialized
+        if began:
             self._initialized = True
             self.init_seconds = self._monotonic() - self._began
-            self.measure()
             self._log.init_report(self.init_seconds, "success", None, self._kind)
             self._reports.initialized(self, self.init_seconds)
         if self.work is not None:
@@ -286,6 +282,8 @@ class Environment:
         else:
             self._when_due = None
             self._reports.ready(self)
+        if began:
+            self.measure()  # now, that the client has its work
 
     def chunk(self, data: bytes) -> asyncio.Future[None] | None:
         work = self.work
@@ -321,14 +319,10 @@ class Environment:
     # --- what happens ------------------------------------------------------------------------------------------------
 
     async def _begin(self, process: Process) -> None:
-        assert self._code is not None
         try:
-            spec = await self._loop.run_in_executor(
-                None, launch, self.function, self._code, self.identity, self._api.port, self._temporary
-            )
-            if spec.caution:
-                self._reports.cautioned(self, spec.caution)
-            await process.begin(spec)
+            begun = await process.begin(self._prepare)
+            if begun.caution:
+                self._reports.cautioned(self, begun.caution)
         except (CannotBegin, OSError) as error:
             kind = error.error_type if isinstance(error, CannotBegin) else "Runtime.InvalidEntrypoint"
             self._process = None
@@ -339,6 +333,12 @@ class Environment:
             return
         if self._why:  # meanwhile somebody ended it
             process.kill()
+
+    def _prepare(self) -> Launch:
+        """Its places, and what is to run there. Blocks."""
+        assert self._code is not None
+        _make(self._temporary)
+        return launch(self.function, self._code, self.identity, self._api.port, self._temporary)
 
     def _cannot_begin(self, document: Mapping[str, object]) -> None:
         status, error_type = status_of(document)
@@ -374,10 +374,11 @@ class Environment:
             async with asyncio.timeout(SILENCE_SECONDS):
                 await self._api.silence()
         self._api.hang_up()
+        killed_for_memory = self._process is not None and self._process.killed_for_memory
         self._process = None
         self._set_timer(0, None)
         never_began = not self._initialized
-        if self._group is not None and self._group.killed() and self.work is not None:
+        if killed_for_memory and self.work is not None:
             self._why = self._why or OUT_OF_MEMORY
         if self.work is not None:
             request_id = self.work.invocation.request_id
@@ -502,9 +503,11 @@ def _document(body: bytes, error_type: str) -> Mapping[str, object]:
 
 
 def _make(temporary: Path) -> None:
-    temporary.mkdir(parents=True)
-    temporary.parent.chmod(0o711)
-    temporary.chmod(0o1777)
+    """As they are after a reset, too."""
+    with suppress(FileExistsError):
+        for folder, mode in ((temporary.parent, 0o711), (temporary, 0o1777)):
+            os.mkdir(folder)
+            os.chmod(folder, mode)  # whatever umask the engine has
 
 
 def stored_bytes(folder: Path) -> int:

@@ -5,6 +5,9 @@ that the body is an error document. 429 and 503 say that the endpoint does not w
 be reached has not run anything: both are `Unavailable`, so nothing is counted against the event. Everything else is an
 error of the function, with its body as the document if that is one. The time limit is the function's.
 
+Who reads the answer as a stream gets each piece of a result as it comes, JSON or not, and the endpoint is held up while
+nobody reads; one that breaks off in the middle is an error that follows the pieces.
+
 The headers are those of the Runtime API's `next`. Which addresses may be reached is `egress.py`'s. Needs
 `lambent[http]`.
 """
@@ -25,6 +28,7 @@ from lambent.model import MAXIMUM_RESPONSE_BYTES, Failed, Function, Invocation, 
 from lambent.payload import check_payload, encode_event
 from lambent.ports import Call, Respond, RuntimeSurroundings
 from lambent.runtimes.error_documents import timed_out, too_large
+from lambent.runtimes.streamed import StreamedAnswer
 from lambent.semantics.recursion import told
 from lambent.semantics.routing import key
 
@@ -82,8 +86,9 @@ class HttpEndpoints:
             call.end(_TOO_LATE)
         else:
             started()
+            answer = StreamedAnswer(invocation, respond)
             call.task = asyncio.get_running_loop().create_task(
-                self._run(remote, invocation, call), name=invocation.function
+                self._run(remote, invocation, answer, call), name=invocation.function
             )
             self._calls.add(call.task)
             call.task.add_done_callback(self._calls.discard)
@@ -99,10 +104,10 @@ class HttpEndpoints:
             if tasks:
                 await asyncio.wait(tasks)
 
-    async def _run(self, remote: _Remote, invocation: Invocation, call: _Call) -> None:
+    async def _run(self, remote: _Remote, invocation: Invocation, answer: StreamedAnswer, call: _Call) -> None:
         remote.running += 1
         try:
-            call.end(await remote.call(invocation))
+            call.end(await remote.call(invocation, answer))
         except asyncio.CancelledError:
             call.end(_STOPPED)
             raise
@@ -158,7 +163,7 @@ class _Remote:
         self._log: LogStream = surroundings.logs.open(function, f"[{function.name}]{world.new_id().replace('-', '')}")
         self._arn = function_arn(world.region, world.account_id, function.name)
 
-    async def call(self, invocation: Invocation) -> Outcome:
+    async def call(self, invocation: Invocation, answer: StreamedAnswer) -> Outcome:
         clock = self._world.clock
         began = clock.monotonic()
         log = self._log.start(invocation.request_id, invocation.tail)
@@ -166,7 +171,7 @@ class _Remote:
         try:
             try:
                 async with asyncio.timeout(self.function.timeout_seconds):
-                    outcome = await self._post(invocation)
+                    outcome = await self._post(invocation, answer)
             except TimeoutError:
                 outcome = timed_out(invocation.request_id, self.function.timeout_seconds)
         finally:
@@ -179,7 +184,7 @@ class _Remote:
                 outcome.log_tail = tail
         return outcome
 
-    async def _post(self, invocation: Invocation) -> Outcome:
+    async def _post(self, invocation: Invocation, answer: StreamedAnswer) -> Outcome:
         import aiohttp
 
         event = invocation.event()
@@ -189,6 +194,8 @@ class _Remote:
         try:
             async with self.endpoint.post(data, self._headers(invocation)) as response:
                 sent = True
+                if invocation.streamed and _is_result(response):
+                    return await _hand_on(response, answer)
                 body = await _read(response)
                 return self._judged(response, body, invocation.request_id)
         except aiohttp.InvalidURL:
@@ -226,17 +233,33 @@ class _Remote:
             return Unavailable(f"{self.endpoint.host} does not want it now: HTTP status {status}")
         if body is None:
             return too_large()
-        if 200 <= status < 300:
-            if "X-Amz-Function-Error" in response.headers:
-                return Failed(_document(body) or _plain("Unhandled", body.decode("utf-8", "replace")))
+        if _is_result(response):
             try:
                 return Succeeded(check_payload(body, MAXIMUM_RESPONSE_BYTES) if body else b"null")
             except LambentError as error:
                 return _failed("Runtime.MarshalError", f"the answer is no JSON: {error.message}", request_id)
+        if 200 <= status < 300:
+            return Failed(_document(body) or _plain("Unhandled", body.decode("utf-8", "replace")))
         document = _document(body)
         if document is not None:
             return Failed(document)
         return _failed("Runtime.HttpStatus", f"{self.endpoint.host} answered with HTTP status {status}", request_id)
+
+
+def _is_result(response: aiohttp.ClientResponse) -> bool:
+    return 200 <= response.status < 300 and "X-Amz-Function-Error" not in response.headers
+
+
+async def _hand_on(response: aiohttp.ClientResponse, answer: StreamedAnswer) -> Outcome:
+    """Piece by piece. While there is no room nothing is read, so the endpoint has to wait, too."""
+    async for chunk in response.content.iter_any():
+        room = answer.take(chunk)
+        if answer.too_large:
+            response.close()
+            break
+        if room is not None:
+            await room
+    return answer.outcome()
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:

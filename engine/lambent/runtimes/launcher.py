@@ -1,12 +1,15 @@
-"""The program that begins the processes of environments: a child for each, which becomes the client that it is told of.
+"""The program that begins the processes of environments: a child waits for each, and becomes the client that is told.
 
 Decides how a process loses what it must not have, in system calls (namespaces(7), capabilities(7)); what it is to have
 is decided by `launching.py`, and `beginning.py` speaks with it. It runs apart, because a process of many threads may
 not do anything between fork and exec, and because four commands (unshare, mount, setpriv and a shell to join them)
 would take as long as half an interpreter's start. Nothing but the standard library is imported, and of that little.
 
-`launcher.py serve FD` begins what it is told on a socket until that is closed. Its children are its parent's, the
-engine's (CLONE_PARENT), which collects them, and live on if it ends. `launcher.py become FD` becomes what a file tells.
+`launcher.py serve FD PREPARED` has one child ready at any time, in cgroups of its own and without privileges, so that a
+cold start waits neither for a fork nor for the kernel to move a process, and nothing that it forks is outside. It says
+its number on the socket, and what is told there next is for it; then there is another. The children are the engine's
+(CLONE_PARENT), which collects them, and live on if this ends; it ends with the child that was ready and hears that
+nobody asks any more. `launcher.py become FD PREPARED` becomes what a file tells.
 """
 
 from __future__ import annotations
@@ -51,61 +54,85 @@ def _call(name: str, *arguments: int | bytes | ctypes.Array[Any] | None) -> int:
     return result
 
 
-def serve(asked: socket.socket) -> None:
-    """Begin what is asked for, and answer with its number."""
+def serve(asked: socket.socket, prepared: str) -> None:
+    """Have a child ready for each that is asked for, and prepared as this says."""
     for name in ("syscall", "unshare", "mount", "prctl", "capget", "capset"):
         getattr(_libc, name)  # looked up here, once, and not by each child
     gc.disable()  # which would touch, and so copy, everything that a child shares
     while True:
-        message, ancillary, _, _ = asked.recvmsg(
-            MAXIMUM_BYTES, socket.CMSG_SPACE(4 * _DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-        )
-        if not message:
-            return
-        streams = [
-            int.from_bytes(data[at : at + 4], sys.byteorder)
-            for level, kind, data in ancillary
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-            for at in range(0, len(data), 4)
-        ]
-        asked.send(str(_begin(json.loads(message), streams)).encode())
-        for each in streams:
-            os.close(each)
-
-
-def _begin(wanted: dict[str, Any], streams: list[int]) -> int:
-    """The number of the child, or 0: it would not be our parent's on this machine."""
-    try:
-        pid = _call("syscall", _CLONE.get(os.uname().machine, -1), _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
-    except OSError:
-        return 0
-    if pid == 0:
+        taken, its = os.pipe()
         try:
-            for stream, descriptor in zip((1, 2), streams, strict=True):
-                os.dup2(descriptor, stream)
-            become(wanted)
-        finally:
-            os._exit(CANNOT_EXECUTE)  # whatever it was: two must not go on as one
-    return pid
+            pid = _call("syscall", _CLONE.get(os.uname().machine, -1), _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+        except OSError:  # it would not be our parent's on this machine
+            asked.send(b"0")
+            return
+        if pid == 0:
+            try:
+                os.close(taken)
+                _wait(asked, its, prepared)
+            finally:
+                os._exit(CANNOT_EXECUTE)  # whatever it was: two must not go on as one
+        os.close(its)
+        if not os.read(taken, 1):
+            return
+        os.close(taken)
 
 
-def become(wanted: dict[str, Any]) -> NoReturn:
+def _wait(asked: socket.socket, taken: int, prepared: str) -> None:
+    """Be prepared, say one's number, hear what to be, let there be another, and be it."""
+    said = json.loads(prepared)  # here, for what is touched now is a copy already when there is no time
+    _prepare(said)
+    asked.send(str(os.getpid()).encode())
+    message, ancillary, _, _ = asked.recvmsg(
+        MAXIMUM_BYTES, socket.CMSG_SPACE(4 * _DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+    )
+    if not message:
+        return
+    os.setsid()
+    with suppress(OSError):  # nobody listens, if the launcher was ended
+        os.write(taken, b"1")
+    streams = [
+        int.from_bytes(data[at : at + 4], sys.byteorder)
+        for level, kind, data in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for at in range(0, len(data), 4)
+    ]
+    for stream, descriptor in zip((1, 2), streams, strict=True):
+        os.dup2(descriptor, stream)
+    become(json.loads(message), dropped=said["dropping"])
+
+
+def _prepare(said: dict[str, Any]) -> None:
+    """All that does not depend on what it is to be."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by the interpreter
+        signal.signal(ignored, signal.SIG_DFL)
+    os.umask(0o022)
+    _enter(said["groups"])
+    if said["dropping"]:
+        _drop()
+
+
+def _enter(groups: dict[str, Any]) -> None:
+    """Be in groups of one's own below these, if there can be any (`cgroups.py`): who isn't in them is looked at."""
+    for folder in groups["folders"]:
+        own = f"{folder}/{groups['prefix']}{os.getpid()}"
+        with suppress(OSError):
+            with suppress(FileExistsError):
+                os.mkdir(own)
+            with open(f"{own}/{groups['entrance']}", "w") as file:
+                file.write("0")  # this thread, which is all of us
+
+
+def become(wanted: dict[str, Any], *, dropped: bool) -> NoReturn:
     """This process is another one from now on, or ends as a shell would that cannot execute something."""
     try:
-        _become(wanted)
+        _become(wanted, dropped)
     except OSError as error:
         os.write(2, f"lambent: {error}\n".encode(errors="replace"))
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)
 
 
-def _become(wanted: dict[str, Any]) -> NoReturn:
-    os.setsid()
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by the interpreter
-        signal.signal(ignored, signal.SIG_DFL)
-    os.umask(0o022)
-    for group in wanted["groups"]:
-        with suppress(OSError), open(group, "w") as file:
-            file.write("0")  # this thread
+def _become(wanted: dict[str, Any], dropped: bool) -> NoReturn:
     if wanted["mounting"]:
         _mount(wanted["mounts"], in_user_namespace=wanted["mounting"] == "user")
     os.chdir(wanted["folder"])
@@ -114,8 +141,10 @@ def _become(wanted: dict[str, Any]) -> NoReturn:
             hard = resource.getrlimit(limit)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(limit, (value, value))
-    if wanted["dropping"]:
-        _drop(wanted["becoming"])
+    if wanted["dropping"] and not dropped:
+        _drop()
+    if wanted["becoming"]:
+        _be(wanted["becoming"])
     os.execvpe(wanted["command"][0], wanted["command"], wanted["variables"])  # noqa: S606 - no shell is wanted
 
 
@@ -132,8 +161,8 @@ def _mount(mounts: list[tuple[str, str]], *, in_user_namespace: bool) -> None:
         _call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
 
 
-def _drop(user: int) -> None:
-    """No capability is left after exec, and none comes back. `user`: who to be; 0, who one is."""
+def _drop() -> None:
+    """No capability is left after exec, and none comes back."""
     if os.geteuid() == 0:
         with open("/proc/sys/kernel/cap_last_cap") as file:
             last = int(file.read())
@@ -145,23 +174,28 @@ def _drop(user: int) -> None:
     _call("capget", header, sets)
     sets[2] = sets[5] = 0
     _call("capset", header, sets)
-    if user:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def main(way: str, descriptor: int) -> None:
+def _be(user: int) -> None:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def main(way: str, descriptor: int, prepared: str) -> None:
     if way == "serve":
         with socket.socket(fileno=descriptor) as asked:
             asked.set_inheritable(False)
-            serve(asked)
+            serve(asked, prepared)
         return
+    said = json.loads(prepared)
     with open(descriptor, "rb") as file:
         wanted = json.load(file)
-    become(wanted)
+    os.setsid()
+    _prepare(said)
+    become(wanted, dropped=said["dropping"])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -93,8 +93,6 @@ class Launch:
     mounts: Sequence[tuple[str, str]] = ()
     dropping: bool = False
     becoming: int = 0
-    groups: Sequence[str] = ()
-    """Files that put it into its cgroups."""
     caution: str = ""
     """What is less than it should be, and why."""
 
@@ -110,7 +108,6 @@ class Launch:
                 "mounts": self.mounts,
                 "dropping": self.dropping,
                 "becoming": self.becoming,
-                "groups": self.groups,
             }
         ).encode()
 
@@ -151,10 +148,10 @@ def launch(function: Function, code: CodePlaces, identity: Identity, port: int, 
         if opt is not None and not any(path.startswith("/opt/") for path in needed) and os.path.isdir("/opt"):
             mounts.insert(0, (opt, "/opt"))
             opt = "/opt"
-    hidden = [path for path in sorted(needed) if not _is_public(path, mounted=bool(own.mounting))]
+    hidden = [path for path in sorted(needed) if own.becoming and not _is_public(path, mounted=bool(own.mounting))]
     becoming = 0 if hidden else own.becoming
     caution = ""
-    if hidden and own.becoming:
+    if hidden:
         caution = f"its environments keep the engine's user: {hidden[0]} is closed to others (chmod o+x its folders)."
     variables = _variables(function, environment, code, identity, opt, port)
     if not own.mounting:
@@ -174,8 +171,11 @@ def _make_public(folder: Path, within: Path) -> None:
 def _is_public(path: str, *, mounted: bool) -> bool:
     """Can anybody go there? What is mounted into a /tmp of our making is reached through folders of our making."""
     for each in {path, os.path.realpath(path)}:
-        parents = () if mounted and each.startswith(_TMP + "/") else Path(each).parents
-        if not all(folder.stat().st_mode & 0o001 for folder in (Path(each), *parents)):
+        while os.stat(each).st_mode & 0o001:
+            if each == "/" or (mounted and each.startswith(_TMP + "/")):
+                break
+            each = os.path.dirname(each)
+        else:
             return False
     return True
 

@@ -12,12 +12,10 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
-from lambent.runtimes import kinship
+from lambent.runtimes import cgroups, kinship
 from lambent.runtimes.beginning import Child, Launcher, unwanted
-from lambent.runtimes.cgroups import Group
 from lambent.runtimes.launching import Launch
 
 READ_BYTES: Final = 65_536
@@ -34,14 +32,21 @@ class Process:
     def __init__(
         self,
         launcher: Launcher,
+        port: int,
+        memory_bytes: int,
         heard: Callable[[int, bytes], None],
         ended: Callable[[int], None],
-        group: Group | None = None,
     ) -> None:
+        """`port`: of its Runtime API."""
         self._launcher = launcher
-        self._group = group
         self.pid = 0
-        self.marker = b""
+        """0: not begun."""
+        self.marker = f"AWS_LAMBDA_RUNTIME_API=127.0.0.1:{port}".encode()
+        self.group: cgroups.Group | None = None
+        """None: not begun, or there can be none."""
+        self.killed_for_memory = False
+        """Once it has ended: was it, or a part of it, ended by the kernel for that?"""
+        self._memory_bytes = memory_bytes
         self._heard = heard
         self._ended = ended
         self._loop = asyncio.get_running_loop()
@@ -49,10 +54,9 @@ class Process:
         self._pipes: dict[int, int] = {}  # descriptor: stream
         self._pidfd = -1
         self._ending: asyncio.Task[None] | None = None
-        self._taken: asyncio.Future[None] | None = None
 
-    async def begin(self, launch: Launch) -> None:
-        """Raises OSError: it cannot be started."""
+    async def begin(self, prepare: Callable[[], Launch]) -> Launch:
+        """As it is prepared, in a thread. Raises what `prepare` does, and OSError: it cannot be started."""
         readers, writers = [], []
         for stream in (1, 2):
             reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -60,30 +64,44 @@ class Process:
             self._pipes[reader] = stream
             readers.append(reader)
             writers.append(writer)
-        self.marker = f"AWS_LAMBDA_RUNTIME_API={launch.variables['AWS_LAMBDA_RUNTIME_API']}".encode()
-        starting = self._loop.run_in_executor(None, _begin, self._launcher, launch, self._group, writers)
+        starting = self._loop.run_in_executor(None, self._begin, prepare, writers)
         try:
-            self._process = await asyncio.shield(starting)
+            launch, child = await asyncio.shield(starting)
         except asyncio.CancelledError:  # it begins nevertheless, and nobody would end it
             starting.add_done_callback(_unwanted)
             self._close_pipes()
             raise
-        except OSError:
+        except Exception:
             self._close_pipes()
             raise
-        self.pid = self._process.pid
+        self._process = child
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:  # no descriptor is left, or the kernel is older than Linux 5.3
             self.kill()
-            self._process.wait()
+            child.wait()
             self._close_pipes()
             raise
         self._loop.add_reader(self._pidfd, self._exited)
         for reader in readers:
             self._loop.add_reader(reader, self._read, reader)
-        if self._group is not None:
-            self._taken = self._loop.run_in_executor(None, self._group.take, self.pid)
+        return launch
+
+    def _begin(self, prepare: Callable[[], Launch], writers: list[int]) -> tuple[Launch, Child]:
+        try:
+            launch = prepare()
+            child = self._launcher.begin(launch.told(), writers, self._known)
+        finally:
+            for writer in writers:
+                os.close(writer)
+        if (ground := cgroups.ground()) is not None:
+            self.group = cgroups.Group(ground, child.pid)
+            with suppress(OSError):  # it is looked at, as where none can be made
+                self.group.limit(self._memory_bytes)
+        return launch, child
+
+    def _known(self, pid: int) -> None:
+        self.pid = pid  # before it can say anything
 
     def kill(self) -> None:
         """End it now, with all that belongs to it."""
@@ -134,19 +152,21 @@ class Process:
 
     async def _end(self) -> None:
         """What it left behind ends, too. It is collected after that: until then nobody else gets its number."""
-        assert self._process is not None
-        if self._taken is not None:
-            await self._taken
-        await self._loop.run_in_executor(None, self._kill_all)
-        returncode = self._process.wait()
+        returncode = await self._loop.run_in_executor(None, self._clear_away)
         self.read_all()
         self._close_pipes()
         self._ended(returncode)
 
-    def _kill_all(self) -> None:
+    def _clear_away(self) -> int:
+        assert self._process is not None
         kinship.kill(self.pid, self.marker)
-        if self._group is not None:
-            self._group.kill()
+        if self.group is not None:
+            self.group.kill()
+        returncode = self._process.wait()
+        if self.group is not None:
+            self.killed_for_memory = self.group.killed()
+            self.group.remove()
+        return returncode
 
     def _close_pipes(self) -> None:
         for reader in self._pipes:
@@ -155,16 +175,6 @@ class Process:
         self._pipes.clear()
 
 
-def _begin(launcher: Launcher, launch: Launch, group: Group | None, writers: list[int]) -> Child:
-    try:
-        if group is not None:
-            launch = replace(launch, groups=group.entrances())
-        return launcher.begin(launch.told(), writers)
-    finally:
-        for writer in writers:
-            os.close(writer)
-
-
-def _unwanted(starting: asyncio.Future[Child]) -> None:
+def _unwanted(starting: asyncio.Future[tuple[Launch, Child]]) -> None:
     if not starting.cancelled() and starting.exception() is None:
-        unwanted(starting.result())
+        unwanted(starting.result()[1])

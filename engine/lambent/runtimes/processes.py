@@ -51,14 +51,15 @@ class Processes:
         self._provisioned = surroundings.provisioned
         self._monotonic = surroundings.world.clock.monotonic
         self._loop = asyncio.get_running_loop()
+        own = isolation()
         self._fleet: Fleet[Work] = Fleet(surroundings.maximum_environments, surroundings.idle_seconds)
         self._functions: dict[str, _Registered] = {}
         self._environments: dict[int, Environment] = {}
-        self._launcher = Launcher()
+        self._launcher = Launcher(cgroups.ground(), dropping=own.dropping and own.mounting != "user")
         self._busy: set[Environment] = set()  # also those that begin
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder: Path | None = None
-        self._cautions = [*isolation().gaps, *cgroups.gaps()]
+        self._cautions = [*own.gaps, *cgroups.gaps()]
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._ticks = 0

@@ -15,6 +15,7 @@ import asyncio
 import base64
 import binascii
 import json
+import socket
 from collections.abc import Mapping
 from typing import Final, Protocol, cast
 from urllib.parse import unquote_to_bytes
@@ -76,16 +77,22 @@ class RuntimeApi:
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.port = 0
+        self._socket: socket.socket | None = None
         self.connections: set[_Connection] = set()
         self.waiting: _Connection | None = None  # that asked for the next invocation
         self._server: asyncio.Server | None = None
         self.silent: asyncio.Event | None = None
 
+    def listen(self) -> None:
+        """From now on there is a port, and who connects waits. Raises OSError if none is left."""
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=MAXIMUM_CONNECTIONS)
+        self.port = self._socket.getsockname()[1]
+
     async def open(self) -> None:
-        """Listen. Raises OSError if there is no port left."""
+        """Serve."""
+        assert self._socket is not None, "listen first"
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await loop.create_server(lambda: _Connection(self), sock=self._socket)
 
     def deliver(self, headers: bytes, body: bytes) -> None:
         """Hand the invocation to whoever waits for it."""
@@ -118,6 +125,8 @@ class RuntimeApi:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        elif self._socket is not None:
+            self._socket.close()
 
     def left(self, connection: _Connection) -> None:
         self.connections.discard(connection)
@@ -160,6 +169,8 @@ class _Connection(asyncio.Protocol):
         self._api.connections.add(self)
         if len(self._api.connections) > MAXIMUM_CONNECTIONS:
             self.transport.abort()
+            return
+        self._known = self._owner.is_ours(self.transport.get_extra_info("peername"), self._api.port)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._streams:
@@ -168,9 +179,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._known:
-            self._known = self._owner.is_ours(self.transport.get_extra_info("peername"), self._api.port)
-            if not self._known:
-                return self._end(_FOREIGN)
+            return self._end(_FOREIGN)
         whole, begun = self._between, self._begun
         if whole and self._is_usual(data):
             return None
