@@ -1,7 +1,7 @@
 """One life of an engine, from start to end: its parts, put together, and the coroutines that run beside the calls.
 
-Decides which part gets which other, what runs for as long as the engine does, and what a reference to a queue, stream,
-function, file or endpoint is resolved to. When a life begins and in what order it ends is `engine.py`'s.
+Decides which part gets which other, and what runs for as long as the engine does. When a life begins and in what order
+it ends is `engine.py`'s; what a reference to a queue, stream or destination stands for is `references.py`'s.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Final
 
-from lambent.arns import without_password
 from lambent.calls import InvokeResponse, payload_bytes
 from lambent.code_supply import CodeSupply, Needed
 from lambent.control import FORGOTTEN_SECONDS, Control
 from lambent.desk import REQUEST, SNAPSHOT, Desk, ask
-from lambent.destinations import Destinations, FunctionDestination, QueueDestination, StreamDestination
-from lambent.errors import InvalidParameterValue, LambentError, ResourceNotFound, StoreUnavailable
+from lambent.destinations import Destinations
+from lambent.errors import LambentError, ResourceNotFound, StoreUnavailable
 from lambent.logs import Logs
-from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES, Backlog, Delivery, Depth, Function, Message, QueueMapping
+from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES, Backlog, Depth, Function, Message, QueueMapping
 from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.permits import Permits, SharingInvoker
@@ -35,21 +33,19 @@ from lambent.ports import (
     BuiltinQueue,
     BuiltinStream,
     Connection,
-    Destination,
     EventQueue,
-    QueueSource,
     RuntimeSurroundings,
     Store,
-    StreamSource,
     World,
 )
+from lambent.references import References
 from lambent.runtimes.in_process import InProcess
 from lambent.runtimes.routing import Router
 from lambent.semantics import backoff
 from lambent.semantics.concurrency import Concurrency
 from lambent.semantics.routing import key
 from lambent.settings import EngineSettings
-from lambent.sources import load_runtime, load_source
+from lambent.sources import load_runtime
 from lambent.stored import LAYER, code_of_layers
 from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import (
@@ -72,7 +68,6 @@ if TYPE_CHECKING:
     from lambent.log_files import LogFiles
 
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
-MAXIMUM_RESOLVED: Final = 1000  # destinations that are remembered by their references
 
 
 class Life:
@@ -84,6 +79,8 @@ class Life:
     invoker: SharingInvoker
     supervisor: Supervisor
     vitals: Vitals
+    queue: Callable[[str], BuiltinQueue]
+    stream: Callable[[str], BuiltinStream]
     _observer: Observer | None
 
     def __init__(
@@ -113,11 +110,6 @@ class Life:
         self._declared = asyncio.Event()
         self._served: set[asyncio.Task[None]] = set()  # end by themselves when `stopping` is set
         self._beside: set[asyncio.Task[None]] = set()  # are ended last
-        self._queues: dict[str, BuiltinQueue] = {}
-        self._streams: dict[str, BuiltinStream] = {}
-        self._queue_sources: dict[str, QueueSource] = {}  # other than the store's, by URL
-        self._stream_sources: dict[str, StreamSource] = {}
-        self._resolved: dict[str, Destination] = {}
         self._event_feed: EventFeed | None = None
         self._read_ahead = ReadAhead()
         logs = self._kept_logs(log_directory)
@@ -185,7 +177,17 @@ class Life:
         )
         self.invoker.share(self._permits)
         await self._permits.renew()
-        self._destinations = Destinations(resolve=self._resolve, telemetry=telemetry, world=world)
+        self._references = references = References(
+            connection=self.connection,
+            queues=control.queues,
+            streams=control.streams,
+            enqueue=self._enqueue,
+            allow_private=self._settings.allow_private_destinations,
+            closing=self._closing,
+            world=world,
+        )
+        self.queue, self.stream = references.queue, references.stream
+        self._destinations = Destinations(resolve=references.destination, telemetry=telemetry, world=world)
         self.supervisor = Supervisor(
             documents=self.connection.documents,
             wanted=self._wanted,
@@ -298,24 +300,6 @@ class Life:
         finally:
             self.supervisor.unlisten(listener)
 
-    def queue(self, name: str) -> BuiltinQueue:
-        """The store's queue of this name. Raises ResourceNotFound if nobody declared it."""
-        if name not in self._queues:
-            if name not in self._control.queues:
-                raise ResourceNotFound(f'There is no queue "{name}": declare it with engine.queue({name!r}).')
-            self._queues[name] = self.connection.queue(self._control.queues[name])
-        return self._queues[name]
-
-    def stream(self, name: str) -> BuiltinStream:
-        """As `queue`; with a URL, what there is of a stream elsewhere."""
-        if "://" in name:
-            return cast(BuiltinStream, self._stream_source(name))
-        if name not in self._streams:
-            if name not in self._control.streams:
-                raise ResourceNotFound(f'There is no stream "{name}": declare it with engine.stream({name!r}).')
-            self._streams[name] = self.connection.stream(self._control.streams[name])
-        return self._streams[name]
-
     # --- for its vitals --------------------------------------------------------------------------------------------
 
     def functions(self) -> Mapping[str, Function]:
@@ -346,12 +330,12 @@ class Life:
         await self.connection.documents.get(REQUEST, SNAPSHOT)  # there is none: the answer is what counts
 
     async def depth(self, source: str) -> Depth | None:
-        depth: Callable[[], Awaitable[Depth]] | None = getattr(self._queue_source(source), "depth", None)
+        depth: Callable[[], Awaitable[Depth]] | None = getattr(self._references.queue_source(source), "depth", None)
         return None if depth is None else await depth()
 
     async def backlog(self, source: str, shard: str, position: str) -> int:
         backlog: Callable[[str, str], Awaitable[Backlog]] | None
-        backlog = getattr(self._stream_source(source), "backlog", None)
+        backlog = getattr(self._references.stream_source(source), "backlog", None)
         return 0 if backlog is None else (await backlog(shard, position)).records
 
     # --- what runs -------------------------------------------------------------------------------------------------
@@ -447,7 +431,7 @@ class Life:
         if isinstance(mapping, QueueMapping):
             if self._concurrency.limit_mapping(stored.id, mapping.maximum_concurrency):
                 self._permits.changed()
-            source, watched = self._queue_source(mapping.source), self._watched(stored.id)
+            source, watched = self._references.queue_source(mapping.source), self._watched(stored.id)
             feed = MappingFeed(stored.id, mapping, source, self._control.functions, watched)
             loop = QueueLoop(feed, self.invoker, self._destinations, self._telemetry, self._world)
             return _QueueMappingLoop(loop, feed)
@@ -456,7 +440,7 @@ class Life:
         return StreamLoop(
             mapping_id=stored.id,
             mapping=mapping,
-            source=self._stream_source(mapping.source),
+            source=self._references.stream_source(mapping.source),
             leases=self.connection.leases,
             invoker=self.invoker,
             destinations=self._destinations,
@@ -470,26 +454,6 @@ class Life:
 
     def _watched(self, identity: str) -> Watched | None:
         return None if self._observer is None else self._observer.mapping(identity)
-
-    def _queue_source(self, source: str) -> QueueSource:
-        if "://" not in source:
-            return self.queue(source.removeprefix("queue:"))
-        if source not in self._queue_sources:
-            factory = load_source(source)
-            assert factory.kind == "queue", f"{source} is no queue, and yet a queue mapping's source"
-            self._queue_sources[source] = factory(source, self._world)
-            self._close_with_us(self._queue_sources[source])
-        return self._queue_sources[source]
-
-    def _stream_source(self, source: str) -> StreamSource:
-        if "://" not in source:
-            return self.stream(source.removeprefix("stream:"))
-        if source not in self._stream_sources:
-            factory = load_source(source)
-            assert factory.kind == "stream", f"{source} is no stream, and yet a stream mapping's source"
-            self._stream_sources[source] = factory(source, self._world)
-            self._close_with_us(self._stream_sources[source])
-        return self._stream_sources[source]
 
     # --- logs ------------------------------------------------------------------------------------------------------
 
@@ -515,47 +479,6 @@ class Life:
         self._closing.push_async_callback(_close, files)
         return Logs(self._world.clock.now, files.keep)
 
-    # --- destinations ----------------------------------------------------------------------------------------------
-
-    def _resolve(self, reference: str) -> Destination:
-        if reference not in self._resolved:
-            if len(self._resolved) >= MAXIMUM_RESOLVED:
-                self._resolved.clear()
-            self._resolved[reference] = self._destination(reference)
-        return self._resolved[reference]
-
-    def _destination(self, reference: str) -> Destination:
-        kind, _, name = reference.partition(":")
-        if kind == "queue":
-            return QueueDestination(self.queue(name))
-        if kind == "stream":
-            return StreamDestination(self.stream(name))
-        if kind == "function":
-            return FunctionDestination(partial(self._enqueue, name))
-        if kind not in ("file", "http", "https"):
-            return self._foreign_destination(reference)
-        from lambent.outbound import FileDestination, HttpDestination  # not every engine has one
-
-        if kind == "file":
-            return FileDestination(Path(unquote(urlsplit(reference).path)), _in_thread)
-        endpoint = HttpDestination(reference, allow_private=self._settings.allow_private_destinations)
-        self._closing.push_async_callback(endpoint.close)
-        return endpoint
-
-    def _foreign_destination(self, reference: str) -> Destination:
-        make: Callable[[str], Destination] | None
-        make = getattr(load_source(reference), "destination", None) if "://" in reference else None
-        if make is None:
-            raise InvalidParameterValue(f"{without_password(reference)} is no destination")
-        opened: Destination = make(reference)
-        self._close_with_us(opened)
-        return opened
-
-    def _close_with_us(self, opened: object) -> None:
-        close = getattr(opened, "close", None)
-        if close is not None:
-            self._closing.push_async_callback(close)
-
 
 class _QueueMappingLoop:
     """A queue loop with what can be seen of its mapping."""
@@ -571,7 +494,3 @@ class _QueueMappingLoop:
 async def _close(files: LogFiles) -> None:
     if files.busy:  # it writes what is left
         await asyncio.to_thread(files.close)
-
-
-async def _in_thread(write: Callable[[], Delivery]) -> Delivery:
-    return await asyncio.to_thread(write)
