@@ -8,6 +8,7 @@ for rare events: nothing is logged per invocation.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
@@ -314,7 +315,7 @@ class Telemetry:
         return bool(self._subscribers)
 
     def log(self, level: Level, event: str, **fields: object) -> None:
-        """Log something rare through structlog."""
+        """Log something rare through structlog; to stderr, if the program has not configured it: stdout is its own."""
         import structlog  # costs a tenth of the start, and most programs that run well never log
 
         error = fields.pop("exc_info", None)
@@ -323,7 +324,11 @@ class Telemetry:
 
             # as text: some renderers would show the variables of each frame, and so what is in events
             fields["exception"] = "".join(traceback.format_exception(error)).rstrip()
-        getattr(structlog.get_logger("lambent"), level)(event, **fields)
+        if structlog.is_configured():
+            log = structlog.get_logger("lambent")
+        else:
+            log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+        getattr(log, level)(event, **fields)
 
     def snapshot(self) -> dict[str, Measured]:
         """`{metric: {subject: number or {count, sum, min, max, last}}}`, a copy. May be asked for by any thread."""

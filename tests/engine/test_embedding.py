@@ -1,9 +1,11 @@
-"""The engine asked from a thread, from another loop, or where it has no place: what works, and what is told."""
+"""The engine inside a program: asked from a thread, from another loop, or where it has no place; and what it prints."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -102,3 +104,12 @@ def test_a_decorator_that_is_used_wrongly_says_how_it_is_used() -> None:
         engine.on(echo)  # type: ignore[arg-type]
     with pytest.raises(InvalidParameterValue, match="a function or its mapping; did you mean filters"):
         engine.on(orders, filter=[])
+
+
+def test_what_a_program_prints_stays_apart_from_what_the_engine_logs() -> None:
+    program = (
+        "from lambent.telemetry import Telemetry; Telemetry().log('warning', 'a shard stands still'); print('value')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert ran.stdout == "value\n"
+    assert "a shard stands still" in ran.stderr
