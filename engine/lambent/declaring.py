@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from os import PathLike
 from pathlib import PurePath
-from typing import Final, Protocol, TypeVar, overload
+from typing import Final, Protocol, TypeVar, Unpack, overload
 
 from lambent.configuration import ExecutionEnvironment
 from lambent.control import Control
 from lambent.errors import InvalidParameterValue, LambentError
 from lambent.model import EventInvokeConfig, Function, QueueMapping, Stream, StreamMapping
+from lambent.options import FunctionFromOptions, FunctionOptions, MapOptions, OnOptions, QueueOptions, StreamOptions
 from lambent.ports import BuiltinQueue, BuiltinStream, Clock
 from lambent.resources import Functions, MappingHandle, Mappings, QueueHandle, StreamHandle
 from lambent.sources import load_source
@@ -87,9 +88,9 @@ class Declarations(Mappings):
     def function(self, handler: F, /) -> F: ...
 
     @overload
-    def function(self, handler: None = None, /, **options: object) -> Callable[[F], F]: ...
+    def function(self, handler: None = None, /, **options: Unpack[FunctionOptions]) -> Callable[[F], F]: ...
 
-    def function(self, handler: F | None = None, /, **options: object) -> F | Callable[[F], F]:
+    def function(self, handler: F | None = None, /, **options: Unpack[FunctionOptions]) -> F | Callable[[F], F]:
         """Make a callable a function of this engine; gives back the very callable.
 
         The options are the fields of `Function` and of `EventInvokeConfig`; `name` is the callable's by default.
@@ -101,7 +102,7 @@ class Declarations(Mappings):
 
         return register if handler is None else register(handler)
 
-    def function_from(self, code: str | PathLike[str], /, **options: object) -> str:
+    def function_from(self, code: str | PathLike[str], /, **options: Unpack[FunctionFromOptions]) -> str:
         """Make code that is no callable of this process a function of this engine; gives its name, which stands for
         it everywhere.
 
@@ -116,20 +117,19 @@ class Declarations(Mappings):
         self._declare(function, None)
         return function.name
 
-    def map(self, source: Source, function: Callable[..., object] | str, **options: object) -> MappingHandle:
+    def map(
+        self, source: Source, function: Callable[..., object] | str, **options: Unpack[MapOptions]
+    ) -> MappingHandle:
         """Feed a queue or stream to a function. The options are the fields of `QueueMapping` or `StreamMapping`.
 
         source: an object of `queue` or `stream`, its name, or a URL of another source. function: a function of this
         engine, or the name of one. Raises InvalidParameterValue, ResourceConflict if there is such a mapping."""
-        named = self._source(source)
-        name = self._named(function)
-        identity = self.control.declare_mapping(named, name, self._destinations(options))
-        return MappingHandle(identity, named, name, self)
+        return self._map(self._source(source), self._named(function), options)
 
-    def on(self, source: Source, **options: object) -> Callable[[F], F]:
+    def on(self, source: Source, **options: Unpack[OnOptions]) -> Callable[[F], F]:
         """A function and its mapping in one. Options are told apart by name: what a mapping knows is the mapping's
         (on_failure and maximum_retry_attempts of a stream), the rest the function's; `name` names the function."""
-        source = self._source(source)
+        named = self._source(source)
         of_mapping = {name: value for name, value in options.items() if name in _MAPPING_OPTIONS}
         of_function = {name: value for name, value in options.items() if name not in _MAPPING_OPTIONS}
         _check_options(options, _FUNCTION_OPTIONS | _EVENT_OPTIONS | _MAPPING_OPTIONS, "a function or its mapping")
@@ -137,7 +137,7 @@ class Declarations(Mappings):
         def register(function: F) -> F:
             self._register(function, of_function)
             try:
-                self.map(source, function, **of_mapping)
+                self._map(named, self._name_of(function), of_mapping)
             except LambentError:
                 self._forget(self._name_of(function))
                 raise
@@ -145,7 +145,7 @@ class Declarations(Mappings):
 
         return register
 
-    def queue(self, name: str, **options: object) -> QueueHandle:
+    def queue(self, name: str, **options: Unpack[QueueOptions]) -> QueueHandle:
         """The queue of this name. The options are the fields of `Queue`; the first call with options declares it, one
         without gives what is declared. Raises InvalidParameterValue if it is declared with other options."""
         if "dead_letter_queue" in options:
@@ -158,7 +158,7 @@ class Declarations(Mappings):
             )
         return self._queues[name]
 
-    def stream(self, name: str, **options: object) -> StreamHandle:
+    def stream(self, name: str, **options: Unpack[StreamOptions]) -> StreamHandle:
         """The stream of this name; as `queue`, with the fields of `Stream`. With a URL, one elsewhere, to be put to and
         read: 'kafka://HOST:PORT/TOPIC'. Raises InvalidParameterValue for options that it can't have, or a URL of a
         queue."""
@@ -191,6 +191,10 @@ class Declarations(Mappings):
     def _withdraw(self, name: str) -> None:
         """Serve the function of this name no longer."""
         raise NotImplementedError
+
+    def _map(self, source: str, function: str, options: Mapping[str, object]) -> MappingHandle:
+        identity = self.control.declare_mapping(source, function, self._destinations(options))
+        return MappingHandle(identity, source, function, self)
 
     def _register(self, handler: Callable[..., object], options: Mapping[str, object]) -> None:
         fields = self._fields(options, NO_FUNCTION)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from lambent.calls import InvokeResponse, check_context, collects_tail, in_bytes, new_event, payload_bytes, response_of
 from lambent.context import CURRENT
@@ -43,6 +43,7 @@ from lambent.model import (
     Succeeded,
     Throttled,
 )
+from lambent.options import EngineOptions, MapOptions
 from lambent.payload import check_payload, encode_payload
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
@@ -87,7 +88,7 @@ class Engine(Declarations):
         seed: int | None = None,
         telemetry: Telemetry | None = None,
         executor: Callable[[Callable[[], None]], None] | None = None,
-        **options: object,
+        **options: Unpack[EngineOptions],
     ) -> None:
         if settings is not None and options:
             raise InvalidParameterValue(f"settings and {', '.join(sorted(options))} are given: give one or the other")
@@ -307,7 +308,7 @@ class Engine(Declarations):
     # --- mappings and functions after the start --------------------------------------------------------------------
 
     async def create_mapping(
-        self, source: Source, function: Callable[..., object] | str, **options: object
+        self, source: Source, function: Callable[..., object] | str, **options: Unpack[MapOptions]
     ) -> MappingHandle:
         """As `map`, written to the store before it returns; for what is known only after the start."""
         named = self._source(source)

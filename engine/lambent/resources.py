@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from os import PathLike
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from lambent.context import current_invocation
 from lambent.errors import InvalidParameterValue, RequestTooLarge
@@ -27,6 +27,7 @@ from lambent.model import (
     Shard,
     Stream,
 )
+from lambent.options import FunctionFromOptions, FunctionOptions, MapOptions, OnOptions
 from lambent.payload import encode_payload
 from lambent.ports import BuiltinQueue, BuiltinStream
 from lambent.semantics.builtin import MAXIMUM_VISIBILITY_SECONDS
@@ -248,9 +249,9 @@ class Functions:
     def function(self, handler: F, /) -> F: ...
 
     @overload
-    def function(self, handler: None = None, /, **options: object) -> Callable[[F], F]: ...
+    def function(self, handler: None = None, /, **options: Unpack[FunctionOptions]) -> Callable[[F], F]: ...
 
-    def function(self, handler: F | None = None, /, **options: object) -> F | Callable[[F], F]:
+    def function(self, handler: F | None = None, /, **options: Unpack[FunctionOptions]) -> F | Callable[[F], F]:
         """As `engine.function`, bare or with options."""
 
         def register(function: F) -> F:
@@ -259,11 +260,11 @@ class Functions:
 
         return register if handler is None else register(handler)
 
-    def function_from(self, code: str | PathLike[str], /, **options: object) -> None:
+    def function_from(self, code: str | PathLike[str], /, **options: Unpack[FunctionFromOptions]) -> None:
         """As `engine.function_from`."""
         self._declarations.append(lambda engine: engine.function_from(code, **options))
 
-    def on(self, source: str, **options: object) -> Callable[[F], F]:
+    def on(self, source: str, **options: Unpack[OnOptions]) -> Callable[[F], F]:
         """As `engine.on`."""
 
         def register(function: F) -> F:
@@ -272,7 +273,7 @@ class Functions:
 
         return register
 
-    def map(self, source: str, function: Callable[..., object] | str, **options: object) -> None:
+    def map(self, source: str, function: Callable[..., object] | str, **options: Unpack[MapOptions]) -> None:
         """As `engine.map`."""
         self._declarations.append(lambda engine: engine.map(source, function, **options))
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from lambent import Engine, EngineSettings, InvalidParameterValue
+from lambent import Engine, EngineSettings, InvalidParameterValue, declaring
 from lambent.configuration import Alias, Configuration, ExecutionEnvironment, PublishedVersion
 from lambent.model import (
     EventInvokeConfig,
@@ -20,6 +20,15 @@ from lambent.model import (
     QueueMapping,
     Stream,
     StreamMapping,
+)
+from lambent.options import (
+    EngineOptions,
+    FunctionFromOptions,
+    FunctionOptions,
+    MapOptions,
+    OnOptions,
+    QueueOptions,
+    StreamOptions,
 )
 from lambent.validation import allowed, validated
 
@@ -200,3 +209,22 @@ def test_every_model_that_users_write_is_tested_here() -> None:
     written = {model for model in below(Configuration) if model.__module__.startswith("lambent.")}
     assert {model.__name__ for model in written} - {"EventSourceMapping"} == {model.__name__ for model in NEEDED}
     assert typing.get_type_hints(Configuration) is not None
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        (FunctionOptions, declaring._FUNCTION_OPTIONS | declaring._EVENT_OPTIONS),
+        (
+            FunctionFromOptions,
+            (declaring._FUNCTION_OPTIONS | declaring._EVENT_OPTIONS | declaring._ENVIRONMENT_OPTIONS) - {"code"},
+        ),
+        (MapOptions, declaring._MAPPING_OPTIONS | {"name"}),
+        (OnOptions, declaring._FUNCTION_OPTIONS | declaring._EVENT_OPTIONS | declaring._MAPPING_OPTIONS),
+        (QueueOptions, Queue.model_fields.keys() - {"name"}),
+        (StreamOptions, Stream.model_fields.keys() - {"name"}),
+        (EngineOptions, EngineSettings.model_fields.keys()),
+    ],
+)
+def test_editors_know_the_very_options_that_there_are(typed: type, names: set[str]) -> None:
+    assert typing.get_type_hints(typed).keys() == names
