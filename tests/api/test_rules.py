@@ -87,6 +87,20 @@ def test_tags_and_reservations_are_shown_of_a_function_alone(api: Any, made: str
         assert found.keys() & {"Tags", "Concurrency"} == set()
 
 
+@pytest.mark.parametrize(
+    ("operation", "action"),
+    [("get_function", "GetFunction"), ("delete_function", "DeleteFunction"), ("invoke", "InvokeFunction")],
+)
+def test_functions_of_another_account_are_not_permitted(api: Any, operation: str, action: str) -> None:
+    arn = f"{FUNCTION.replace(ACCOUNT, '222222222222')}:theirs:1"
+    with refused("AccessDeniedException", 403) as error:
+        getattr(api, operation)(FunctionName=arn)
+    assert error.message == (
+        f"User: arn:aws:iam::{ACCOUNT}:root is not authorized to perform: lambda:{action} on resource: {arn} because "
+        f"no resource-based policy allows the lambda:{action} action"
+    )
+
+
 # --------------------------------------------------------------------------- functions
 
 

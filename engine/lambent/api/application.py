@@ -11,7 +11,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any, Final
 
-from lambent.api.invoking import Invoking, Reply
+from lambent.api.invoking import Invoking, Reply, continued
 from lambent.api.operations import Operations
 from lambent.api.records import CODE_PATH
 from lambent.api.refusals import Refusal, forbidden, too_large, unreadable
@@ -63,7 +63,9 @@ class Application:
             operation, labels = self._wire.route(scope["method"], scope["raw_path"], query)
             body = await _body(receive, headers, _limit(operation), operation)
             if operation.name in self._invoking.operations:
-                request_id, reply = await self._invoking.do(operation, labels, query, headers, body)
+                call = self._invoking.do(operation, labels, query, headers, body)
+                trace = headers.get(b"x-amzn-trace-id")
+                request_id, reply = await (call if trace is None else continued(trace, call))
             else:
                 request_id = self._engine.new_id()
                 reply = await self._do(operation, labels, query, headers, body, request_id, scope)

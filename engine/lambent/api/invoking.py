@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, Final, TypeVar
 
 from lambent.api import event_stream
 from lambent.api.constraints import problems
@@ -28,6 +28,8 @@ from lambent.payload import encode_result
 from lambent.response_stream import ResponseStream
 from lambent.semantics import recursion
 from lambent.semantics.routing import known
+
+T = TypeVar("T")
 
 MAXIMUM_CONTEXT_BYTES: Final = 3583  # Lambda API reference: Invoke, X-Amz-Client-Context
 MAXIMUM_CHUNK_BYTES: Final = 4 * 1024 * 1024  # of one event of a stream; clients take 16 MB
@@ -56,22 +58,7 @@ class Invoking:
         headers: Mapping[bytes, bytes],
         body: bytes,
     ) -> tuple[str, Reply]:
-        """The request id and the reply. Raises `LambentError`. A function that calls by one of AWS's SDKs is told from
-        others by the trace header: its call goes on with its chain."""
-        if (trace := headers.get(b"x-amzn-trace-id")) is None:
-            return await self._done(operation, labels, query, headers, body)
-        trace_id, hops = recursion.heard(trace.decode("latin-1"))
-        with continuing(hops, trace_id):
-            return await self._done(operation, labels, query, headers, body)
-
-    async def _done(
-        self,
-        operation: Operation,
-        labels: tuple[str, ...],
-        query: Mapping[str, list[str]],
-        headers: Mapping[bytes, bytes],
-        body: bytes,
-    ) -> tuple[str, Reply]:
+        """The request id and the reply. Raises `LambentError`."""
         if operation.name == "InvokeAsync":
             meant = self._meant("Invoke", labels[0], None, "Event", "None")
             _check_size(body)
@@ -138,11 +125,18 @@ class Invoking:
                 given["Qualifier"] = qualifier
             if wrong := problems(self._wire.operations[operation].input, given):
                 raise constrained(wrong)
-            reached = reference(label, qualifier, self._engine.settings)
+            reached = reference(label, qualifier, self._engine.settings, operation)
             if len(self._known) >= MAXIMUM_KNOWN:
                 self._known.clear()
             self._known[key] = reached
         return reached
+
+
+async def continued(trace: bytes, call: Awaitable[T]) -> T:
+    """A call with a trace header, as AWS's SDKs send it from within a function: it goes on with the function's chain."""
+    trace_id, hops = recursion.heard(trace.decode("latin-1"))
+    with continuing(hops, trace_id):
+        return await call
 
 
 class _Whole:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from lambent.api.configurations import iso
 from lambent.api.decisions import Answer
 from lambent.api.records import page
-from lambent.api.refusals import Refusal, conflict, forbidden, invalid, not_found, stale
+from lambent.api.refusals import conflict, invalid, not_found, not_permitted, stale
 from lambent.settings import EngineSettings
 
 _ARN: Final = re.compile(r"arn:aws[a-zA-Z-]*:lambda:([a-z0-9-]+):(\d{12}):layer:([a-zA-Z0-9-_]+)(?::(\d+))?")
@@ -115,18 +115,10 @@ def name_of(given: str, settings: EngineSettings) -> str:
     if found is None:
         return given
     if found[2] != settings.account_id:
-        raise _not_permitted(given, settings)
+        raise not_permitted("GetLayerVersion", given, settings.account_id)
     if found[1] != settings.region:
         raise not_found()
     return found[3]
-
-
-def _not_permitted(arn: str, settings: EngineSettings) -> Refusal:
-    """A layer of another account, of which nothing is here, nor said."""
-    return forbidden(
-        f"User: arn:aws:iam::{settings.account_id}:root is not authorized to perform: lambda:GetLayerVersion on "
-        f"resource: {arn} because no resource-based policy allows the lambda:GetLayerVersion action"
-    )
 
 
 def version_named(arn: str, settings: EngineSettings) -> tuple[str, int]:
@@ -179,7 +171,7 @@ def attached(
                 f"{settings.region}."
             )
         if named is not None and named[2] != settings.account_id:
-            raise _not_permitted(arn, settings)
+            raise not_permitted("GetLayerVersion", arn, settings.account_id)
         name, number = ("", "") if named is None else (named[3], named[4])
         layer = layers.get(name)
         if layer is None or number not in layer.versions:

@@ -93,7 +93,7 @@ class MappingOperations:
         settings = self._engine.settings
         found = list((await self._control.list_mappings()).values())
         if (given := params.get("FunctionName")) is not None:
-            named = reference(given, None, settings)
+            named = reference(given, None, settings, "ListEventSourceMappings")
             if await self._control.get_stored_function(named.name) is None:
                 raise not_found(f"Function not found: {named.arn}")
             found = [

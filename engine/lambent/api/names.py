@@ -9,7 +9,7 @@ import re
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from lambent.api.refusals import Refusal, forbidden, invalid, joined, not_found
+from lambent.api.refusals import Refusal, forbidden, invalid, joined, not_found, not_permitted
 from lambent.arns import function_arn
 from lambent.model import LATEST
 from lambent.settings import EngineSettings
@@ -48,8 +48,11 @@ class Reference(NamedTuple):
         return f"{self.unqualified}:{qualifier}"
 
 
-def reference(given: str, qualifier: str | None, settings: EngineSettings) -> Reference:
-    """What this FunctionName and Qualifier mean. Raises `Refusal`: another region or account, or two qualifiers."""
+def reference(
+    given: str, qualifier: str | None, settings: EngineSettings, operation: str = "GetFunction"
+) -> Reference:
+    """What this FunctionName and Qualifier mean to an operation. Raises `Refusal`: another region or account, or two
+    qualifiers."""
     found = _FORM.fullmatch(given)
     if found is None:  # another parameter's form allowed it
         raise not_found(f"Function not found: {given[:256]}")
@@ -57,7 +60,8 @@ def reference(given: str, qualifier: str | None, settings: EngineSettings) -> Re
     if region is not None and region != settings.region:
         raise not_found(f"Functions from '{region}' are not reachable in this region ('{settings.region}')")
     if account is not None and account != settings.account_id:
-        raise forbidden(f"Functions of account {account} are not reachable in this account ({settings.account_id})")
+        arn = function_arn(region or settings.region, account, found["name"], qualifier or found["qualifier"])
+        raise not_permitted("InvokeFunction" if operation.startswith("Invoke") else operation, arn, settings.account_id)
     derived = found["qualifier"]
     if derived and qualifier and derived != qualifier:
         raise invalid(_MISMATCH)

@@ -119,7 +119,7 @@ class Operations:
         elif operation == "CreateFunction":
             meant = new_name(given, settings)
         else:
-            meant = reference(given, params.get("Qualifier"), settings)
+            meant = reference(given, params.get("Qualifier"), settings, operation)
         now, new_id = self._engine.now(), self._engine.new_id
         provisioned = partial(self._provisioned, meant.name)
         return Asked(

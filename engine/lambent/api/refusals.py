@@ -77,6 +77,14 @@ def forbidden(message: str) -> Refusal:
     return Refusal("AccessDeniedException", 403, message, typed=False)
 
 
+def not_permitted(action: str, arn: str, account: str) -> Refusal:
+    """What another account has: nobody there permits anything."""
+    return forbidden(
+        f"User: arn:aws:iam::{account}:root is not authorized to perform: lambda:{action} on resource: {arn} because "
+        f"no resource-based policy allows the lambda:{action} action"
+    )
+
+
 def unknown_operation() -> Refusal:
     """No operation has this method and path."""
     return Refusal("UnknownOperationException", 404, "There is no such operation: see docs/api.md.", typed=False)
