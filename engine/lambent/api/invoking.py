@@ -133,7 +133,7 @@ class Invoking:
 
 
 async def continued(trace: bytes, call: Awaitable[T]) -> T:
-    """A call with a trace header, as AWS's SDKs send it from within a function: it goes on with the function's chain."""
+    """A call with a trace header, as AWS's SDKs send it from within a function: it goes on with that one's chain."""
     trace_id, hops = recursion.heard(trace.decode("latin-1"))
     with continuing(hops, trace_id):
         return await call
