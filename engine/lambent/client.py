@@ -72,7 +72,7 @@ class Client:
         new_id = ids_of(self._chance)
         region, account_id = self._settings.region, self._settings.account_id
         self._world = World(new_id(), self._clock, self._chance.random, new_id, region, account_id)
-        self._control = Control(self._settings)
+        self._control = Control(self._settings, self._clock)
         self._connection = await self.store.connect(self._world, client=True)
         self._control.connect(self._connection.documents)
         return self

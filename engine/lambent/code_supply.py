@@ -1,8 +1,8 @@
 """The code that an engine runs, however many engines its store has: fetched where it is missing, removed where it is
 unused.
 
-Decides when uploaded code counts as kept (when the store's archive has it, if it has one), and when what nobody needs
-is looked for. What a reference to code means is `code_sources.py`'s, what is kept on this machine `code_store.py`'s.
+Decides when uploaded code counts as kept (when the store's archive has it, if it has one), and what of it nobody
+needs. What a reference to code means is `code_sources.py`'s, what is kept on this machine `code_store.py`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambent.configuration import ExecutionEnvironment
 from lambent.ports import Archive, CodePlaces, World
@@ -20,8 +20,6 @@ from lambent.ports import Archive, CodePlaces, World
 if TYPE_CHECKING:
     from lambent.code_sources import CodeSources
     from lambent.code_store import Code
-
-COLLECT_SECONDS: Final = 3600.0  # between two looks for code that no function needs
 
 
 class Needed(NamedTuple):
@@ -72,14 +70,9 @@ class CodeSupply:
         """The zip of this hash. Raises ResourceNotFound, InvalidParameterValue, StoreUnavailable."""
         return await asyncio.to_thread(lambda: self._opened().uploaded(sha256))
 
-    async def run(self, needed: Callable[[], Awaitable[Needed]]) -> None:
-        """Remove what nothing needs any longer, again and again."""
-        while True:
-            await self.collect(needed)
-            await asyncio.sleep(COLLECT_SECONDS)
-
     async def collect(self, needed: Callable[[], Awaitable[Needed]]) -> None:
-        """As `run`, once. What was put in the last hour stays: somebody may be about to say that it is needed."""
+        """Remove what nothing needs any longer. What was put in the last hour stays: somebody may be about to say that
+        it is needed."""
         archive = self._archive
         ages = {} if archive is None else await archive.ages()
         if not ages and (self._directory is None or not self._directory.is_dir()):

@@ -1,9 +1,11 @@
-"""The base of every configuration, and where a function runs that is no callable of this process.
+"""The base of every configuration, names and references in it, and where a function runs that is no callable of this
+process.
 
-Decides what an execution environment may be told: runtime, code, handler, layers, variables, sizes and how it logs,
-each value on its own. What runs it is found by its runtime's family in `runtimes/`; whether the code is there is found
-out when it is fetched. Ranges and names are those of the Lambda API reference (CreateFunction) and of the developer
-guide («Working with environment variables», «Configuring JSON and plain text log formats»).
+Decides how functions, queues, streams and destinations are named, and what an execution environment may be told:
+runtime, code, handler, layers, variables, sizes and how it logs, each value on its own. What runs it is found by its
+runtime's family in `runtimes/`; whether the code is there is found out when it is fetched. Ranges and names are those
+of the Lambda API reference (CreateFunction) and of the developer guide («Working with environment variables»,
+«Configuring JSON and plain text log formats»).
 """
 
 from __future__ import annotations
@@ -33,6 +35,30 @@ class Configuration(BaseModel):
     """Base of every configuration: unknown fields, NaN and wrong types are refused, and a value never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+
+def _destination(value: object) -> object:
+    return getattr(value, "destination", value)
+
+
+_DESTINATIONS: Final = (
+    r"(queue|stream|function):[\w.-]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://([\w.-]+|[^\s/]+/[^\s/?#,]+(\?\S*)?)"
+)
+
+
+def _known_scheme(value: str) -> str:
+    if not re.fullmatch(_DESTINATIONS, value, re.ASCII):
+        raise ValueError(
+            "a destination is a queue, stream or function of this engine (an object, or 'queue:NAME', 'stream:NAME', "
+            "'function:NAME'), a JSON-lines file ('file:///PATH'), an HTTP endpoint ('https://…') or a topic, "
+            "with its cluster ('kafka://HOST:PORT/TOPIC')"
+        )
+    return value
+
+
+DestinationRef = Annotated[str, BeforeValidator(_destination), AfterValidator(_known_scheme)]
+ResourceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,80}(\.fifo)?$")]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 def _text(value: object) -> object:

@@ -1,8 +1,8 @@
 """What is configured: functions, queues, streams and mappings, declared here and kept as documents of the store.
 
 Decides what is known and when it is checked, which of two writers wins, and in which state a mapping is. What is a
-valid value on its own is decided in `model.py`, what fits together in `consistency.py`; running what is configured is
-the supervisor's and the invoker's.
+valid value on its own is decided in `model.py`, what fits together in `consistency.py`, how functions lie in the store
+in `stored_functions.py`; running what is configured is the supervisor's and the invoker's.
 
 Code declares, the store remembers. What is declared replaces what is stored, once a life, and the difference is logged;
 what others change after that stays. A mapping's desired state (paused or not, where to read from) lives in its document
@@ -30,28 +30,24 @@ from lambent.model import (
     Stream,
     StreamMapping,
 )
-from lambent.ports import Document, Documents
+from lambent.ports import Clock, Document, Documents
 from lambent.semantics.routing import destinations
 from lambent.settings import EngineSettings
-from lambent.stored import DELETED, Stored, content, difference, is_deleted
+from lambent.stored import Stored, content, difference
+from lambent.stored_functions import MAXIMUM_WRITE_TRIES, NOT_STARTED, StoredFunction, StoredFunctions
 from lambent.stored_mappings import RETIRED, Seek, StoredMapping, first_seek, is_same, mapping_id, next_id
 from lambent.validation import changed, validated
 
 C = TypeVar("C", bound=Configuration)
 
-FORGOTTEN_SECONDS: Final = 600.0
-"""After which the trace of a deleted function is gone: who looked for changes longer ago than half of that looks at all
-functions."""
-MAXIMUM_WRITE_TRIES: Final = 100  # of one read-change-write before it is called a conflict
-NOT_STARTED: Final = "The engine is not started: enter `async with engine:` or `await engine.start()` first."
-_KINDS: Final = ("function", "queue", "stream", "mapping")  # of documents
+_NOT_DECLARED: Final = ("aliases", "event_invoke_of", "provisioned_of")  # of a function: what code cannot say
 _NO_MAPPING: Final = "The resource you requested does not exist."  # AWS's words
 
 
 class Control:
     """The configuration of one engine, and its door to what the store knows."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, clock: Clock) -> None:
         self._settings = settings
         self._documents: Documents | None = None
         self._mentioned: set[str] = set()  # queues and streams named without options, as 'queue:NAME'
@@ -61,9 +57,7 @@ class Control:
         self.streams: dict[str, Stream] = {}
         self.sources: dict[str, Kind] = {}  # other sources, by URL
         self.mappings: dict[str, AnyMapping] = {}
-        self.deleted: set[str] = set()  # functions that may have left events
-        self.made: set[str] = set()  # stored functions that a call made, as of the last look
-        self._seen = 0  # the highest revision of functions then
+        self.stored = StoredFunctions(clock.monotonic)
         self.on_declared: Callable[[], None] = lambda: None
         self.log: Callable[..., None] = lambda level, event, **fields: None
         self._told: set[str] = set()  # mappings that were said not to be declared
@@ -153,14 +147,10 @@ class Control:
 
     # --- documents -------------------------------------------------------------------------------------------------
 
-    @property
-    def has_unpublished(self) -> bool:
-        """Is anything declared that is not yet stored?"""
-        return bool(self._unpublished)
-
     def connect(self, documents: Documents | None) -> None:
         """From now on these documents count (None: none), and all that is declared is to be published."""
         self._documents = documents
+        self.stored.connect(documents)
         self._unpublished = {
             *(("function", name) for name in self.functions),
             *(("queue", name) for name in self.queues),
@@ -173,7 +163,8 @@ class Control:
         written if anything is refused. Where what is stored holds, it holds for this engine's queues and streams at
         once; functions follow by `list_functions`."""
         new = sorted(self._unpublished)
-        documents = {(kind, each.name): each for kind in _KINDS for each in await self._opened.list(kind)}
+        kinds = sorted({kind for kind, _ in new})
+        documents = {(kind, each.name): each for kind in kinds for each in await self._opened.list(kind)}
         stored = await self.list_mappings()
         holding = {key: found for key in new if (found := content(documents.get(key))) and self._holds(*key, found)}
         for (kind, name), found in holding.items():
@@ -183,8 +174,8 @@ class Control:
                 self.queues[name] = _read(Queue, found)
             elif kind == "stream":
                 self.streams[name] = _read(Stream, found)
-        known = await self.known()
-        functions = {name: _read(Function, found) for (kind, name), found in holding.items() if kind == "function"}
+        known, seen = await self.known(), await self.stored.look()
+        functions = {name: seen[name].function for kind, name in holding if kind == "function" and name in seen}
         known = known._replace(functions={**known.functions, **functions})
         for kind, name in (key for key in new if key not in holding):
             if kind == "function":
@@ -227,10 +218,10 @@ class Control:
 
     async def get_function(self, name: str) -> Function:
         """As it is stored. Raises ResourceNotFound."""
-        found = content(await self._opened.get("function", name))
+        found = await self.stored.get(name)
         if found is None:
-            raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
-        return _read(Function, found)
+            raise self._no_function(name)
+        return found.function
 
     async def get_queue(self, name: str) -> Queue:
         """As it is stored. Raises ResourceNotFound."""
@@ -241,35 +232,8 @@ class Control:
         return await self._get(Stream, name)
 
     async def list_functions(self) -> dict[str, Function]:
-        return {name: read_function(stored) for name, (stored, _) in (await self.list_stored_functions()).items()}
-
-    async def list_stored_functions(self) -> dict[str, tuple[Stored, int]]:
-        """All functions with all that is stored of them, by name in its order; each with its document's revision."""
-        documents = await self._opened.list("function")
-        found = {each.name: (stored, each.revision) for each in documents if (stored := content(each))}
-        return dict(sorted(found.items()))
-
-    async def get_stored_function(self, name: str) -> tuple[Stored, int] | None:
-        """As `list_stored_functions`, for one; None: there is none."""
-        document = await self._opened.get("function", name)
-        found = content(document)
-        return None if document is None or found is None else (found, document.revision)
-
-    async def change_stored_function(
-        self, name: str, change: Callable[[Stored | None, int], Stored], check: Callable[[Function], None]
-    ) -> Function:
-        """One read-change-write: `change` gets what is stored, if anything, and its revision, `check` what is to be."""
-
-        def body(document: Document | None) -> str:
-            wanted = change(content(document), 0 if document is None else document.revision)
-            check(read_function(wanted))
-            return wanted.body()
-
-        found = content(await self._write("function", name, body))
-        assert found is not None
-        if found.origin == "api":
-            self.made.add(name)
-        return read_function(found)
+        """All that are stored, by name in its order."""
+        return {name: each.function for name, each in sorted((await self.stored.look()).items())}
 
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
         """Replace some fields. Engines that host the function follow; what runs already ends as it began. That holds
@@ -278,62 +242,32 @@ class Control:
         (await self.known()).check_function(function)
         if name in self.functions:
             self.functions[name] = function
-
-        def body(document: Document | None) -> str:
-            found = content(document) or Stored({})
-            return replace(found, configuration=function.model_dump(mode="json")).body()
-
-        await self._write("function", name, body)
+        await self.stored.change(name, lambda found: (found or StoredFunction(Stored({}))).configured(function))
         return function
 
     async def change_test_events(self, name: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]) -> None:
         """Change the events that are saved with a function. Raises ResourceNotFound, and what `change` does."""
 
-        def body(document: Document | None) -> str:
-            found = content(document)
+        def changed_events(found: StoredFunction | None) -> StoredFunction:
             if found is None:
-                raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
-            return replace(found, test_events=change(found.test_events)).body()
+                raise self._no_function(name)
+            return replace(found, stored=replace(found.stored, test_events=change(found.stored.test_events)))
 
-        await self._write("function", name, body)
+        await self.stored.change(name, changed_events)
 
     async def delete_function(self, name: str) -> None:
         """Raises ResourceNotFound. It is called no more; what runs ends as it began. Its events that wait end as
         dropped, each when it falls due, by any engine that runs then, and without a report: where that would go was
         deleted too. Its mappings stay, as on AWS, and wait for a function of that name, as do events that are left when
         one is declared."""
+        if not await self.stored.delete(name):
+            raise self._no_function(name)
 
-        def body(document: Document | None) -> str:
-            if content(document) is None:
-                raise ResourceNotFound(f"Function not found: {self.function_arn(name)}")
-            return DELETED
-
-        await self._write("function", name, body)
-        self.deleted.add(name)
-
-    async def changed_functions(self, anew: bool) -> dict[str, Function | None]:
-        """The functions that were written since this was asked last, or all that there are (`anew`); None stands for
-        one that is not, or no longer. What was `deleted` and `made` is known then."""
-        documents = await self._opened.list("function", 0 if anew else self._seen)
-        changes: dict[str, Function | None] = {}
-        if anew or any(each.revision <= self._seen for each in documents):  # the store has lost what we saw
-            self._seen = 0
-            self.made.clear()
-            self.deleted.clear()
-            changes = dict.fromkeys(self.functions)
-        for each in documents:
-            self._seen = max(self._seen, each.revision)
-            stored = content(each)
-            changes[each.name] = None if stored is None else read_function(stored)
-            (self.made.add if stored is not None and stored.origin == "api" else self.made.discard)(each.name)
-            (self.deleted.add if stored is None else self.deleted.discard)(each.name)
-        return changes
-
-    async def forget_deleted(self, waiting: Collection[str]) -> None:
-        """Nothing needs to be known any more of deleted functions, but of these, which have events."""
-        for each in await self._opened.list("function"):
-            if is_deleted(each) and each.name not in waiting:  # only if nobody declares it meanwhile
-                await self._opened.put("function", each.name, DELETED, each.revision, FORGOTTEN_SECONDS)
+    async def changed_functions(self) -> dict[str, Function | None]:
+        """The functions that were written since this was asked last; None stands for one that is not, or no longer.
+        Nothing is told before all that is declared is stored: what is not yet there was not removed."""
+        await self.stored.look()
+        return {} if self._unpublished else self.stored.changes(self.functions)
 
     async def create_mapping(
         self,
@@ -479,6 +413,9 @@ class Control:
     def function_arn(self, name: str, qualifier: str | None = None) -> str:
         return function_arn(self._settings.region, self._settings.account_id, name, qualifier)
 
+    def _no_function(self, name: str) -> ResourceNotFound:
+        return ResourceNotFound(f"Function not found: {self.function_arn(name)}")
+
     # --- reading and writing documents -----------------------------------------------------------------------------
 
     @property
@@ -492,9 +429,11 @@ class Control:
         return Known(self.functions, self.queues, self.streams, self.sources, self._settings, final=False)
 
     async def known(self) -> Known:
-        """Everything that is declared here or stored."""
+        """Everything that is stored, or declared here and about to be."""
+        stored = {name: each.function for name, each in (await self.stored.look()).items()}
+        to_be = {name: self.functions[name] for kind, name in self._unpublished if kind == "function"}
         return Known(
-            {**await self._list(Function), **self.functions},
+            {**stored, **to_be},
             {**await self._list(Queue), **self.queues},
             {**await self._list(Stream), **self.streams},
             self.sources,
@@ -522,13 +461,20 @@ class Control:
         """Replace what is stored by what is declared, unless it holds, and say how they differ."""
         was: Stored | None = None
 
-        def body(document: Document | None) -> str:
+        def wanted(stored: Stored | None) -> Stored:
             nonlocal was
-            was = content(document)
+            was = stored
             held = was is not None and self._holds(kind, name, was)
-            return (was if was is not None and held else self._content(kind, name, was)).body()
+            return was if was is not None and held else self._content(kind, name, was)
 
-        await self._write(kind, name, body)
+        def declared(found: StoredFunction | None) -> StoredFunction:
+            before = found or StoredFunction(Stored({}))
+            return replace(before, stored=wanted(None if found is None else found.stored))
+
+        if kind == "function":
+            await self.stored.change(name, declared)
+        else:
+            await self._write(kind, name, lambda document: wanted(content(document)).body())
         if was is not None and not self._holds(kind, name, was):
             changes = difference(was.configuration, self._content(kind, name, was).configuration)
             if changes:
@@ -543,8 +489,11 @@ class Control:
         release = 0 if f"{kind}:{name}" in self._mentioned else self._settings.release
         if kind != "mapping":
             kept = stored or Stored({})
-            declared = self._declared_as(kind, name).model_dump(mode="json")
-            return Stored(declared, "code", release, api=kept.api, test_events=kept.test_events)
+            declared = self._declared_as(kind, name).model_dump(mode="json", exclude={"versions"})
+            said_by_calls = {
+                option: kept.configuration[option] for option in _NOT_DECLARED if option in kept.configuration
+            }
+            return replace(kept, configuration=declared | said_by_calls, origin="code", release=release)
         mapping = self.mappings[name]
         seek = first_seek(mapping)
         if stored is not None:
@@ -589,11 +538,6 @@ def _stored(document: Document) -> StoredMapping:
     mapping = _read(StreamMapping, found) if stream else _read(QueueMapping, found)
     seek = Seek(*found.seek)
     return StoredMapping(document.name, mapping, seek, document.revision, found.origin, found.release, found.api)
-
-
-def read_function(stored: Stored) -> Function:
-    """The function's configuration."""
-    return _read(Function, stored)
 
 
 def _read(model: type[C], stored: Stored) -> C:

@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., object])
 Source = QueueHandle | StreamHandle | str
 
 _FUNCTION_OPTIONS: Final = Function.model_fields.keys() - {
-    "event_invoke", "environment", "version", "versions", "aliases", "event_invoke_of",
+    "event_invoke", "environment", "version", "versions", "aliases", "event_invoke_of", "provisioned_of",
 }  # fmt: skip
 _ENVIRONMENT_OPTIONS: Final = ExecutionEnvironment.model_fields.keys()
 _EVENT_OPTIONS: Final = EventInvokeConfig.model_fields.keys()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from lambent.calls import InvokeResponse, check_context, collects_tail, in_bytes, new_event, payload_bytes, response_of
 from lambent.context import CURRENT
-from lambent.control import NOT_STARTED, Control
+from lambent.control import Control
 from lambent.declaring import Declarations, Hosted, Source
 from lambent.errors import (
     EngineStopped,
@@ -54,6 +54,7 @@ from lambent.semantics.routing import known
 from lambent.settings import EngineSettings
 from lambent.signals import serve
 from lambent.sources import beside, load_store
+from lambent.stored_functions import NOT_STARTED
 from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
 from lambent.validation import validated
@@ -95,7 +96,8 @@ class Engine(Declarations):
         if settings is not None and not isinstance(settings, EngineSettings):
             raise InvalidParameterValue(f"settings: {settings!r} is not allowed; it must be an EngineSettings or None")
         self.settings = settings = settings or validated(EngineSettings, options, "the engine")
-        super().__init__(Control(settings), clock or SystemClock())
+        clock = clock or SystemClock()
+        super().__init__(Control(settings, clock), clock)
         self.telemetry = telemetry or Telemetry()
         self.control.log = self.telemetry.log
         self.store = load_store(store)
@@ -575,7 +577,7 @@ class Engine(Declarations):
     def _followed(self, changes: Mapping[str, Function | None]) -> None:
         """Another client changed functions in the store."""
         for name, function in changes.items():
-            self.follow(name, function, self.control.made)
+            self.follow(name, function, self.control.stored.made)
 
     def _find(self, function: Callable[..., object] | str, qualifier: str | None) -> Hosted:
         hosted = self._hosted.get(function)

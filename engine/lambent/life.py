@@ -11,13 +11,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lambent.calls import InvokeResponse, payload_bytes
 from lambent.code_supply import CodeSupply, Needed
-from lambent.control import FORGOTTEN_SECONDS, Control
+from lambent.control import Control
 from lambent.desk import REQUEST, SNAPSHOT, Desk, ask
 from lambent.destinations import Destinations
 from lambent.errors import LambentError, ResourceNotFound, StoreUnavailable
@@ -67,6 +66,7 @@ from lambent.watchdog import Watchdog
 if TYPE_CHECKING:
     from lambent.log_files import LogFiles
 
+COLLECT_SECONDS: Final = 3600.0  # between two looks for what no function needs
 LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while draining
 
 
@@ -105,7 +105,6 @@ class Life:
         self._invoke = invoke
         self._enqueue = enqueue
         self._followed = followed
-        self._followed_at = -inf  # on the monotonic clock
         self._closing = AsyncExitStack()
         self._declared = asyncio.Event()
         self._served: set[asyncio.Task[None]] = set()  # end by themselves when `stopping` is set
@@ -155,9 +154,9 @@ class Life:
         self.code.connect(self.connection.archive)
         control.connect(self.connection.documents)
         self._closing.callback(control.connect, None)
-        await control.changed_functions(anew=True)
-        if control.deleted:
-            await control.forget_deleted(await self.events.pending())
+        await control.stored.look()
+        if control.stored.deleted:
+            await control.stored.forget(await self.events.pending())
         await control.publish()
         await control.learn_destinations(list(control.functions.values()))
         self._permits = Permits(
@@ -221,7 +220,7 @@ class Life:
         self._begin(self._served, "supervisor", lambda: self.supervisor.run(self.stopping))
         self._begin(self._served, "desk", lambda: desk.run(self.stopping))
         self._begin(self._beside, "permits", self._permits.run)
-        self._begin(self._beside, "code", partial(self.code.run, self._code_needed))
+        self._begin(self._beside, "what is unused", self._collect)
         if self._settings.health_seconds:
             self._begin(self._beside, "health", partial(self.vitals.run, self._settings.health_seconds))
         self._begin(self._beside, "declarations", self._publish_later)
@@ -367,7 +366,7 @@ class Life:
 
     async def _serve_events(self) -> None:
         self._event_feed = EventFeed(
-            self.events, self._control.functions, self._settings.retry_delays_seconds, self._control.deleted
+            self.events, self._control.functions, self._settings.retry_delays_seconds, self._control.stored.deleted
         )
         loop = QueueLoop(self._event_feed, self.invoker, self._destinations, self._telemetry, self._world)
         await loop.run(self.stopping)
@@ -386,6 +385,13 @@ class Life:
                 self._telemetry.log("error", "what was declared is refused", error=error.message)
             await self._follow()
 
+    async def _collect(self) -> None:
+        """Remove versions and code that nothing needs any longer, again and again."""
+        while True:
+            await self._control.stored.collect()
+            await self.code.collect(self._code_needed)
+            await asyncio.sleep(COLLECT_SECONDS)
+
     async def _code_needed(self) -> Needed:
         """By all functions of the store, their versions, and layers."""
         layers = code_of_layers((await self._control.kept(LAYER)).values())
@@ -399,12 +405,8 @@ class Life:
             await follow()
 
     async def _follow(self) -> None:
-        control, now = self._control, self._world.clock.monotonic()
-        changes = await control.changed_functions(anew=now - self._followed_at > FORGOTTEN_SECONDS / 2)
-        if control.has_unpublished:  # what is not yet in the store was not removed from it
-            self._followed_at = -inf
-            return
-        self._followed_at = now
+        control = self._control
+        changes = await control.changed_functions()
         self._followed(changes)
         ours = [each for name, each in changes.items() if each is not None and name in control.functions]
         await control.learn_destinations(ours)

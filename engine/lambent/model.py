@@ -7,15 +7,22 @@ reference (CreateFunction, CreateEventSourceMapping, PutFunctionEventInvokeConfi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lambent.configuration import Alias, Configuration, ExecutionEnvironment, PublishedVersion
+from lambent.configuration import (
+    Alias,
+    Configuration,
+    DestinationRef,
+    ExecutionEnvironment,
+    FunctionName,
+    PublishedVersion,
+    ResourceName,
+)
 
 LATEST: Final = "$LATEST"
 MAXIMUM_SYNC_PAYLOAD_BYTES: Final = 6 * 1024 * 1024  # Lambda quotas: synchronous request payload
@@ -30,30 +37,6 @@ DRAINED: Final = "drained"  # why work came back that a stop cut off; ours
 DESTINATION_FAILED: Final = "destination-failed"  # how an item ended whose report no destination took; ours
 
 # --------------------------------------------------------------------------- what users write
-
-
-def _destination(value: object) -> object:
-    return getattr(value, "destination", value)
-
-
-_DESTINATIONS: Final = (
-    r"(queue|stream|function):[\w.-]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://([\w.-]+|[^\s/]+/[^\s/?#,]+(\?\S*)?)"
-)
-
-
-def _known_scheme(value: str) -> str:
-    if not re.fullmatch(_DESTINATIONS, value, re.ASCII):
-        raise ValueError(
-            "a destination is a queue, stream or function of this engine (an object, or 'queue:NAME', 'stream:NAME', "
-            "'function:NAME'), a JSON-lines file ('file:///PATH'), an HTTP endpoint ('https://…') or a topic, "
-            "with its cluster ('kafka://HOST:PORT/TOPIC')"
-        )
-    return value
-
-
-DestinationRef = Annotated[str, BeforeValidator(_destination), AfterValidator(_known_scheme)]
-ResourceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,80}(\.fifo)?$")]
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class EventInvokeConfig(Configuration):
@@ -82,6 +65,7 @@ class Function(Configuration):
     versions: dict[str, PublishedVersion] = Field({})
     aliases: dict[str, Alias] = Field({})
     event_invoke_of: dict[str, EventInvokeConfig] = Field({})  # by version or alias; none has $LATEST's
+    provisioned_of: dict[str, int] = Field({})  # environments to be kept ready, by version; none is $LATEST's
 
     @model_validator(mode="after")
     def _a_process_takes_json(self) -> Function:

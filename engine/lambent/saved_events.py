@@ -22,10 +22,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
 async def saved(control: Control, function: str) -> Mapping[str, str]:
     """The function's test events as JSON, by name in its order. Raises ResourceNotFound: no such function."""
-    found = await control.get_stored_function(function)
+    found = await control.stored.get(function)
     if found is None:
         raise _no_function(control, function)
-    return dict(sorted(found[0].test_events.items()))
+    return dict(sorted(found.stored.test_events.items()))
 
 
 async def get(control: Control, function: str, name: str) -> bytes:

@@ -19,7 +19,8 @@ Origin = Literal["code", "api"]
 
 DELETED: Final = json.dumps({"deleted": True})
 """Stands for a function that was deleted, until none of its events is left."""
-
+FORGOTTEN: Final = json.dumps({"deleted": True, "forgotten": True})
+"""Stands for it from then on, until everybody has noticed."""
 
 LAYER: Final = "layer"
 """The kind of the documents of layers, which Lambda's API keeps."""
@@ -30,11 +31,15 @@ def code_of_layers(bodies: Iterable[str]) -> list[str]:
     return [each["code"]["path"] for body in bodies for each in json.loads(body)["versions"].values()]
 
 
+_LEFT_OUT_IF_EMPTY: Final = ("seek", "api", "test_events", "versions", "code_bytes")
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A document's content. `release` is the `EngineSettings.release` of the code that declared it; `seek` is a
     mapping's; `api` is what Lambda's API keeps of a function beside what engines need of it; `test_events` are events
-    that were saved with a function, as JSON by their names."""
+    that were saved with a function, as JSON by their names; `versions` are references of a function's versions, by
+    number, and `code_bytes` is what their code takes of the account."""
 
     configuration: Mapping[str, Any]
     origin: Origin = "code"
@@ -42,16 +47,15 @@ class Stored:
     seek: tuple[Any, ...] = ()
     api: Mapping[str, Any] = field(default_factory=dict)
     test_events: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    code_bytes: int = 0
 
     def body(self) -> str:
         """The document's text."""
         found: dict[str, Any] = {"configuration": self.configuration, "origin": self.origin, "release": self.release}
-        if self.seek:
-            found["seek"] = self.seek
-        if self.api:
-            found["api"] = self.api
-        if self.test_events:
-            found["test_events"] = self.test_events
+        for name in _LEFT_OUT_IF_EMPTY:
+            if value := getattr(self, name):
+                found[name] = value
         return json.dumps(found)
 
 
@@ -60,12 +64,12 @@ def content(document: Document | None) -> Stored | None:
     if document is None or is_deleted(document):
         return None
     found = json.loads(document.body)
-    seek, api, events = tuple(found.get("seek", ())), found.get("api", {}), found.get("test_events", {})
-    return Stored(found["configuration"], found["origin"], found["release"], seek, api, events)
+    known = {name: found[name] for name in Stored.__slots__ if name in found}
+    return Stored(**{**known, "seek": tuple(found.get("seek", ()))})
 
 
 def is_deleted(document: Document) -> bool:
-    return document.body == DELETED
+    return document.body in (DELETED, FORGOTTEN)
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, str]:

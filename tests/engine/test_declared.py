@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from lambent import Client, Engine, MemoryStore, ResourceNotFound, TooManyRequests
-from lambent.control import FORGOTTEN_SECONDS
 from lambent.model import Queue
 from lambent.ports import Store
 from lambent.stored import Stored, difference
+from lambent.stored_functions import FORGOTTEN_SECONDS
 from lambent.stored_mappings import StoredMapping
 from lambent.telemetry import ASYNC_EVENTS_DROPPED
 from lambent.testing.loop import VirtualClock

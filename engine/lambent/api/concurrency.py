@@ -7,14 +7,14 @@ API reference: PutFunctionConcurrency, PutProvisionedConcurrencyConfig, GetAccou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from lambent.api.configurations import iso
 from lambent.api.decisions import Answer, decides
 from lambent.api.records import Asked, Record, page
 from lambent.api.refusals import Refusal, conflict, invalid, not_found
-from lambent.model import LATEST
+from lambent.model import LATEST, Function
 from lambent.semantics.concurrency import MINIMUM_UNRESERVED
 from lambent.settings import EngineSettings
 
@@ -51,7 +51,7 @@ def put_reserved(asked: Asked, record: Record) -> Answer:
     if asked.reference.qualifier is not None:
         raise invalid(_UNQUALIFIED)
     wanted = asked.params["ReservedConcurrentExecutions"]
-    others = _reserved(asked.others.values(), record.name)
+    others = _reserved(asked.others, record.name)
     if wanted and asked.settings.account_concurrency - others - wanted < MINIMUM_UNRESERVED:
         raise invalid(
             "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
@@ -112,7 +112,7 @@ def put_provisioned(asked: Asked, record: Record) -> Answer:
             "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function"
         )
     if record.reserved is None:
-        free = _unreserved(asked.others.values(), asked.settings)
+        free = _unreserved(asked.others, asked.settings)
         if wanted > free:
             raise invalid(
                 "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency "
@@ -204,18 +204,17 @@ def _check_qualifier(asked: Asked, record: Record) -> None:
 # --------------------------------------------------------------------------- the account
 
 
-def account_settings(records: Iterable[Record], code_bytes: int, settings: EngineSettings) -> Answer:
+def account_settings(functions: Mapping[str, Function], code_bytes: int, settings: EngineSettings) -> Answer:
     """GetAccountSettings. `code_bytes`: of all code that there is."""
-    found = list(records)
     return {
         "AccountLimit": {
             "TotalCodeSize": settings.api_code_bytes,
             "CodeSizeUnzipped": MAXIMUM_UNZIPPED_BYTES,
             "CodeSizeZipped": MAXIMUM_ZIPPED_BYTES,
             "ConcurrentExecutions": settings.account_concurrency,
-            "UnreservedConcurrentExecutions": settings.account_concurrency - _reserved(found, ""),
+            "UnreservedConcurrentExecutions": settings.account_concurrency - _reserved(functions, ""),
         },
-        "AccountUsage": {"TotalCodeSize": code_bytes, "FunctionCount": len(found)},
+        "AccountUsage": {"TotalCodeSize": code_bytes, "FunctionCount": len(functions)},
     }
 
 
@@ -223,11 +222,12 @@ def _provisioned(record: Record) -> int:
     return sum(each["requested"] for each in record.provisioned.values())
 
 
-def _reserved(records: Iterable[Record], but: str) -> int:
-    return sum(each.reserved or 0 for each in records if each.name != but)
+def _reserved(functions: Mapping[str, Function], but: str) -> int:
+    return sum(each.reserved_concurrency or 0 for name, each in functions.items() if name != but)
 
 
-def _unreserved(records: Iterable[Record], settings: EngineSettings) -> int:
+def _unreserved(functions: Mapping[str, Function], settings: EngineSettings) -> int:
     """What is neither reserved by a function nor provisioned for one without a reservation."""
-    taken = sum(_provisioned(each) if each.reserved is None else each.reserved for each in records)
+    found = [(each.reserved_concurrency, each.provisioned_of) for each in functions.values()]
+    taken = sum(sum(provisioned.values()) if reserved is None else reserved for reserved, provisioned in found)
     return settings.account_concurrency - taken

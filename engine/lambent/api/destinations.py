@@ -10,11 +10,11 @@ import re
 from typing import Final
 
 from lambent.api.names import reference
-from lambent.api.records import Asked, Record
+from lambent.api.records import Asked
 from lambent.api.refusals import invalid
 from lambent.arns import function_arn, queue_arn, stream_arn, without_password
 from lambent.consistency import Known
-from lambent.model import LATEST
+from lambent.semantics import routing
 from lambent.settings import EngineSettings
 
 _QUEUE: Final = re.compile(r"arn:aws[a-z-]*:sqs:([a-z0-9-]+):(\d{12}):([a-zA-Z0-9_-]{1,80}(?:\.fifo)?)")
@@ -41,7 +41,7 @@ def reference_of(arn: str, side: str, asked: Asked) -> str:
         if name == asked.reference.name:
             raise invalid("You can't specify the function as a destination for itself.")
         meant = reference(arn, None, asked.settings)
-        if name not in asked.others or not has(asked.others[name], meant.qualifier):
+        if name not in asked.others or not routing.known(asked.others[name], meant.qualifier):
             raise invalid(f"The destination ARN {arn} is invalid.")
     elif asked.there is not None and not _takes_results(kind, name, asked.there):
         raise invalid(f"The destination ARN {arn} is invalid.")
@@ -52,11 +52,6 @@ def _takes_results(kind: str, name: str, there: Known) -> bool:
     if kind == "stream":
         return name in there.streams
     return name in there.queues and not there.queues[name].fifo
-
-
-def has(record: Record, qualifier: str | None) -> bool:
-    """Is there such a version or alias."""
-    return qualifier in (None, LATEST) or qualifier in record.versions or qualifier in record.aliases
 
 
 def known(arn: str, settings: EngineSettings) -> str | None:

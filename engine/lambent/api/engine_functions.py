@@ -20,20 +20,22 @@ from lambent.configuration import Alias, ExecutionEnvironment, PublishedVersion
 from lambent.model import LATEST, EventInvokeConfig, Function
 from lambent.settings import EngineSettings
 from lambent.stored import Stored
+from lambent.stored_functions import StoredFunction, Version
 from lambent.validation import changed, validated
 
 IMAGE_RUNTIME: Final = "image"  # of functions from container images, which say no runtime
 _NAMESPACE: Final = uuid.UUID("0b4e4c1e-6d0c-5f6e-8c57-6c616d62646e")  # of revisions that nobody chose
 
 
-def record_of(name: str, stored: Stored, revision: int, function: Function, settings: EngineSettings) -> Record:
+def record_of(found: StoredFunction, settings: EngineSettings) -> Record:
     """The record of what is stored, with what its code says if it is declared in code."""
-    derived = str(uuid.uuid5(_NAMESPACE, f"{name}\n{revision}"))
+    function, stored = found.function, found.stored
+    derived = str(uuid.uuid5(_NAMESPACE, f"{function.name}\n{found.revision}"))
     if stored.api:
-        record = Record.read(stored.api)
+        record = Record.read(stored.api, {number: each.api for number, each in found.versions.items()})
     else:
         latest = Configuration(members_of(function, settings), dict(DECLARED_CODE), derived, 0.0)
-        record = Record(name, latest)
+        record = Record(function.name, latest)
     record.declared = stored.origin == "code"
     if record.declared:
         members = {**record.latest.members, **members_of(function, settings)}
@@ -50,8 +52,21 @@ def record_of(name: str, stored: Stored, revision: int, function: Function, sett
     return record
 
 
-def function_of(record: Record, function: Function | None, settings: EngineSettings) -> Function:
-    """What engines run. `function`: as it was. Raises InvalidParameterValue for what no engine could run."""
+def stored_of(record: Record, before: StoredFunction | None, settings: EngineSettings) -> StoredFunction:
+    """What is stored of a record, in the place of what was. Raises InvalidParameterValue for what no engine could
+    run."""
+    before = before or StoredFunction(Stored({}, "api"))
+    function = _function(record, before.function if record.declared else None, settings)
+    new, documents = record.versions.published, record.versions.documents
+    versions = {
+        number: Version.of(_version(new[number]), documents[number]) if number in new else before.versions[number]
+        for number in record.versions
+    }
+    return before.configured(function, versions, api=record.document(), code_bytes=record.code_bytes)
+
+
+def _function(record: Record, function: Function | None, settings: EngineSettings) -> Function:
+    """What engines run, but for its versions. `function`: as its code declares it."""
     members = record.latest.members
     fields: dict[str, Any] = {
         "description": members["Description"],
@@ -65,7 +80,7 @@ def function_of(record: Record, function: Function | None, settings: EngineSetti
         },
     }
     fields["aliases"] = {name: _alias(each) for name, each in record.aliases.items()}
-    fields["versions"] = {number: _version(record, number) for number in record.versions}
+    fields["provisioned_of"] = _provisioned(record)
     if record.declared:
         assert function is not None
         return changed(function, fields, "a function")
@@ -74,7 +89,7 @@ def function_of(record: Record, function: Function | None, settings: EngineSetti
         fields["dead_letter_queue"] = known(target, settings)
         if not str(fields["dead_letter_queue"]).startswith("queue:"):
             raise invalid(f"The dead-letter target {target} is no queue of this region and account.")
-    fields["environment"] = _environment(record.latest, 0)
+    fields["environment"] = _environment(record.latest)
     return validated(Function, {**fields, "name": record.name}, "a function")
 
 
@@ -83,21 +98,27 @@ def _alias(alias: Mapping[str, Any]) -> Alias:
     return validated(Alias, {"version": alias["FunctionVersion"], "weights": weights}, "an alias")
 
 
-def _version(record: Record, number: str) -> PublishedVersion:
-    """With what is provisioned for it, or for aliases that name it."""
-    found = record.versions[number]
+def _version(found: Configuration) -> PublishedVersion:
     fields: dict[str, Any] = {
         "timeout_seconds": found.members["Timeout"],
         "memory_size_mb": found.members["MemorySize"],
     }
     if found.code["kind"] != DECLARED_CODE["kind"]:
-        named = [number, *(name for name, each in record.aliases.items() if each["FunctionVersion"] == number)]
-        ready = sum(record.provisioned[each]["requested"] for each in named if each in record.provisioned)
-        fields["environment"] = _environment(found, ready)
+        fields["environment"] = _environment(found)
     return validated(PublishedVersion, fields, "a version")
 
 
-def _environment(found: Configuration, provisioned: int) -> ExecutionEnvironment:
+def _provisioned(record: Record) -> dict[str, int]:
+    """What is provisioned for each version, or for aliases that name it."""
+    found: dict[str, int] = {}
+    for qualifier, each in record.provisioned.items():
+        alias = record.aliases.get(qualifier)
+        number = qualifier if alias is None else alias["FunctionVersion"]
+        found[number] = found.get(number, 0) + each["requested"]
+    return found
+
+
+def _environment(found: Configuration) -> ExecutionEnvironment:
     members = found.members
     logging = members["LoggingConfig"]
     fields: dict[str, Any] = {
@@ -108,7 +129,6 @@ def _environment(found: Configuration, provisioned: int) -> ExecutionEnvironment
         "variables": members.get("Environment", {}).get("Variables", {}),
         "ephemeral_storage_mb": members["EphemeralStorage"]["Size"],
         "log_format": logging["LogFormat"],
-        "provisioned_concurrency": provisioned,
     }
     if logging["LogFormat"] == "JSON":
         fields["application_log_level"] = logging.get("ApplicationLogLevel", "INFO")

@@ -192,37 +192,37 @@ def get_function(asked: Asked, record: Record) -> Answer:
     return answer
 
 
-def listed(records: list[Record], params: Mapping[str, Any], settings: EngineSettings) -> Answer:
-    """ListFunctions: $LATEST of each, or with FunctionVersion=ALL all versions, too."""
+def to_list(functions: Mapping[str, Function], params: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str | None]:
+    """Which functions and versions ListFunctions shows, and the marker of the next ones: $LATEST of each function, or
+    with FunctionVersion=ALL all versions, too. Raises `Refusal`."""
     whole = params.get("FunctionVersion") == "ALL"
-    items = [each for record in records for each in (_versions(record) if whole else [(record, LATEST, record.latest)])]
-    found, marker = page(items, params, _by_name_and_number)
-    return {"Functions": [_listed(each, settings, qualified=whole) for each in found], "NextMarker": marker}
+    named = [
+        (name, version) for name, each in functions.items() for version in (LATEST, *(each.versions if whole else ()))
+    ]
+    return page(named, params, _by_name_and_number)
+
+
+def listed(record: Record, version: str, settings: EngineSettings, *, qualified: bool) -> Answer | None:
+    """A version as an item of a list; None: it was deleted meanwhile."""
+    if version != LATEST and version not in record.versions:
+        return None
+    reference = Reference(record.name, None, function_arn(settings.region, settings.account_id, record.name))
+    found = record.latest if version == LATEST else record.versions[version]
+    arn = reference.of(version) if qualified else reference.unqualified
+    return shown(reference, arn, version, found, settings, listed=True)
 
 
 @decides("ListVersionsByFunction", missing=_no_function_to_publish)
 def list_versions(asked: Asked, record: Record) -> Answer:
-    found, marker = page(_versions(record), asked.params, _by_name_and_number)
-    return {"Versions": [_listed(each, asked.settings, qualified=True) for each in found], "NextMarker": marker}
+    named = [(record.name, version) for version in (LATEST, *record.versions)]
+    found, marker = page(named, asked.params, _by_name_and_number)
+    versions = [listed(record, version, asked.settings, qualified=True) for _, version in found]
+    return {"Versions": versions, "NextMarker": marker}
 
 
-_Item = tuple[Record, str, Configuration]
-
-
-def _versions(record: Record) -> list[_Item]:
-    return [(record, name, each) for name, each in [(LATEST, record.latest), *record.versions.items()]]
-
-
-def _by_name_and_number(item: _Item) -> list[Any]:
-    record, version, _ = item
-    return [record.name, 0 if version == LATEST else int(version)]
-
-
-def _listed(item: _Item, settings: EngineSettings, *, qualified: bool) -> Answer:
-    record, version, found = item
-    reference = Reference(record.name, None, function_arn(settings.region, settings.account_id, record.name))
-    arn = reference.of(version) if qualified else reference.unqualified
-    return shown(reference, arn, version, found, settings, listed=True)
+def _by_name_and_number(item: tuple[str, str]) -> list[Any]:
+    name, version = item
+    return [name, 0 if version == LATEST else int(version)]
 
 
 def _publish(asked: Asked, record: Record) -> tuple[str, Configuration]:

@@ -18,7 +18,6 @@ from lambent.api.extras import tagged
 from lambent.api.names import reference
 from lambent.api.records import Asked, page
 from lambent.api.refusals import invalid, not_found
-from lambent.control import read_function
 from lambent.engine import Engine
 from lambent.errors import InvalidParameterValue, ResourceNotFound
 from lambent.semantics import routing
@@ -94,7 +93,7 @@ class MappingOperations:
         found = list((await self._control.list_mappings()).values())
         if (given := params.get("FunctionName")) is not None:
             named = reference(given, None, settings, "ListEventSourceMappings")
-            if await self._control.get_stored_function(named.name) is None:
+            if await self._control.stored.get(named.name) is None:
                 raise not_found(f"Function not found: {named.arn}")
             found = [
                 each for each in found
@@ -127,8 +126,8 @@ class MappingOperations:
 
     async def _check_function(self, asked: Asked) -> None:
         """Raises `Refusal` if there is no such function, version or alias."""
-        found = await self._control.get_stored_function(asked.reference.name)
-        if found is None or not routing.known(read_function(found[0]), asked.reference.qualifier):
+        found = await self._control.stored.get(asked.reference.name)
+        if found is None or not routing.known(found.function, asked.reference.qualifier):
             raise invalid(members.NO_FUNCTION)
 
     async def _kind(self, source: str, asked: Asked) -> str:

@@ -1,13 +1,13 @@
 """Every operation of the API, done: what it decides on is fetched, what it decided is stored and followed.
 
-Decides which operation is done by what, and that a change of a function is one read-change-write of one document, so
+Decides which operation is done by what, and that a change of a function is one read-change-write of its document, so
 that it is whole or not at all. What changes and what is refused is decided in the modules of the resources.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -15,18 +15,17 @@ from lambent.api import aliases, concurrency, event_invoke, extras, functions
 from lambent.api.code import Codes, code_of
 from lambent.api.constraints import problems
 from lambent.api.decisions import DECISIONS, Answer, Decision
-from lambent.api.engine_functions import function_of, record_of
+from lambent.api.engine_functions import record_of, stored_of
 from lambent.api.layer_operations import LayerOperations
 from lambent.api.mappings import MappingOperations
 from lambent.api.names import Reference, new_name, reference
 from lambent.api.records import Asked, Record, code_url
 from lambent.api.refusals import conflict, constrained, not_found, not_here, pending
 from lambent.api.shapes import Operation, Wire
-from lambent.control import read_function
 from lambent.engine import Engine
 from lambent.errors import ResourceNotFound
 from lambent.model import Function
-from lambent.stored import Stored
+from lambent.stored_functions import StoredFunction
 
 _WITH_MORE: Final = frozenset(
     {
@@ -151,12 +150,11 @@ class Operations:
             record = await self._record(asked.reference.name)
             if record is None:
                 raise decision.missing(asked)
-            record.settle(asked.now)
             return decision.decide(asked, record)
         if asked.get("Layers"):
             asked.layers = await self._layers.known()
         if decision.knows_others:
-            asked.others, asked.there = await self._records(), await self._control.known()
+            asked.there = await self._control.known()
         answer: Answer = {}
 
         def change(record: Record | None) -> Record:
@@ -176,7 +174,7 @@ class Operations:
         functions.created(
             asked, {"kind": "image" if asked.params["Code"].get("ImageUri") else "zip", "size": 0, "sha256": ""}
         )
-        if await self._control.get_stored_function(asked.reference.name) is not None:
+        if await self._control.stored.get(asked.reference.name) is not None:
             raise exists
         code = await code_of(asked.params["Code"], self._codes)
         asked.now = self._engine.now()
@@ -197,7 +195,6 @@ class Operations:
         known = await self._record(asked.reference.name)
         if known is None:
             raise not_found(f"Function not found: {asked.reference.unqualified}")
-        known.settle(asked.now)
         functions.check_changeable(asked, known)
         code = await code_of(asked.params, self._codes)
         asked.now = self._engine.now()
@@ -232,34 +229,37 @@ class Operations:
         return {"StatusCode": 204}
 
     async def _list_functions(self, params: Mapping[str, Any]) -> Answer:
-        return functions.listed(list((await self._records()).values()), params, self._engine.settings)
+        named, marker = functions.to_list(await self._control.list_functions(), params)
+        names = list(dict.fromkeys(name for name, _ in named))
+        records = dict(zip(names, await asyncio.gather(*map(self._record, names)), strict=True))
+        whole = params.get("FunctionVersion") == "ALL"
+        found = [
+            functions.listed(record, version, self._engine.settings, qualified=whole)
+            for name, version in named if (record := records[name]) is not None
+        ]  # fmt: skip
+        return {"Functions": [each for each in found if each is not None], "NextMarker": marker}
 
     async def _account_settings(self, params: Mapping[str, Any]) -> Answer:
-        records, code_bytes = await self._records(), await self._code_bytes()
-        return concurrency.account_settings(records.values(), code_bytes, self._engine.settings)
+        code_bytes = await self._code_bytes()
+        return concurrency.account_settings(await self._control.list_functions(), code_bytes, self._engine.settings)
 
     async def _code_bytes(self) -> int:
         """Of all functions and layers, in all their versions, zipped."""
-        records = (await self._records()).values()
-        return sum(each.code_bytes for each in records) + await self._layers.code_bytes()
+        layers, functions = await self._layers.code_bytes(), await self._control.stored.look()
+        return sum(each.code_bytes for each in functions.values()) + layers
 
     # --- records ---------------------------------------------------------------------------------------------------
 
     async def _record(self, name: str) -> Record | None:
-        found = await self._control.get_stored_function(name)
-        return None if found is None else self._read(name, *found)
+        return self._read(await self._control.stored.get(name))
 
-    async def _records(self) -> dict[str, Record]:
-        now = self._engine.now()
-        records = {
-            name: self._read(name, *each) for name, each in (await self._control.list_stored_functions()).items()
-        }
-        for record in records.values():
-            record.settle(now)
-        return records
-
-    def _read(self, name: str, stored: Stored, revision: int) -> Record:
-        return record_of(name, stored, revision, read_function(stored), self._engine.settings)
+    def _read(self, found: StoredFunction | None) -> Record | None:
+        """As it is now."""
+        if found is None:
+            return None
+        record = record_of(found, self._engine.settings)
+        record.settle(self._engine.now())
+        return record
 
     async def _write(self, asked: Asked, change: Callable[[Record | None], Record]) -> None:
         """Change a record, and have this engine follow at once; others follow the store."""
@@ -268,17 +268,13 @@ class Operations:
         if _looks_around(asked):
             check = (asked.there or await self._control.known()).check_function
 
-        def rewritten(stored: Stored | None, revision: int) -> Stored:
-            record = None if stored is None else self._read(name, stored, revision)
-            if record is not None:
-                record.settle(asked.now)
-            wanted = change(record)
-            function = function_of(wanted, None if stored is None else read_function(stored), settings)
-            kept = stored or Stored({}, "api")
-            return replace(kept, configuration=function.model_dump(mode="json"), api=wanted.document())
+        def rewritten(found: StoredFunction | None) -> StoredFunction:
+            wanted = stored_of(change(self._read(found)), found, settings)
+            check(wanted.function)
+            return wanted
 
-        function = await self._control.change_stored_function(name, rewritten, check)
-        self._engine.follow(name, function, self._control.made)
+        written = await self._control.stored.change(name, rewritten)
+        self._engine.follow(name, written.function, self._control.stored.made)
 
 
 def how_done(operation: str) -> str:

@@ -1,4 +1,4 @@
-"""What the API keeps of one function: versions, aliases and the rest, as one value that is stored in one write.
+"""What the API keeps of one function: versions, aliases and the rest, as one value that is changed in one write.
 
 Decides the form of a record, and what has become of a change that takes its time: `Pending` until it is `Active`, each
 with a RevisionId of its own. What changes a record is in the module of each resource; everything here is pure.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from lambent.api.names import Reference
 from lambent.api.refusals import invalid, not_found
 from lambent.consistency import Known
-from lambent.model import LATEST
+from lambent.model import LATEST, Function
 from lambent.settings import EngineSettings
 
 T = TypeVar("T")
@@ -69,6 +69,48 @@ class Configuration:
         }
 
 
+class Versions(MutableMapping[str, Configuration]):
+    """Published versions by number, in their order. They never change, and one of a thousand is made of its document
+    only when it is asked for. `published`: those that are new."""
+
+    def __init__(self, documents: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self._documents = dict(documents or {})
+        self.published: dict[str, Configuration] = {}
+        self.now = 0.0  # epoch seconds, up to which they are settled
+
+    def __getitem__(self, number: str) -> Configuration:
+        found = self.published.get(number) or _configuration(self._documents[number])
+        found.settle(self.now)
+        return found
+
+    def __setitem__(self, number: str, version: Configuration) -> None:
+        self._documents[number] = asdict(version)
+        self.published[number] = version
+
+    def __delitem__(self, number: str) -> None:
+        del self._documents[number]
+        self.published.pop(number, None)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._documents
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._documents)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    @property
+    def documents(self) -> Mapping[str, Mapping[str, Any]]:
+        """They as JSON."""
+        return self._documents
+
+    @property
+    def code_bytes(self) -> int:
+        """Of all of them, zipped."""
+        return sum(int(each["code"]["size"]) for each in self._documents.values())
+
+
 @dataclass(slots=True)
 class Record:
     """All that is kept of a function. `declared`: it is a callable of an engine's code, whose options count."""
@@ -78,7 +120,7 @@ class Record:
     declared: bool = False
     reserved: int | None = None
     recursive_loop: str = "Terminate"
-    versions: dict[str, Configuration] = field(default_factory=dict)  # by number, in their order
+    versions: Versions = field(default_factory=Versions)  # each is stored on its own
     last_version: int = 0
     published_from: str = ""  # the fingerprint of the last version
     aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -90,25 +132,23 @@ class Record:
     def settle(self, now: float) -> None:
         """Let everything be done that has taken its time."""
         self.latest.settle(now)
-        for each in self.versions.values():
-            each.settle(now)
+        self.versions.now = now
 
     @property
     def code_bytes(self) -> int:
         """Of all of its versions, zipped."""
-        return sum(int(each.code["size"]) for each in (self.latest, *self.versions.values()))
+        return int(self.latest.code["size"]) + self.versions.code_bytes
 
     def document(self) -> dict[str, Any]:
-        """It as JSON."""
-        return asdict(self)
+        """It as JSON, but for its versions."""
+        kept = {name: getattr(self, name) for name in self.__slots__ if name != "versions"}
+        return {**kept, "latest": asdict(self.latest)}
 
     @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Record:
-        """The record of this JSON."""
-        values = dict(document)
-        values["latest"] = _configuration(values["latest"])
-        values["versions"] = {number: _configuration(each) for number, each in values["versions"].items()}
-        return cls(**values)
+    def read(cls, document: Mapping[str, Any], versions: Mapping[str, Mapping[str, Any]]) -> Record:
+        """The record of this JSON, and of that of its versions."""
+        latest = _configuration(document["latest"])
+        return cls(**{**document, "latest": latest, "versions": Versions(versions)})
 
     def at(self, reference: Reference) -> tuple[str, Configuration]:
         """The version that a reference means, through an alias if it names one. Raises `Refusal`."""
@@ -137,12 +177,16 @@ class Asked:
     new_id: Callable[[], str]
     settings: EngineSettings
     runtimes: frozenset[str]  # that botocore's model knows
-    others: Mapping[str, Record] = field(default_factory=dict)  # all functions of the store, where they matter
     there: Known | None = None  # what is declared or stored, where it matters
     layers: Mapping[str, Any] = field(default_factory=dict)  # by name, where they matter: see layers.py
     url: str = ""  # of this server
     provisioned: Callable[[str], Mapping[str, Any]] = lambda version: {}
     """What there is of a version's provisioned concurrency (status, ready) in this engine; empty: it needs none."""
+
+    @property
+    def others(self) -> Mapping[str, Function]:
+        """All functions, where they matter."""
+        return {} if self.there is None else self.there.functions
 
     def get(self, name: str, default: Any = None) -> Any:
         """A parameter; the default if it was not given."""

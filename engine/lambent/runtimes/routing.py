@@ -28,7 +28,7 @@ class Router:
         self._families: dict[str, EnvironmentRuntime] = {}
         self._elsewhere: dict[str, EnvironmentRuntime] = {}  # by function and version
         self._registered: dict[str, Function] = {}  # the same, as they are there
-        self._keys: dict[str, set[str]] = {}  # of those, by function
+        self._functions: dict[str, Function] = {}  # that have those
 
     def register(self, function: Function, handler: Callable[..., object] | None) -> None:
         """Serve it from now on, with this configuration. Raises InvalidParameterValue if `handler` cannot be called."""
@@ -37,11 +37,12 @@ class Router:
             self.withdraw(function.name)
             return
         assert function.environment is not None, f"{function.name} has neither a handler nor an environment"
-        wanted = {key(function.name, each): at(function, each) for each in (LATEST, *function.versions)}
-        for gone in self._keys.get(function.name, set()) - wanted.keys():
-            self._withdraw(gone)
-        self._keys[function.name] = set(wanted)
-        for name, each in wanted.items():
+        before = self._functions.get(function.name)
+        self._functions[function.name] = function
+        for gone in () if before is None else before.versions.keys() - function.versions.keys():
+            self._withdraw(key(function.name, gone))
+        for version in _differing(before, function):
+            name, each = key(function.name, version), at(function, version)
             if each.environment is None or self._registered.get(name) == each:  # what is warm stays warm
                 continue
             runtime = self._of(each.environment.family)
@@ -52,8 +53,9 @@ class Router:
 
     def withdraw(self, name: str) -> None:
         """Serve it no longer, in no version; what runs finishes."""
-        for each in self._keys.pop(name, set()):
-            self._withdraw(each)
+        if (function := self._functions.pop(name, None)) is not None:
+            for version in (LATEST, *function.versions):
+                self._withdraw(key(name, version))
 
     def _withdraw(self, name: str) -> None:
         self._registered.pop(name, None)
@@ -115,6 +117,19 @@ class Router:
             self._made[factory] = factory(self._surroundings)
         self._families[family] = self._made[factory]
         return self._made[factory]
+
+
+def _differing(before: Function | None, function: Function) -> list[str]:
+    """Its versions, but those that have not changed: of a thousand, it is mostly the last that is new."""
+    if before is None:
+        return [LATEST, *function.versions]
+    provisioned = before.provisioned_of, function.provisioned_of
+    published = [
+        number for number, each in function.versions.items()
+        if ((known := before.versions.get(number)) is not each and known != each)
+        or provisioned[0].get(number) != provisioned[1].get(number)
+    ]  # fmt: skip
+    return [LATEST, *published]
 
 
 class _Missing:

@@ -58,11 +58,13 @@ def destinations(function: Function) -> set[str]:
 
 def at(function: Function, version: str) -> Function:
     """The function as this version of it is run."""
-    alone = {"version": version, "versions": {}, "aliases": {}}
+    alone: dict[str, object] = {"version": version, "versions": {}, "aliases": {}, "provisioned_of": {}}
     if version == LATEST:
         return function.model_copy(update=alone)
     published = function.versions[version]
     kept = {name: getattr(published, name) for name in type(published).model_fields}
+    if (environment := published.environment) is not None and (ready := function.provisioned_of.get(version, 0)):
+        kept["environment"] = environment.model_copy(update={"provisioned_concurrency": ready})
     return function.model_copy(update={**alone, **kept})
 
 
