@@ -20,7 +20,7 @@ from lambent.model import EventInvokeConfig, Function, QueueMapping, Stream, Str
 from lambent.options import FunctionFromOptions, FunctionOptions, MapOptions, OnOptions, QueueOptions, StreamOptions
 from lambent.ports import BuiltinQueue, BuiltinStream, Clock
 from lambent.resources import Functions, MappingHandle, Mappings, QueueHandle, StreamHandle
-from lambent.sources import load_source
+from lambent.sources import source_kind
 from lambent.validation import changed, unknown, validated
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -61,7 +61,7 @@ class Opened(Protocol):
 
 def stream_elsewhere(url: str, opened: Callable[[], BuiltinStream]) -> StreamHandle:
     """The stream of a URL. Raises InvalidParameterValue for that of a queue."""
-    if load_source(url).kind != "stream":
+    if source_kind(url) != "stream":
         raise InvalidParameterValue(f'"{url}" is a queue')
 
     def declared() -> Stream:
@@ -293,7 +293,7 @@ class Declarations(Mappings):
         if not isinstance(source, str):
             raise InvalidParameterValue(f"source: {source!r} is not allowed; it must be a queue, a stream or a name")
         if "://" in source and source not in self.control.sources:
-            self.control.sources[source] = load_source(source).kind
+            self.control.sources[source] = source_kind(source)
         return self.control.source_named(source)
 
     def _named(self, function: Callable[..., object] | str) -> str:

@@ -7,6 +7,7 @@ names, and what lies beside it. What a source is, is decided in `ports.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -37,7 +38,8 @@ _EXTRAS: Final = {  # schemes that this project serves, by the extra that brings
 
 class QueueFactory(Protocol):
     """What an entry point of `lambent.sources` names: `kind` says which options a mapping of it has; called with the
-    URL and the engine's world it gives the source, and opens nothing before it is used."""
+    URL and the engine's world it gives the source, and opens nothing before it is used. It may have a method `check`,
+    which raises InvalidParameterValue for a URL that never makes sense, wherever it is looked at."""
 
     kind: Literal["queue"]
 
@@ -89,6 +91,15 @@ def load_source(url: str) -> SourceFactory:
     """The factory of a URL's scheme. Raises InvalidParameterValue that says what to install."""
     factory: SourceFactory = _load(url, GROUP, "source")
     return factory
+
+
+def source_kind(url: str) -> Literal["queue", "stream"]:
+    """What a URL is one of. Raises InvalidParameterValue that says what to install, or what to write."""
+    factory = load_source(url)
+    check: Callable[[str], object] | None = getattr(factory, "check", None)
+    if check is not None:
+        check(url)
+    return factory.kind
 
 
 def load_store(store: str | Store | None) -> Store:

@@ -177,6 +177,10 @@ class _Factory:
         parsed.client()
         return KafkaStream(parsed)
 
+    def check(self, url: str) -> None:
+        """Whether the URL makes sense. Whether its password is there is seen where it is used."""
+        parse_kafka_url(url, variable=lambda name: name)
+
     def destination(self, url: str) -> KafkaDestination:
         """As a destination of results."""
         return KafkaDestination(parse_kafka_url(url))

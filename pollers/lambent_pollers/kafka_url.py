@@ -32,7 +32,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import NamedTemporaryFile
 from typing import Any, Final, NoReturn
@@ -116,8 +116,9 @@ class KafkaUrl:
         return context
 
 
-def parse_kafka_url(url: str) -> KafkaUrl:
-    """Raises InvalidParameterValue that says what to write."""
+def parse_kafka_url(url: str, variable: Callable[[str], str | None] = os.environ.get) -> KafkaUrl:
+    """`variable` gives that of the environment which has a password. Raises InvalidParameterValue that says what to
+    write."""
     scheme, _, rest = url.partition("://")
     parts = urlsplit(f"//{rest}")
     login, _, hosts = parts.netloc.rpartition("@")
@@ -141,7 +142,7 @@ def parse_kafka_url(url: str) -> KafkaUrl:
     if texts["password_env"]:
         if password or not user:
             _refuse(url, "password_env goes with a user's name that has no password beside it")
-        password = os.environ.get(texts["password_env"], "")
+        password = variable(texts["password_env"]) or ""
         if not password:
             _refuse(url, f"the environment variable {texts['password_env']} has no password")
     if bool(user) != bool(password):

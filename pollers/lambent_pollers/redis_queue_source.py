@@ -52,6 +52,10 @@ class _Factory:
         parse_redis_url(server_url)
         return RedisQueueSource(RedisServer.shared(server_url, world.random), config, declared, world)
 
+    def check(self, url: str) -> None:
+        """Whether the URL makes sense."""
+        parse_redis_url(parse_queue_url(url)[0])
+
 
 def parse_queue_url(url: str) -> tuple[str, Queue, bool]:
     """The server's URL, the queue, and whether the URL says how the queue is to be."""

@@ -69,6 +69,10 @@ class _Factory:
             return RedisStreamSource(server, what, declared, world)
         return PlainRedisStreamSource(server, *what, world)
 
+    def check(self, url: str) -> None:
+        """Whether the URL makes sense."""
+        parse_redis_url(parse_stream_url(url)[0])
+
 
 def parse_stream_url(url: str) -> tuple[str, Stream | tuple[str, Fields], bool]:
     """The server's URL; a stream of lambent's, or a key and which of its fields count; and whether the URL says how the

@@ -309,6 +309,24 @@ def test_a_url_of_an_unknown_source_names_the_entry_point(engine: Engine) -> Non
     assert "an entry point 'ftp' of the group 'lambent.sources'" in message
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("kafka://localhost:9092", "write kafka://HOST:PORT/TOPIC"),
+        ("kafka://localhost:9092/orders?grup=x", "grup is no option; there are "),
+        ("redis-queue://localhost/0/", "it names no queue: write redis-queue://HOST:PORT/DB/NAME"),
+        ("redis-stream://localhost/zero/clicks", "the last part is the number of a database"),
+    ],
+)
+def test_a_url_that_makes_no_sense_is_refused_where_it_is_declared(engine: Engine, url: str, said: str) -> None:
+    assert said in refused(lambda: engine.map(url, handler))
+    assert said in refused(lambda: engine.on(url))
+
+
+def test_a_password_that_is_not_there_yet_is_no_reason_to_refuse_a_url(engine: Engine) -> None:
+    assert engine.map("kafka://ada@localhost:9092/orders?password_env=NOBODYS_PASSWORD", handler).source
+
+
 def test_an_installed_package_brings_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "drum_source.py").write_text("class Drum:\n    kind = 'stream'\n")
     package = tmp_path / "drum-1.0.dist-info"
