@@ -133,7 +133,8 @@ class ExecutionEnvironment(Configuration):
     or dot, the family, say what runs it here. code: where it is; a path is relative to where the engine was started.
     handler: what is called in it, in the runtime's own terms; a family that needs none (`provided`) is only told it.
     layers: where more of it is, laid over each other at /opt in this order. variables: of its environment, at most
-    4 KB together. ephemeral_storage_mb: how much /tmp may hold.
+    4 KB together. ephemeral_storage_mb: how much /tmp may hold. log_group: what the function is told that its log is
+    called, AWS's name for it otherwise.
     recycle_after: how many invocations an environment serves before another takes its place; None: any number.
     provisioned_concurrency: how many are kept ready before anybody calls (AWS has that for versions and aliases)."""
 
@@ -146,6 +147,7 @@ class ExecutionEnvironment(Configuration):
     log_format: Literal["Text", "JSON"] = "Text"
     application_log_level: Literal["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"] | None = None
     system_log_level: Literal["DEBUG", "INFO", "WARN"] | None = None
+    log_group: Annotated[str, Field(pattern=r"^[.\-_/#A-Za-z0-9]{1,512}$")] | None = None
     recycle_after: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     provisioned_concurrency: Annotated[int, Field(ge=0, le=10_000)] = 0
 

@@ -55,6 +55,7 @@ class FunctionFromOptions(FunctionOptions, total=False):
     ephemeral_storage_mb: int
     log_format: Literal["Text", "JSON"]
     application_log_level: Literal["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"] | None
+    log_group: str | None
     system_log_level: Literal["DEBUG", "INFO", "WARN"] | None
     recycle_after: int | None
     provisioned_concurrency: int

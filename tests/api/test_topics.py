@@ -103,6 +103,10 @@ def test_a_mapping_that_code_declares_is_shown_alike_and_without_its_password(ap
             {"SelfManagedKafkaEventSourceConfig": {"SchemaRegistryConfig": {"SchemaRegistryURI": "http://r"}}},
             "there are no schema registries here",
         ),
+        (
+            {"SelfManagedKafkaEventSourceConfig": {"ConsumptionMode": "Queue"}},
+            "Unsupported 'ConsumptionMode' parameter",
+        ),
         ({"DestinationConfig": {"OnFailure": {"Destination": "kafka://orders"}}}, "a topic that the mapping reads"),
         ({"ScalingConfig": {"MaximumConcurrency": 2}}, "Unsupported ScalingConfig parameter"),
         ({"StartingPosition": "AT_TIMESTAMP"}, "StartingPositionTimestamp"),

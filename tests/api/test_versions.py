@@ -204,3 +204,14 @@ def test_a_function_that_was_made_just_now_is_not_changed_yet(api: Any) -> None:
         with refused("ResourceConflictException", 409) as error:
             change()
         assert error.message.endswith("The function is currently in the following state: Pending")
+
+
+def test_a_function_is_told_the_log_group_that_it_was_given(api: Any) -> None:
+    text = "def handler(event, context):\n    return context.log_group_name\n"
+    given = {"Runtime": PYTHON, "Handler": "handler.handler", "Role": ROLE, "Code": {"ZipFile": zipped(text)}}
+    api.create_function(FunctionName="f", LoggingConfig={"LogGroup": "shop/all"}, **given)
+    CLOCK.skipped += 60
+    assert json.load(api.invoke(FunctionName="f")["Payload"]) == "shop/all"
+    api.update_function_configuration(FunctionName="f", LoggingConfig={"LogGroup": "/aws/lambda/f"})
+    CLOCK.skipped += 60
+    assert json.load(api.invoke(FunctionName="f")["Payload"]) == "/aws/lambda/f"

@@ -129,6 +129,7 @@ def _environment(found: Configuration) -> ExecutionEnvironment:
         "variables": members.get("Environment", {}).get("Variables", {}),
         "ephemeral_storage_mb": members["EphemeralStorage"]["Size"],
         "log_format": logging["LogFormat"],
+        "log_group": logging.get("LogGroup"),
     }
     if logging["LogFormat"] == "JSON":
         fields["application_log_level"] = logging.get("ApplicationLogLevel", "INFO")

@@ -49,6 +49,8 @@ def source_of(params: Mapping[str, Any]) -> str:
     consumer = params.get("SelfManagedKafkaEventSourceConfig") or {}
     if consumer.get("SchemaRegistryConfig"):
         raise invalid("SchemaRegistryConfig: there are no schema registries here; the function gets what was put.")
+    if consumer.get("ConsumptionMode", "Stream") != "Stream":
+        raise invalid("Unsupported 'ConsumptionMode' parameter for given event source mapping type.")
     options = {"group": consumer["ConsumerGroupId"]} if consumer.get("ConsumerGroupId") else {}
     query = urlencode({**options, **_access(configurations)})
     return f"kafka://{','.join(servers)}/{topics[0]}" + (f"?{query}" if query else "")

@@ -210,7 +210,7 @@ def _variables(
         "AWS_LAMBDA_FUNCTION_VERSION": identity.version,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size_mb),
         "AWS_LAMBDA_INITIALIZATION_TYPE": "provisioned-concurrency" if identity.provisioned else "on-demand",
-        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+        "AWS_LAMBDA_LOG_GROUP_NAME": environment.log_group or f"/aws/lambda/{function.name}",
         "AWS_LAMBDA_LOG_STREAM_NAME": identity.log_stream_name,
         "AWS_LAMBDA_LOG_FORMAT": environment.log_format,
         "AWS_ACCESS_KEY_ID": NOBODY,
