@@ -1,8 +1,9 @@
 """What an execution environment costs beside its bare runtime client, and what a pool of them saves.
 
 Decides the bounds that `make bench` holds: a warm invocation by the same client (awslambdaric) served by a Runtime API
-without an engine (`runtime_loop.py`), a cold start by starting that client alone, CPU of 100 idle environments, and
-cold starts in the latency of a step of load. Everything is interleaved and in one process; the environments are
+without an engine (`runtime_loop.py`), a cold start by starting that client alone, a streamed answer by the same client
+at such a Runtime API (`response_streams.py`), CPU of 100 idle environments, and cold starts in the latency of a step of
+load. Everything is interleaved and in one process; the environments are
 processes of their own.
 
 MiniStack's Invoke is measured beside it if its command is named by MINISTACK (it wants a virtual environment of its
@@ -24,13 +25,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from benchmarks import response_streams
 from benchmarks.engines import engine as new_engine
 from benchmarks.runtime_loop import AiohttpLoop, BareClient, CarelessLoop, RuntimeLoop
 from benchmarks.table import ROUNDS, Row, median, ratio, show
 
 EVENT = json.dumps({"id": "1f0c7c52-b1b4", "origin": "JFK", "delay": 42, "tail": "N14228", "tags": ["a", "b"]}).encode()
 WARM_CALLS = 400
-COLD_STARTS = 6  # a round
+COLD_STARTS = 10  # a round
 IDLE = 100
 IDLE_SECONDS = 10.0
 STEP_SECONDS = 12.0
@@ -266,6 +268,7 @@ async def measure() -> list[Row]:
         found = await warm_and_cold(folder)
         found += await idle(folder)
         found += await step(folder)
+        found += await response_streams.measure(folder)
     if command := os.environ.get("MINISTACK"):
         from benchmarks.ministack import invoke_median_ms
 

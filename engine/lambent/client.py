@@ -14,11 +14,11 @@ from random import Random
 from typing import Any, cast
 
 from lambent import inspection, saved_events
-from lambent.calls import InvokeResponse, check_context, new_event, payload_bytes, value_of_response
+from lambent.calls import InvokeResponse, check_context, collects_tail, new_event, payload_bytes, value_of_response
 from lambent.control import Control
 from lambent.dead_letters import DeadLetters
 from lambent.declaring import stream_elsewhere
-from lambent.desk import LOOK_SECONDS, Snapshot, ask, health, look
+from lambent.desk import LOOK_SECONDS, RelayedStream, Snapshot, ask, ask_for_stream, health, look
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceNotFound
 from lambent.model import (
     MAXIMUM_ASYNC_PAYLOAD_BYTES,
@@ -113,22 +113,29 @@ class Client:
         qualifier: str | None = None,
     ) -> InvokeResponse:
         """As `invoke`, but answers as boto3 does; see `Engine.invoke_response`."""
-        if log_type not in ("None", "Tail"):
-            raise InvalidParameterValue(f"log_type: {log_type!r} is not allowed; it must be one of 'None', 'Tail'")
-        called = await self._function(function, qualifier)
-        if client_context is not None:
-            check_context(client_context)
+        called, body, tail = await self._call(function, payload, log_type, client_context, qualifier)
         return await ask(
-            self._open,
-            self._world.new_id(),
-            self._clock,
-            called.name,
-            payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES),
-            timeout_seconds=called.timeout_seconds,
-            tail=log_type == "Tail",
-            client_context=client_context,
-            qualifier=qualifier,
-        )
+            self._open, self._world.new_id(), self._clock, called.name, body, timeout_seconds=called.timeout_seconds,
+            tail=tail, client_context=client_context, qualifier=qualifier,
+        )  # fmt: skip
+
+    async def invoke_with_response_stream(
+        self,
+        function: str,
+        payload: object = NO_PAYLOAD,
+        *,
+        log_type: str = "None",
+        client_context: Mapping[str, object] | None = None,
+        qualifier: str | None = None,
+    ) -> RelayedStream:
+        """As `invoke`, but gives the answer while the function still makes it, piece by piece through the store; see
+        `Engine.invoke_with_response_stream`. Raises what `invoke` does; what the handler did is raised by the
+        iteration, and so is EngineStopped if the engine has gone."""
+        called, body, tail = await self._call(function, payload, log_type, client_context, qualifier)
+        return await ask_for_stream(
+            self._open, self._world.new_id(), self._clock, called.name, body, timeout_seconds=called.timeout_seconds,
+            tail=tail, client_context=client_context, qualifier=qualifier,
+        )  # fmt: skip
 
     async def invoke_async(
         self,
@@ -313,6 +320,21 @@ class Client:
     def _opened(self) -> Control:
         assert self._open is not None
         return self._control
+
+    async def _call(
+        self,
+        function: str,
+        payload: object,
+        log_type: str,
+        client_context: Mapping[str, object] | None,
+        qualifier: str | None,
+    ) -> tuple[Function, bytes, bool]:
+        """What is called, its event, and whether the end of its log is wanted."""
+        tail = collects_tail(log_type)
+        called = await self._function(function, qualifier)
+        if client_context is not None:
+            check_context(client_context)
+        return called, payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES), tail
 
     async def _function(self, name: str, qualifier: str | None) -> Function:
         found = await self._opened.get_function(_name("function", name))

@@ -5,29 +5,37 @@ asked for is done by the engine; what is in the store anyway needs no engine, an
 is the engine's, `ask` and `look` are the client's.
 
 A request is taken by deleting it, so one engine answers it; one that nobody takes expires, and is never done after its
-caller has gone. A request for a snapshot stays, and every engine answers it for as long as somebody renews it.
+caller has gone. An answer that is streamed is one document for each piece, in their order. A piece that was read is
+deleted; while `PIECES_AHEAD` are not, the function is held up, as by any slow reader. A request for a snapshot stays,
+and every engine answers it for as long as somebody renews it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from lambent import errors
 from lambent.calls import InvokeResponse
 from lambent.context import CURRENT, continuing
-from lambent.errors import EngineStopped, LambentError, NotHosted, StoreUnavailable, TooManyRequests
+from lambent.errors import EngineStopped, FunctionError, LambentError, NotHosted, StoreUnavailable, TooManyRequests
 from lambent.polling.supervisor import end
 from lambent.ports import Clock, Connection, Document, Documents, World
+from lambent.response_stream import ResponseStream
 from lambent.semantics.health import NOBODY, Health, together
 from lambent.telemetry import Measured, Telemetry
 
+Given = TypeVar("Given")
+
 REQUEST: Final = "request"
 ANSWER: Final = "answer"
+PIECE: Final = "piece"  # of a streamed answer: bytes in base64, or an object, which the first and the last one are
+LEFT: Final = "left"  # says that nobody reads a streamed answer any more
 SNAPSHOT: Final = "snapshot"  # of documents, and of the one request that all engines answer
 
 TAKEN_SECONDS: Final = 10.0  # within which an engine takes a request, or nobody does
@@ -38,6 +46,9 @@ SNAPSHOT_SECONDS: Final = 3.0  # after which an engine's snapshot is too old to 
 RENEW_SECONDS: Final = 5.0  # for which engines make snapshots after they were last asked to
 FIRST_SNAPSHOT_SECONDS: Final = 2.0  # within which engines that are alive and not blocked have made one
 HEALTH_SECONDS: Final = 5.0  # the same for whoever would call an engine sick that has not
+
+PIECE_BYTES: Final = 262_144
+PIECES_AHEAD: Final = 4  # that wait to be read; with more the function is held up
 
 NOT_HOSTED: Final = "No running engine hosts {}: start one that does with `lambent run FILE.py`."
 
@@ -57,8 +68,8 @@ class Snapshot:
 
 
 class Desk:
-    """The engine's side. `hosted` are its functions, `invoke` is `Engine.invoke_response`, `mappings` tells what the
-    loops show, `health` how it is."""
+    """The engine's side. `hosted` are its functions, `invoke` is `Engine.invoke_response` and `stream`
+    `Engine.invoke_with_response_stream`, `mappings` tells what the loops show, `health` how it is."""
 
     def __init__(
         self,
@@ -66,6 +77,7 @@ class Desk:
         documents: Documents,
         hosted: Collection[str],
         invoke: Callable[..., Awaitable[InvokeResponse]],
+        stream: Callable[..., Awaitable[ResponseStream]],
         mappings: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
         health: Callable[[], Health],
         telemetry: Telemetry,
@@ -74,6 +86,7 @@ class Desk:
         self._documents = documents
         self._hosted = hosted
         self._invoke = invoke
+        self._stream = stream
         self._mappings = mappings
         self._health = health
         self._telemetry = telemetry
@@ -131,31 +144,183 @@ class Desk:
             task.add_done_callback(self._answering.discard)
 
     async def _answer(self, name: str, request: Mapping[str, Any]) -> None:
+        pieces = _Pieces(self._documents, name, request["keep_seconds"]) if request.get("streamed") else None
         try:
-            await self._put(name, await self._asked(request))
+            if pieces is not None:
+                await pieces.give(lambda: self._call(self._stream, request))
+            else:
+                await self._put(name, await self._asked(request))
         except asyncio.CancelledError:
-            await self._put(name, _refusal(EngineStopped("The engine was stopped while the function ran.")))
+            refusal = _refusal(EngineStopped("The engine was stopped while the function ran."))
+            await (self._put(name, refusal) if pieces is None else pieces.put(json.dumps(refusal)))
             raise
         except Exception as error:  # noqa: BLE001  the caller sees that no answer comes; so shall the log
             self._telemetry.log("warning", "a request was not answered", exc_info=error)
 
     async def _asked(self, request: Mapping[str, Any]) -> dict[str, object]:
-        chain = request.get("chain")
         try:
-            with nullcontext() if chain is None else continuing(*chain):
-                response = await self._invoke(
-                    request["function"],
-                    request["payload"].encode(),
-                    log_type="Tail" if request["tail"] else "None",
-                    client_context=request["client_context"],
-                    qualifier=request.get("qualifier"),
-                )
+            response = await self._call(self._invoke, request)
         except LambentError as error:
             return _refusal(error)
         return {**asdict(response), "payload": response.payload.decode()}
 
+    async def _call(self, invoke: Callable[..., Awaitable[Given]], request: Mapping[str, Any]) -> Given:
+        chain = request.get("chain")
+        with nullcontext() if chain is None else continuing(*chain):
+            return await invoke(
+                request["function"],
+                request["payload"].encode(),
+                log_type="Tail" if request["tail"] else "None",
+                client_context=request["client_context"],
+                qualifier=request.get("qualifier"),
+            )
+
     async def _put(self, name: str, answer: dict[str, object]) -> None:
         await self._documents.put(ANSWER, name, json.dumps(answer), expires_in_seconds=ANSWER_SECONDS)
+
+
+class _Pieces:
+    """A streamed answer on its way into the store. Each piece is kept for so long, which is more than the function has:
+    after that nobody reads it, for what a reader takes is his time limit, too."""
+
+    def __init__(self, documents: Documents, name: str, keep_seconds: float) -> None:
+        self._documents = documents
+        self._name = name
+        self._keep_seconds = keep_seconds
+        self._number = 0
+
+    async def give(self, begin: Callable[[], Awaitable[ResponseStream]]) -> None:
+        """All of it, until nobody reads it any more."""
+        giving = asyncio.create_task(self._give(begin), name=f"desk: {self._name}: pieces")
+        leaving = asyncio.create_task(_found(self._documents, LEFT, self._name), name=f"desk: {self._name}: left")
+        try:
+            await asyncio.wait({giving, leaving}, timeout=self._keep_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end({giving, leaving})
+        if not giving.cancelled():
+            giving.result()
+
+    async def _give(self, begin: Callable[[], Awaitable[ResponseStream]]) -> None:
+        try:
+            stream = await begin()
+        except LambentError as error:
+            return await self.put(json.dumps(_refusal(error)))
+        async with stream:
+            begun = {"request_id": stream.request_id, "executed_version": stream.executed_version}
+            await self.put(json.dumps(begun))
+            try:
+                async for chunk in stream:
+                    piece = chunk + stream.at_hand(PIECE_BYTES - len(chunk))
+                    for at in range(0, len(piece), PIECE_BYTES):
+                        await self.put(base64.b64encode(piece[at : at + PIECE_BYTES]).decode())
+                        await self._room()
+            except FunctionError as error:
+                over: dict[str, object] = {"document": error.document}
+            except LambentError as error:
+                over = _refusal(error)
+            else:
+                over = {}
+            await self.put(json.dumps({**over, "log_tail": stream.log_tail}))
+
+    async def put(self, piece: str) -> None:
+        """The next one."""
+        name = _piece(self._name, self._number)
+        self._number += 1
+        await self._documents.put(PIECE, name, piece, expires_in_seconds=self._keep_seconds)
+
+    async def _room(self) -> None:
+        late = _piece(self._name, self._number - PIECES_AHEAD)
+        if self._number > PIECES_AHEAD and await self._documents.get(PIECE, late) is not None:
+            async for _ in self._documents.watch(PIECE):
+                if await self._documents.get(PIECE, late) is None:
+                    return
+
+
+class RelayedStream:
+    """A streamed answer of an engine, read by a client of its store: as `ResponseStream`. What is not read holds the
+    function up, and is lost a minute after its time limit."""
+
+    def __init__(self, hear: Callable[[str, str], Awaitable[Document]], documents: Documents, name: str) -> None:
+        self._hear = hear
+        self._documents = documents
+        self._name = name
+        self._number = 0
+        self._over = False
+        self.request_id = self.executed_version = self.log_tail = ""
+
+    async def begin(self) -> RelayedStream:
+        """Raises what `Engine.invoke_with_response_stream` does."""
+        begun = _answer(json.loads(await self._next()))
+        self.request_id, self.executed_version = begun["request_id"], begun["executed_version"]
+        return self
+
+    def __aiter__(self) -> RelayedStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise StopAsyncIteration
+        piece = await self._next()
+        if not piece.startswith("{"):
+            return base64.b64decode(piece)
+        self._over = True
+        over = json.loads(piece)
+        self.log_tail = over.get("log_tail", "")
+        if "document" in over:
+            raise FunctionError(over["document"], self.request_id)
+        _answer(over)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Leave: what still runs is given up, as if its caller were cancelled."""
+        if not self._over:
+            self._over = True
+            with suppress(StoreUnavailable):  # it runs to its end, then
+                await self._documents.put(LEFT, self._name, "{}", expires_in_seconds=ANSWER_SECONDS)
+
+    async def __aenter__(self) -> RelayedStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _next(self) -> str:
+        name = _piece(self._name, self._number)
+        found = await self._documents.get(PIECE, name) or await self._hear(PIECE, name)
+        self._number += 1
+        await self._documents.delete(PIECE, name)
+        return found.body
+
+
+async def ask_for_stream(
+    connection: Connection,
+    name: str,
+    clock: Clock,
+    function: str,
+    payload: bytes,
+    *,
+    timeout_seconds: float,
+    tail: bool = False,
+    client_context: Mapping[str, object] | None = None,
+    qualifier: str | None = None,
+) -> RelayedStream:
+    """As `ask`, but gives the answer while the function still makes it."""
+    request = _request(function, payload, tail, client_context, qualifier)
+    streamed = {**request, "streamed": True, "keep_seconds": timeout_seconds + ANSWER_SECONDS}
+
+    async def hear(kind: str, piece: str) -> Document:
+        return await _hear(connection, name, clock, function, kind, piece, timeout_seconds)
+
+    await _put_request(connection, name, streamed, 0)
+    stream = RelayedStream(hear, connection.documents, name)
+    try:
+        return await stream.begin()
+    except BaseException:
+        await stream.aclose()
+        raise
+    finally:
+        with suppress(StoreUnavailable):  # it expires by itself
+            await connection.documents.delete(REQUEST, name)
 
 
 async def ask(
@@ -177,11 +342,21 @@ async def ask(
     Raises what the engine's `invoke_response` raised, StoreUnavailable, NotHosted if no engine is alive or none hosts
     the function, and EngineStopped if the one that took the request did not answer."""
     documents = connection.documents
-    nobody = NotHosted(NOT_HOSTED.format(function) if asking else NOBODY)
-    if await connection.engines() <= asking:
-        raise nobody
+    await _put_request(connection, name, _request(function, payload, tail, client_context, qualifier), asking)
+    try:
+        answer = await _hear(connection, name, clock, function, ANSWER, name, timeout_seconds, asking)
+        return InvokeResponse(**{**(given := _answer(json.loads(answer.body))), "payload": given["payload"].encode()})
+    finally:
+        with suppress(StoreUnavailable):  # they expire by themselves, and the answer may have come
+            await documents.delete(REQUEST, name)
+            await documents.delete(ANSWER, name)
+
+
+def _request(
+    function: str, payload: bytes, tail: bool, client_context: Mapping[str, object] | None, qualifier: str | None
+) -> dict[str, object]:
     caller = CURRENT.get()
-    request = {
+    return {
         "function": function,
         "payload": payload.decode(),
         "tail": tail,
@@ -189,30 +364,52 @@ async def ask(
         "qualifier": qualifier,
         "chain": None if caller is None else [caller.hops, caller.trace_id],
     }
+
+
+async def _put_request(connection: Connection, name: str, request: Mapping[str, object], asking: int) -> None:
+    """Raises NotHosted: no engine is alive."""
+    if await connection.engines() <= asking:
+        raise _nobody(request["function"], asking)
+    body = json.dumps(request)
+    await connection.documents.put(REQUEST, name, body, expires_in_seconds=TAKEN_SECONDS + GRACE_SECONDS)
+
+
+async def _hear(
+    connection: Connection,
+    request: str,
+    clock: Clock,
+    function: str,
+    kind: str,
+    name: str,
+    timeout_seconds: float,
+    asking: int = 0,
+) -> Document:
+    """Wait for this document, for as long as the request may be taken, and then done."""
+    documents = connection.documents
     began = clock.monotonic()
-    answering = asyncio.create_task(_answered(documents, name), name=f"ask: {name}")
+    coming = asyncio.create_task(_found(documents, kind, name), name=f"ask: {name}")
     try:
-        await documents.put(REQUEST, name, json.dumps(request), expires_in_seconds=TAKEN_SECONDS + GRACE_SECONDS)
-        while not (await asyncio.wait({answering}, timeout=LOOK_SECONDS))[0]:
+        while not (await asyncio.wait({coming}, timeout=LOOK_SECONDS))[0]:
             waited = clock.monotonic() - began
             alive = await connection.engines() > asking
-            if (waited > TAKEN_SECONDS or not alive) and await documents.delete(REQUEST, name):
-                raise NotHosted(NOT_HOSTED.format(function)) if alive else nobody
+            if (waited > TAKEN_SECONDS or not alive) and await documents.delete(REQUEST, request):
+                raise NotHosted(NOT_HOSTED.format(function)) if alive else _nobody(function, asking)
             if not alive or waited > TAKEN_SECONDS + timeout_seconds + GRACE_SECONDS:
                 break
-        answer = await documents.get(ANSWER, name)
+        answer = await documents.get(kind, name)
         if answer is None:
-            if answering.done():
-                answering.result()  # raises StoreUnavailable: it could not be heard
+            if coming.done():
+                coming.result()  # raises StoreUnavailable: it could not be heard
             raise EngineStopped(f"The engine has gone without an answer: whether {function} ran is not known.")
-        return _response(json.loads(answer.body))
+        return answer
     finally:
-        await end({answering})
-        if not answering.cancelled():
-            answering.exception()  # asked for, though another call may have met it first
-        with suppress(StoreUnavailable):  # they expire by themselves, and the answer may have come
-            await documents.delete(REQUEST, name)
-            await documents.delete(ANSWER, name)
+        await end({coming})
+        if not coming.cancelled():
+            coming.exception()  # asked for, though another call may have met it first
+
+
+def _nobody(function: object, asking: int) -> NotHosted:
+    return NotHosted(NOT_HOSTED.format(function) if asking else NOBODY)
 
 
 async def look(connection: Connection) -> list[Snapshot]:
@@ -245,10 +442,14 @@ async def _look(
     return [Snapshot(**json.loads(document.body)) for document in found]
 
 
-async def _answered(documents: Documents, name: str) -> None:
-    async for _ in documents.watch(ANSWER):
-        if await documents.get(ANSWER, name) is not None:
+async def _found(documents: Documents, kind: str, name: str) -> None:
+    async for _ in documents.watch(kind):
+        if await documents.get(kind, name) is not None:
             return
+
+
+def _piece(name: str, number: int) -> str:
+    return f"{name}/{number}"
 
 
 async def _until(event: asyncio.Event) -> None:
@@ -260,8 +461,9 @@ def _refusal(error: LambentError) -> dict[str, object]:
     return {"error": type(error).__name__, "text": text}
 
 
-def _response(answer: dict[str, Any]) -> InvokeResponse:
+def _answer(answer: dict[str, Any]) -> dict[str, Any]:
+    """It, unless it is a refusal, which is raised."""
     if "error" in answer:
         kind = getattr(errors, answer["error"]) if answer["error"] in errors.__all__ else LambentError
         raise kind(answer["text"])
-    return InvokeResponse(**{**answer, "payload": answer["payload"].encode()})
+    return answer

@@ -426,6 +426,7 @@ class Engine(Declarations):
             world=world,
             executor=self._executor,
             invoke=self.invoke_response,
+            stream=self.invoke_with_response_stream,
             enqueue=self._enqueue,
             followed=self._followed,
             log_directory=Path(named) if (named := self.settings.log_directory) else beside(self.store, "logs"),

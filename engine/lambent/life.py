@@ -38,6 +38,7 @@ from lambent.ports import (
     World,
 )
 from lambent.references import References
+from lambent.response_stream import ResponseStream
 from lambent.runtimes.in_process import InProcess
 from lambent.runtimes.routing import Router
 from lambent.semantics import backoff
@@ -71,7 +72,8 @@ LOOK_SECONDS: Final = 0.02  # between two looks whether calls have ended, while 
 
 
 class Life:
-    """The parts of an engine that runs. `invoke` is `Engine.invoke_response`; `enqueue(function, payload, hops)` stores
+    """The parts of an engine that runs. `invoke` is `Engine.invoke_response`, `stream`
+    `Engine.invoke_with_response_stream`; `enqueue(function, payload, hops)` stores
     an event; `followed` hears what changed of the functions in the store (None: deleted)."""
 
     connection: Connection
@@ -92,6 +94,7 @@ class Life:
         world: World,
         executor: Callable[[Callable[[], None]], None] | None,
         invoke: Callable[..., Awaitable[InvokeResponse]],
+        stream: Callable[..., Awaitable[ResponseStream]],
         enqueue: Callable[[str, bytes, int], Awaitable[None]],
         followed: Callable[[Mapping[str, Function | None]], None],
         log_directory: Path | None = None,
@@ -103,6 +106,7 @@ class Life:
         self._telemetry = telemetry
         self._world = world
         self._invoke = invoke
+        self._stream = stream
         self._enqueue = enqueue
         self._followed = followed
         self._closing = AsyncExitStack()
@@ -206,6 +210,7 @@ class Life:
             documents=self.connection.documents,
             hosted=control.functions,
             invoke=self._invoke,
+            stream=self._stream,
             mappings=self._shown,
             health=self.vitals.health,
             telemetry=telemetry,

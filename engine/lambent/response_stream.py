@@ -85,6 +85,17 @@ class ResponseStream:
             self._make_room()
         return chunk
 
+    def at_hand(self, most: int) -> bytes:
+        """What is there already, of this many bytes at most, in whole chunks; perhaps nothing. Waits for nothing."""
+        found: list[bytes] = []
+        while self._chunks and len(self._chunks[0]) <= most:
+            found.append(self._chunks.popleft())
+            self._held -= len(found[-1])
+            most -= len(found[-1])
+        if self._held < MAXIMUM_HELD_BYTES:
+            self._make_room()
+        return b"".join(found)
+
     async def aclose(self) -> None:
         """Leave: what still runs is given up, as if its caller were cancelled."""
         self._over = True

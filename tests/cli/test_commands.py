@@ -96,6 +96,15 @@ def test_a_function_error_prints_awss_document_and_ends_with_1(lambent: Lambent)
     assert "lambent: charge failed (Unhandled), request" in failed.err
 
 
+def test_an_answer_is_printed_as_it_comes(lambent: Lambent) -> None:
+    assert lambent("invoke", "charge", '{"amount": 12}', "--stream") == Said(0, '"charged 12"', "")
+    failed = lambent("invoke", "charge", '{"amount": 120}', "--stream", "--tail")
+    assert (failed.code, failed.out) == (1, "")
+    assert "charging {'amount': 120}" in failed.err
+    assert '"errorMessage": "120 is more than the card allows"' in failed.err
+    assert "lambent: charge failed (Unhandled), request" in failed.err
+
+
 def test_an_asynchronous_event_is_followed_to_its_end(lambent: Lambent) -> None:
     request_id = lambent("invoke", "charge", '{"amount": 16}', "--async").out.strip()
 
@@ -115,6 +124,7 @@ def test_an_asynchronous_event_is_followed_to_its_end(lambent: Lambent) -> None:
         (("invoke", "refund"), 1, "`lambent functions` lists those there are"),
         (("invoke", "charge", "{"), 2, "Could not parse request body into json"),
         (("invoke", "charge", "--client-context", "x"), 2, "--client-context x: it must be an object in JSON"),
+        (("invoke", "charge", "--stream", "--json"), 2, "leave out --async and --json"),
         (("invoke", "charge", "@nothing"), 2, "nothing cannot be read: No such file or directory"),
         (("send", "order", "x"), 1, 'There is no queue "order" in this store: declare it with engine.queue'),
         (("send", "orders", "x", "--delay", "901"), 2, "delay_seconds: 901.0 is not allowed; it must be 0 to 900"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import pytest
 from lambent.errors import FunctionError
 from lambent.model import Failed, Function, Invocation, Outcome, Succeeded, Unavailable
 from lambent.ports import Call, Runtime, World
-from lambent.response_stream import ResponseStream
 from lambent.runtimes.in_process import InProcess
 from lambent.testing.loop import VirtualClock
 
@@ -92,7 +91,7 @@ async def value(handler: Callable[..., object], payload: object = b"{}", **field
     return result.payload if result.by_reference else json.loads(result.payload)  # type: ignore[arg-type]
 
 
-async def pieces_until_failure(stream: ResponseStream) -> tuple[bytes, Any]:
+async def pieces_until_failure(stream: AsyncIterator[bytes]) -> tuple[bytes, Any]:
     """What came of a stream before it failed, and its error document."""
     came = []
 

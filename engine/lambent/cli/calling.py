@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +25,7 @@ from lambent.cli.terminal import (
     with_client,
 )
 from lambent.client import Client
+from lambent.errors import FunctionError
 from lambent.model import EventFact, MessageAttribute
 
 PAYLOAD = "JSON, @FILE, or - for what comes in."
@@ -35,6 +38,7 @@ def invoke(
     event: Annotated[str | None, typer.Argument(metavar="PAYLOAD", help=PAYLOAD)] = None,
     asynchronously: Annotated[bool, typer.Option("--async", help="Store it as an event, and do not wait.")] = False,
     tail: Annotated[bool, typer.Option("--tail", help="Print the end of the function's log on stderr.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     client_context: Annotated[str | None, typer.Option(metavar="JSON", help="For the handler's context.")] = None,
     test_event: Annotated[
         str | None, typer.Option("--test-event-name", "--test-event", metavar="NAME", help="An event saved with it.")
@@ -44,7 +48,10 @@ def invoke(
 ) -> None:
     """Call a function in a running engine, and print its value.
 
-    Ends with 1, and AWS's error document, if the function fails. With --async no engine need be running."""
+    Ends with 1, and AWS's error document, if the function fails; with --stream the document is on stderr, for what came
+    before it has been printed. With --async no engine need be running."""
+    if stream and (asynchronously or as_json):
+        fail("invoke: --stream prints the answer itself: leave out --async and --json", USAGE)
     if event is not None and test_event is not None:
         fail("invoke: give an event or the name of one, not both", USAGE)
     given = payload(event)
@@ -58,6 +65,8 @@ def invoke(
             request_id = await client.invoke_async(function, content, client_context=context)
             say_json({"request_id": request_id}) if as_json else say(request_id)
             return None
+        if stream:
+            return await _streamed(client, function, content, context, tail)
         answer = await client.invoke_response(
             function, content, client_context=context, log_type="Tail" if tail else "None"
         )
@@ -82,6 +91,26 @@ def invoke(
         return FAILED
 
     with_client(store, called)
+
+
+async def _streamed(client: Client, function: str, content: object, context: Any, tail: bool) -> int | None:
+    log_type = "Tail" if tail else "None"
+    answer = await client.invoke_with_response_stream(function, content, client_context=context, log_type=log_type)
+    failure: FunctionError | None = None
+    async with answer:
+        try:
+            async for piece in answer:
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+        except FunctionError as error:
+            failure = error
+    if answer.log_tail:
+        note(answer.log_tail.rstrip())
+    if failure is None:
+        return None
+    note(json.dumps(failure.document, ensure_ascii=False))
+    note(f"lambent: {function} failed (Unhandled), request {answer.request_id}")
+    return FAILED
 
 
 def send(
