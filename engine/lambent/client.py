@@ -26,6 +26,7 @@ from lambent.model import (
     EventFact,
     Function,
 )
+from lambent.payload import NO_PAYLOAD
 from lambent.ports import BuiltinStream, Clock, Connection, Store, World
 from lambent.resources import MappingHandle, QueueHandle, StreamHandle
 from lambent.semantics.advising import Advice, Sweep
@@ -39,7 +40,6 @@ from lambent.standing import MappingStanding, running, standing
 from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.world import SystemClock, ids_of
 
-NO_PAYLOAD = b""
 NOT_OPEN = "The client is not open: enter `async with Client(…) as client:` first."
 
 

@@ -44,7 +44,7 @@ from lambent.model import (
     Throttled,
 )
 from lambent.options import EngineOptions, MapOptions
-from lambent.payload import check_payload, encode_payload
+from lambent.payload import NO_PAYLOAD, check_payload, encode_payload
 from lambent.ports import Clock, Store, World
 from lambent.resources import MappingHandle
 from lambent.response_stream import ResponseStream, begin
@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from lambent.semantics.explaining import Explanation
 
 T = TypeVar("T")
-NO_PAYLOAD: Final = b""
 NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
 
 

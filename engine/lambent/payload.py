@@ -25,6 +25,8 @@ from lambent.semantics.json_refusals import refusal
 
 MAXIMUM_DEPTH: Final = 200
 """Levels of lists and objects, in events and results."""
+NO_PAYLOAD: Final = b""
+"""What a caller gives who gives none: it stands for `{}`."""
 
 _HUGE_EXPONENT: Final = re.compile(rb"[eE]\+?0*[1-9][0-9]{2}")
 _PREFIX: Final = "Could not parse request body into json: Could not parse payload into json: "

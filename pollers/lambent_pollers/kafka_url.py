@@ -35,11 +35,11 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import NamedTemporaryFile
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from lambent.errors import InvalidParameterValue
 from lambent_pollers.kafka_secrets import read_secret
+from lambent_pollers.urls import in_seconds, refuse
 
 TOPIC_NAME: Final = r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}"
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -112,7 +112,7 @@ class KafkaUrl:
                     file.flush()
                     context.load_cert_chain(file.name, password=own.get("privateKeyPassword", ""))
         except (OSError, ValueError) as error:
-            _refuse(str(self), f"its certificates can't be read: {error}")
+            refuse(str(self), f"its certificates can't be read: {error}")
         return context
 
 
@@ -124,33 +124,33 @@ def parse_kafka_url(url: str, variable: Callable[[str], str | None] = os.environ
     login, _, hosts = parts.netloc.rpartition("@")
     topics = tuple(unquote(topic) for topic in parts.path.strip("/").split(",") if topic)
     if scheme != "kafka" or not hosts or not topics or "/" in parts.path.strip("/") or parts.fragment:
-        _refuse(url, "write kafka://HOST:PORT/TOPIC, with hosts and topics joined by commas")
+        refuse(url, "write kafka://HOST:PORT/TOPIC, with hosts and topics joined by commas")
     for topic in topics:
         if not re.fullmatch(TOPIC_NAME, topic):
-            _refuse(url, f"{topic!r} is no topic's name: that has 1 to 249 letters, digits, dots, _ and -")
+            refuse(url, f"{topic!r} is no topic's name: that has 1 to 249 letters, digits, dots, _ and -")
     said = dict(parse_qsl(parts.query, keep_blank_values=True))
     if strange := said.keys() - _CHOICES.keys() - _SECONDS.keys() - _TEXTS.keys():
         known = ", ".join(sorted([*_CHOICES, *_SECONDS, *_TEXTS]))
-        _refuse(url, f"{', '.join(sorted(strange))} is no option; there are {known}")
+        refuse(url, f"{', '.join(sorted(strange))} is no option; there are {known}")
     options = {name: said.get(name, values[0]) for name, values in _CHOICES.items()}
     for name, value in options.items():
         if value not in _CHOICES[name]:
-            _refuse(url, f"{name} must be one of {', '.join(filter(None, _CHOICES[name]))}")
-    seconds = {name: _seconds(url, name, said.get(name, str(usual))) for name, usual in _SECONDS.items()}
+            refuse(url, f"{name} must be one of {', '.join(filter(None, _CHOICES[name]))}")
+    seconds = {name: in_seconds(url, name, said.get(name, str(usual))) for name, usual in _SECONDS.items()}
     texts = {name: said.get(name, usual) for name, usual in _TEXTS.items()}
     user, _, password = (unquote(part) for part in login.partition(":"))
     if texts["password_env"]:
         if password or not user:
-            _refuse(url, "password_env goes with a user's name that has no password beside it")
+            refuse(url, "password_env goes with a user's name that has no password beside it")
         password = variable(texts["password_env"]) or ""
         if not password:
-            _refuse(url, f"the environment variable {texts['password_env']} has no password")
+            refuse(url, f"the environment variable {texts['password_env']} has no password")
     if bool(user) != bool(password):
-        _refuse(url, "a user's name needs a password: write USER:PASSWORD@, or USER@ and password_env=NAME")
+        refuse(url, "a user's name needs a password: write USER:PASSWORD@, or USER@ and password_env=NAME")
     if texts["secret"] and user:
-        _refuse(url, "secret has user and password: leave them out before the hosts")
+        refuse(url, "secret has user and password: leave them out before the hosts")
     if options["sasl"] and not user and not texts["secret"]:
-        _refuse(url, "sasl needs a user: write USER:PASSWORD@ before the hosts, or secret=NAME")
+        refuse(url, "sasl needs a user: write USER:PASSWORD@ before the hosts, or secret=NAME")
     servers = ",".join(_address(url, host) for host in hosts.split(","))
     return KafkaUrl(servers, topics, {**options, **texts}, seconds, user, password)
 
@@ -160,23 +160,7 @@ def _address(url: str, text: str) -> str:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        _refuse(url, str(error))
+        refuse(url, str(error))
     if not host:
-        _refuse(url, "it names no host")
+        refuse(url, "it names no host")
     return f"[{host}]:{port or 9092}" if ":" in host else f"{host}:{port or 9092}"
-
-
-def _seconds(url: str, name: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds <= 3600.0:
-        _refuse(url, f"{name} is in seconds, above 0 and at most 3600")
-    return seconds
-
-
-def _refuse(url: str, advice: str) -> NoReturn:
-    scheme, _, rest = url.partition("://")
-    shown = f"{scheme}://{rest.rpartition('@')[2]}"  # no password in a message
-    raise InvalidParameterValue(f"{shown!r}: {advice}")

@@ -14,17 +14,17 @@ defaults. A name that ends in `.fifo` is a FIFO queue's.
 
 from __future__ import annotations
 
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from pydantic import ValidationError
 
-from lambent.errors import InvalidParameterValue
 from lambent.model import Queue
 from lambent.ports import World
 from lambent_pollers.redis_connection import RedisServer
 from lambent_pollers.redis_queue import RedisQueue, RedisQueues
 from lambent_pollers.redis_url import parse_redis_url
+from lambent_pollers.urls import refuse
 
 _OPTIONS: Final = Queue.model_fields.keys() - {"name", "fifo"}
 
@@ -66,20 +66,14 @@ def parse_queue_url(url: str) -> tuple[str, Queue, bool]:
     own = {key: options.pop(key) for key in _OPTIONS & options.keys()}
     name = unquote(name)
     if not name:
-        _refuse(url, "it names no queue: write redis-queue://HOST:PORT/DB/NAME")
+        refuse(url, "it names no queue: write redis-queue://HOST:PORT/DB/NAME")
     try:
         config = Queue.model_validate_strings({"name": name, "fifo": str(name.endswith(".fifo")), **own})
     except ValidationError as error:
         first = error.errors()[0]
-        _refuse(url, f"{first['loc'][0] if first['loc'] else name}: {first['msg']}")
+        refuse(url, f"{first['loc'][0] if first['loc'] else name}: {first['msg']}")
     query = f"?{urlencode(options)}" if options else ""
     return f"{scheme.replace('-queue', '')}://{parts.netloc}{path}{query}", config, bool(own)
-
-
-def _refuse(url: str, advice: str) -> NoReturn:
-    scheme, _, rest = url.partition("://")
-    shown = f"{scheme}://{rest.rpartition('@')[2]}"  # no password in a message
-    raise InvalidParameterValue(f"{shown!r}: {advice}")
 
 
 source: Final = _Factory()

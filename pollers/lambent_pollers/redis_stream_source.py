@@ -17,18 +17,18 @@ Decides what such a URL means; everything else is `redis_plain_stream.py`'s and 
 
 from __future__ import annotations
 
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from pydantic import ValidationError
 
-from lambent.errors import InvalidParameterValue
 from lambent.model import Stream
 from lambent.ports import StreamReader, World
 from lambent_pollers.redis_connection import RedisServer
 from lambent_pollers.redis_plain_stream import Fields, PlainRedisStream
 from lambent_pollers.redis_stream import ELSEWHERE, RedisStream, RedisStreams
 from lambent_pollers.redis_url import parse_redis_url
+from lambent_pollers.urls import refuse
 
 _OPTIONS: Final = Stream.model_fields.keys() - {"name"}
 
@@ -86,11 +86,11 @@ def parse_stream_url(url: str) -> tuple[str, Stream | tuple[str, Fields], bool]:
     owner = options.pop("owner", "lambent" if own else "")
     name = unquote(name)
     if not name:
-        _refuse(url, "it names no stream: write redis-stream://HOST:PORT/DB/NAME")
+        refuse(url, "it names no stream: write redis-stream://HOST:PORT/DB/NAME")
     if owner not in ("", "lambent"):
-        _refuse(url, "owner=lambent is all that can be said of an owner")
+        refuse(url, "owner=lambent is all that can be said of an owner")
     if owner and fields:
-        _refuse(url, "data and key are for streams that others write: leave them out, or owner=lambent")
+        refuse(url, "data and key are for streams that others write: leave them out, or owner=lambent")
     query = f"?{urlencode(options)}" if options else ""
     server = f"{scheme.replace('-stream', '')}://{parts.netloc}{path}{query}"
     if not owner:
@@ -99,13 +99,7 @@ def parse_stream_url(url: str) -> tuple[str, Stream | tuple[str, Fields], bool]:
         return server, Stream.model_validate_strings({"name": name, **own}), bool(own)
     except ValidationError as error:
         first = error.errors()[0]
-        _refuse(url, f"{first['loc'][0] if first['loc'] else name}: {first['msg']}")
-
-
-def _refuse(url: str, advice: str) -> NoReturn:
-    scheme, _, rest = url.partition("://")
-    shown = f"{scheme}://{rest.rpartition('@')[2]}"  # no password in a message
-    raise InvalidParameterValue(f"{shown!r}: {advice}")
+        refuse(url, f"{first['loc'][0] if first['loc'] else name}: {first['msg']}")
 
 
 source: Final = _Factory()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
@@ -29,7 +29,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from lambent.errors import InvalidParameterValue
+from lambent_pollers.urls import in_seconds, refuse
 
 Kind = Literal["server", "sentinel", "cluster"]
 Address = tuple[str, int]
@@ -95,29 +95,29 @@ def parse_redis_url(url: str) -> RedisUrl:
     scheme, _, rest = url.partition("://")
     plain = scheme.replace("rediss", "redis", 1)
     if plain not in _KINDS or not rest:
-        _refuse(url, "write redis://HOST:PORT/DB, redis+sentinel://HOST,HOST/SERVICE/DB or redis+cluster://HOST,HOST")
+        refuse(url, "write redis://HOST:PORT/DB, redis+sentinel://HOST,HOST/SERVICE/DB or redis+cluster://HOST,HOST")
     kind, port = _KINDS[plain]
     parts = urlsplit(f"//{rest}")
     if parts.fragment:
-        _refuse(url, "nothing may follow #; write %23 for that character in a password")
+        refuse(url, "nothing may follow #; write %23 for that character in a password")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     prefix = options.pop("prefix", "lambent")
-    answer_seconds = _seconds(url, options.pop("timeout", str(ANSWER_SECONDS)))
+    answer_seconds = in_seconds(url, "timeout", options.pop("timeout", str(ANSWER_SECONDS)))
     sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     user, at, hosts = parts.netloc.rpartition("@")
     path = [unquote(part) for part in parts.path.split("/") if part]
     service = ""
     if kind == "sentinel":
         if not path:
-            _refuse(url, "a Sentinel URL names its service: redis+sentinel://HOST,HOST/SERVICE/DB")
+            refuse(url, "a Sentinel URL names its service: redis+sentinel://HOST,HOST/SERVICE/DB")
         service = path.pop(0)
     if len(path) > (kind != "cluster") or not all(part.isdecimal() for part in path):
-        _refuse(url, "a cluster has no databases" if kind == "cluster" else "the last part is the number of a database")
+        refuse(url, "a cluster has no databases" if kind == "cluster" else "the last part is the number of a database")
     if taken := _OURS & options.keys():
-        _refuse(url, f"{', '.join(sorted(taken))} is not for the URL: `timeout` is all that lambent has there")
+        refuse(url, f"{', '.join(sorted(taken))} is not for the URL: `timeout` is all that lambent has there")
     tls = scheme.startswith("rediss")
     if kind == "server" and "," in hosts:
-        _refuse(url, "of several servers it must say what they are: redis+sentinel://… or redis+cluster://…")
+        refuse(url, "of several servers it must say what they are: redis+sentinel://… or redis+cluster://…")
     addresses = [_address(url, host, port) for host in hosts.split(",")]
     try:
         known = parse_url(f"redis://{user}{at}host/{''.join(path)}?{urlencode(options)}")
@@ -125,7 +125,7 @@ def parse_redis_url(url: str) -> RedisUrl:
         found = RedisUrl(kind, addresses, tls, named, sentinel, service, prefix, answer_seconds)
         found.client()
     except (TypeError, ValueError) as error:
-        _refuse(url, str(error))
+        refuse(url, str(error))
     return found
 
 
@@ -139,23 +139,7 @@ def _address(url: str, text: str, port: int) -> Address:
         parts = urlsplit(f"//{text}")
         host, given = unquote(parts.hostname or ""), parts.port
     except ValueError as error:
-        _refuse(url, str(error))
+        refuse(url, str(error))
     if not host:
-        _refuse(url, "it names no host")
+        refuse(url, "it names no host")
     return host, port if given is None else given
-
-
-def _seconds(url: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds <= 3600.0:
-        _refuse(url, "timeout is in seconds, above 0 and at most 3600")
-    return seconds
-
-
-def _refuse(url: str, advice: str) -> NoReturn:
-    scheme, _, rest = url.partition("://")
-    shown = f"{scheme}://{rest.rpartition('@')[2]}"  # no password in a message
-    raise InvalidParameterValue(f"{shown!r}: {advice}")
