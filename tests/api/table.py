@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lambent.api.invoking import Invoking
-from lambent.api.operations import how_done
+from lambent.api.operations import absent, how_done
 from lambent.api.shapes import load_wire
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
@@ -17,7 +17,8 @@ def table() -> str:
     lines = ["| operation | answer |", "|---|---|"]
     for name in sorted(load_wire().operations):
         how = "done" if name in Invoking.operations else how_done(name)
-        told = {"done": "done", "empty": "an empty list: there are none"}.get(how, f"refused: there are no {how}")
+        there_are = {"done": "done", "empty": "an empty list: there are none", "none": f"not found: no {absent(name)}"}
+        told = there_are.get(how, f"refused: there are no {how}")
         lines.append(f"| {name} | {told} |")
     return "\n".join(lines) + "\n"
 

@@ -83,6 +83,50 @@ async def test_no_code_signing_configuration_is_there(api: Api) -> None:
     assert answer["Message"].startswith("The code signing configuration cannot be found. Check that")
 
 
+@pytest.mark.parametrize(
+    ("operation", "params", "name", "said"),
+    [
+        ("GetCodeSigningConfig", {}, "ResourceNotFoundException", "The Lambda code signing configuration arn:aws"),
+        ("DeleteCodeSigningConfig", {}, "ResourceNotFoundException", "The Lambda code signing configuration arn:aws"),
+        ("ListFunctionsByCodeSigningConfig", {}, "ResourceNotFoundException", "The Lambda code signing configuration"),
+        (
+            "PutFunctionCodeSigningConfig",
+            {"FunctionName": "f"},
+            "CodeSigningConfigNotFoundException",
+            "The code signing",
+        ),
+        ("PutFunctionCodeSigningConfig", {"FunctionName": "g"}, "ResourceNotFoundException", "Function not found: arn"),
+        (
+            "RemovePermission",
+            {"FunctionName": "f", "StatementId": "s"},
+            "ResourceNotFoundException",
+            "No policy is assoc",
+        ),
+        (
+            "DeleteFunctionUrlConfig",
+            {"FunctionName": "f"},
+            "ResourceNotFoundException",
+            "The resource you requested does",
+        ),
+        ("UpdateFunctionUrlConfig", {"FunctionName": "g"}, "ResourceNotFoundException", "Function does not exist"),
+    ],
+)
+async def test_what_nothing_here_can_make_is_not_found(
+    api: Api, operation: str, params: dict[str, Any], name: str, said: str
+) -> None:
+    if "CodeSigning" in operation:
+        params = {
+            **params,
+            "CodeSigningConfigArn": f"arn:aws:lambda:us-east-1:{ACCOUNT}:code-signing-config:csc-{'0' * 17}",
+        }
+    answer = await api.ask(operation, **params)
+    assert (answer.status, answer.error, answer.message[: len(said)]) == (404, name, said)
+
+
+async def test_a_function_loses_the_code_signing_configuration_that_it_never_had(api: Api) -> None:
+    assert (await api.ask("DeleteFunctionCodeSigningConfig", FunctionName="f")).status == 204
+
+
 async def test_an_image_takes_no_runtime_later_either_and_may_lose_its_settings(api: Api) -> None:
     image = {"Runtime": None, "Handler": None, "PackageType": "Image", "Code": IMAGE}
     made = await create(api, "i", **image, ImageConfig={"Command": ["a.b"]})

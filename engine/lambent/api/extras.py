@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from lambent.api.decisions import Answer, decides
 from lambent.api.functions import check_tags
 from lambent.api.records import Asked, Record
-from lambent.api.refusals import Refusal, invalid, not_found
+from lambent.api.refusals import NO_POLICY, Refusal, invalid, no_code_signing, not_found
 
 
 def _no_resource(asked: Asked) -> Refusal:
@@ -72,6 +72,16 @@ def get_code_signing(asked: Asked, record: Record) -> Answer:
     return {"CodeSigningConfigArn": "", "FunctionName": record.name}
 
 
+@decides("PutFunctionCodeSigningConfig")
+def put_code_signing(asked: Asked, record: Record) -> Answer:
+    raise no_code_signing(asked.params["CodeSigningConfigArn"])
+
+
+@decides("DeleteFunctionCodeSigningConfig")
+def delete_code_signing(asked: Asked, record: Record) -> Answer:
+    return {}
+
+
 @decides("PutRuntimeManagementConfig", writes=True)
 def put_runtime_management(asked: Asked, record: Record) -> Answer:
     record.at(asked.reference)
@@ -95,6 +105,13 @@ def get_policy(asked: Asked, record: Record) -> Answer:
     raise _nothing(asked)
 
 
+@decides("RemovePermission")
+def remove_permission(asked: Asked, record: Record) -> Answer:
+    raise not_found(NO_POLICY)
+
+
+@decides("UpdateFunctionUrlConfig", missing=lambda asked: not_found("Function does not exist"))
+@decides("DeleteFunctionUrlConfig", missing=_nothing)
 @decides("GetFunctionUrlConfig", missing=_nothing)
 def get_function_url(asked: Asked, record: Record) -> Answer:
     raise _nothing(asked)

@@ -17,11 +17,10 @@ from typing import Any, Final
 from lambent.api.configurations import iso
 from lambent.api.decisions import Answer
 from lambent.api.records import page
-from lambent.api.refusals import conflict, invalid, not_found, not_permitted, stale
+from lambent.api.refusals import NO_POLICY, conflict, invalid, not_found, not_permitted, stale
 from lambent.settings import EngineSettings
 
 _ARN: Final = re.compile(r"arn:aws[a-zA-Z-]*:lambda:([a-z0-9-]+):(\d{12}):layer:([a-zA-Z0-9-_]+)(?::(\d+))?")
-_NO_POLICY: Final = "No policy is associated with the given resource."
 _SAID: Final = ("CompatibleArchitectures", "CompatibleRuntimes", "LicenseInfo")
 
 
@@ -76,7 +75,7 @@ class Layer:
         """Remove a statement from a version's policy. Raises `Refusal`."""
         policy = self._policy(params, arn)
         if not policy["statements"]:
-            raise not_found(_NO_POLICY)
+            raise not_found(NO_POLICY)
         if policy["statements"].pop(params["StatementId"], None) is None:
             raise not_found(f"Statement {params['StatementId']} is not found in resource policy.")
         policy["revision"] = new_id()
@@ -85,7 +84,7 @@ class Layer:
         """Raises `Refusal` if there is none."""
         policy = self._policy(params, arn)
         if not policy["statements"]:
-            raise not_found(_NO_POLICY)
+            raise not_found(NO_POLICY)
         document = {"Version": "2012-10-17", "Id": "default", "Statement": list(policy["statements"].values())}
         return {"Policy": _compact(document), "RevisionId": policy["revision"]}
 

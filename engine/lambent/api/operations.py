@@ -20,7 +20,7 @@ from lambent.api.layer_operations import LayerOperations
 from lambent.api.mappings import MappingOperations
 from lambent.api.names import Reference, new_name, reference
 from lambent.api.records import Asked, Record, code_url
-from lambent.api.refusals import conflict, constrained, not_found, not_here, pending
+from lambent.api.refusals import conflict, constrained, no_such_code_signing, not_found, not_here, pending
 from lambent.api.shapes import Operation, Wire
 from lambent.engine import Engine
 from lambent.errors import ResourceNotFound
@@ -50,6 +50,16 @@ EMPTY: Final[Mapping[str, Answer]] = {
     "ListCapacityProviders": {"CapacityProviders": []},
 }
 """Lists of what is not there."""
+
+
+NONE: Final = frozenset(
+    {
+        "GetCodeSigningConfig", "UpdateCodeSigningConfig", "DeleteCodeSigningConfig",
+        "ListFunctionsByCodeSigningConfig", "PutFunctionCodeSigningConfig", "RemovePermission",
+        "UpdateFunctionUrlConfig", "DeleteFunctionUrlConfig",
+    }
+)  # fmt: skip
+"""Operations on what nothing here can make: it is not found, as at AWS."""
 
 
 class Operations:
@@ -107,6 +117,8 @@ class Operations:
             return await listing(params)
         if name in EMPTY:
             return EMPTY[name]
+        if name in NONE:
+            raise no_such_code_signing(params["CodeSigningConfigArn"])
         raise not_here(name, absent(name))
 
     def asked(self, operation: str, params: Mapping[str, Any]) -> Asked:
@@ -278,7 +290,9 @@ class Operations:
 
 
 def how_done(operation: str) -> str:
-    """ "done", "empty" (a list of what is not there) or the name of what is not there."""
+    """ "done", "empty" (a list of what is not there), "none" (it is not found) or the name of what is not there."""
+    if operation in NONE:
+        return "none"
     if operation in DECISIONS or operation in _WITH_MORE:
         return "done"
     return "empty" if operation in EMPTY else absent(operation)

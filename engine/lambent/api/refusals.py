@@ -9,6 +9,7 @@ from typing import Final
 
 from lambent.errors import LambentError
 
+NO_POLICY: Final = "No policy is associated with the given resource."
 NO_RESOURCE: Final = "The resource you requested does not exist."
 
 
@@ -62,6 +63,11 @@ def no_code_signing(arn: str) -> Refusal:
     """There are none here."""
     words = "The code signing configuration cannot be found. Check that the provided configuration is not deleted: "
     return Refusal("CodeSigningConfigNotFoundException", 404, f"{words}{arn}.")
+
+
+def no_such_code_signing(arn: str) -> Refusal:
+    """The same, of what is asked about the configuration itself."""
+    return not_found(f"The Lambda code signing configuration {arn} can not be found.")
 
 
 def unreadable(message: str) -> Refusal:
