@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.main import get_command
+
+from lambent.cli.app import app
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -29,6 +33,22 @@ def test_every_piece_of_python_in_the_documents_is_python() -> None:
     for document in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
         for piece in re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL):
             compile(piece, document.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_every_command_and_option_in_the_documents_is_one() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    shown = 0
+    for document in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for line in re.findall(r"(?:^\$ |`)(lambent [a-z][^`\n]*)", document.read_text("utf-8"), re.MULTILINE):
+            words = line.partition("#")[0].split()[1:]
+            command = commands.get(words[0])
+            assert command is not None, f"{document.name}: {line}"
+            if words[1:] and words[1] in getattr(command, "commands", {}):
+                command = command.commands[words[1]]
+            options = {name for each in command.params for name in each.opts}
+            assert {word for word in words if word.startswith("--")} <= options, f"{document.name}: {line}"
+            shown += 1
+    assert shown > 20
 
 
 def test_where_it_is_decided_names_places_that_exist() -> None:

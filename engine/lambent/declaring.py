@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar, Unpack, overload
 
 from lambent.configuration import ExecutionEnvironment
 from lambent.control import Control
-from lambent.errors import InvalidParameterValue, LambentError
+from lambent.errors import InvalidParameterValue, LambentError, ResourceConflict
 from lambent.model import EventInvokeConfig, Function, QueueMapping, Stream, StreamMapping
 from lambent.options import FunctionFromOptions, FunctionOptions, MapOptions, OnOptions, QueueOptions, StreamOptions
 from lambent.ports import BuiltinQueue, BuiltinStream, Clock
@@ -206,7 +206,10 @@ class Declarations(Mappings):
         self._declare(validated(Function, {**fields, "name": name}, "a function"), handler)
 
     def _declare(self, function: Function, handler: Callable[..., object] | None) -> None:
-        self.control.declare_function(function)
+        try:
+            self.control.declare_function(function)
+        except ResourceConflict as error:
+            raise ResourceConflict(f"{error.message} (give one of the two another name with name=…)") from None
         self._know(function, handler)
         try:
             self._host(function, handler)

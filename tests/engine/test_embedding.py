@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lambent import Engine, EngineStopped, FunctionError, InvalidParameterValue, ResourceNotFound
+from lambent import Engine, EngineStopped, FunctionError, InvalidParameterValue, ResourceConflict, ResourceNotFound
 
 
 async def echo(event: Any, context: Any) -> Any:
@@ -100,6 +100,9 @@ def test_a_decorator_that_is_used_wrongly_says_how_it_is_used() -> None:
             engine.function(wrong)  # type: ignore[type-var]
     with pytest.raises(InvalidParameterValue, match=r"has none of its own, so give one with name="):
         engine.function(functools.partial(echo, 1))
+    engine.function(echo)
+    with pytest.raises(ResourceConflict, match=r"Function already exist: echo \(give one of the two another name"):
+        engine.function(name="echo")(lambda event: event)
     with pytest.raises(InvalidParameterValue, match="it must be a queue, a stream or a name"):
         engine.on(echo)  # type: ignore[arg-type]
     with pytest.raises(InvalidParameterValue, match="a function or its mapping; did you mean filters"):
