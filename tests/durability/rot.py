@@ -1,4 +1,5 @@
-"""Bits that rot: a flipped bit, a byte that became another or a file cut short, anywhere in the files of a real store.
+"""Bits that rot: a flipped bit, a byte that became another or a file cut short, anywhere in the files of a real store;
+or a byte of a value, with which a text is another one or none.
 
 Decides what must hold then: the store refuses with a sentence that says what to do; or it serves everything that is
 whole, and says what it has put aside. It never hands out what was not stored. A log that ends early is the one damage
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import random
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
@@ -22,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lambent.errors import StoreUnavailable
 from lambent.semantics.builtin import MAXIMUM_VISIBILITY_SECONDS
@@ -35,6 +38,16 @@ CALLS_IN_LOG = 2
 LAST = "last"  # a document which is all that the last transaction has written, and which may be lost with it unheard
 LOG_DAMAGED = "The log was damaged"
 PROGRESS_SECONDS = 10.0
+SHARE_OF_VALUES = 0.3  # of the damages: the others are of any byte
+NO_TEXT = 0xFF  # is in no UTF-8
+VALUES = """
+SELECT t.name, c.name, c.type FROM sqlite_schema t, pragma_table_info(t.name) c
+WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite%' AND c.type IN ('TEXT', 'BLOB') AND NOT c.pk
+AND t.name <> 'shards' AND c.name NOT IN ('state', 'reason') -- no checksum has these
+AND NOT EXISTS (
+    SELECT 1 FROM pragma_index_list(t.name) i, pragma_index_info(i.name) part WHERE part.name = c.name
+) ORDER BY 1, 2
+"""
 
 
 @dataclass
@@ -93,6 +106,8 @@ async def _fill(directory: Path) -> dict[str, str]:
 
 
 def _rot(directory: Path, chance: random.Random) -> str:
+    if chance.random() < SHARE_OF_VALUES:
+        return _spoil(directory / "lambent.db", chance)
     path = chance.choice(sorted(directory.iterdir()))
     data = bytearray(path.read_bytes())
     at = chance.randrange(len(data))
@@ -108,6 +123,25 @@ def _rot(directory: Path, chance: random.Random) -> str:
             what = f"a bit of byte {at} of {path.name} is another"
     path.write_bytes(data)
     return what
+
+
+def _spoil(path: Path, chance: random.Random) -> str:
+    """A byte of one value, which is in no index: few bytes of a file are of such a one, and many are of nothing."""
+    with contextlib.closing(sqlite3.connect(path)) as file, file:
+        values: list[tuple[Any, ...]] = []
+        while not values:
+            table, column, kind = chance.choice(file.execute(VALUES).fetchall())
+            columns = file.execute("SELECT name FROM pragma_table_info(?) WHERE pk", (table,)).fetchall()
+            key = ", ".join(name for (name,) in columns) or "rowid"
+            every = f"SELECT CAST({column} AS BLOB), {key} FROM {table} WHERE length({column}) ORDER BY {key}"
+            values = file.execute(every).fetchall()
+        value, *row = chance.choice(values)
+        data = bytearray(value)
+        at = chance.randrange(len(data))
+        data[at] = NO_TEXT if chance.random() < 0.5 else data[at] ^ 1
+        places = ", ".join("?" * len(row))
+        file.execute(f"UPDATE {table} SET {column} = CAST(? AS {kind}) WHERE ({key}) = ({places})", (data, *row))
+    return f"byte {at} of {column} of {table} {row} is {data[at]}"
 
 
 async def _look(directory: Path, stored: dict[str, str], what: str) -> tuple[str, list[str]]:

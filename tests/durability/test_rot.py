@@ -11,7 +11,7 @@ def explained(found):
 
 
 def test_what_rots_is_reported_and_never_handed_out():
-    found = campaign(range(60))
+    found = campaign(range(120))
     assert not found.problems, explained(found)
     assert all(found.outcomes[outcome] for outcome in ("harmless", "reported", "refused", "an earlier state"))
 

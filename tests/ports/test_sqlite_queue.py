@@ -162,6 +162,21 @@ class TestSqliteQueuesOnFile(_OnFile):
             "Times in queue q.fifo",
         ]
 
+    @pytest.mark.parametrize("damaged", [b"{", b"\xff"])
+    async def test_a_queue_whose_configuration_is_damaged_keeps_its_messages_and_that_is_told(
+        self, damaged: bytes
+    ) -> None:
+        troubles: list[str] = []
+        self.file.on_trouble(troubles.append)
+        config = self.standard()
+        await self.queues.queue(self.standard("other"), self.world()).send_many([Send("c")])
+        await self.queues.queue(config, self.world()).send_many([Send("a"), Send("b")])
+        await self.file.write(_spoilt, damaged)
+        await self.queues.sweep()
+        again = SqliteQueues(self.file).queue(config, self.world())
+        assert bodies(await again.receive(10, 0)) == ["a", "b"]
+        assert "The configuration of q, in queues, was damaged: what is declared takes its place." in troubles
+
     async def test_more_old_messages_than_one_step_removes_are_gone_at_once(self) -> None:
         queue = self.queues.queue(self.standard(message_retention_period_seconds=60), self.world())
         await queue.send_many([Send("old")] * (2 * STEP_ROWS + 1))
@@ -215,6 +230,11 @@ def _damage(cursor: apsw.Cursor, items: Sequence[str]) -> Sequence[str]:
 
 def _unreadable(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[None]:
     cursor.execute("UPDATE messages SET body = CAST(x'ff' AS TEXT) WHERE line = 'rotten'")
+    return items
+
+
+def _spoilt(cursor: apsw.Cursor, items: Sequence[bytes]) -> Sequence[bytes]:
+    cursor.executemany("UPDATE queues SET config = CAST(? AS TEXT)", [(item,) for item in items])
     return items
 
 

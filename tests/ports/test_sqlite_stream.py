@@ -67,6 +67,24 @@ class TestSqliteStream(streams.StreamSuite):
         assert position == await restarted.position(children[0].id, "LATEST", None)
         assert position not in positions
 
+    @pytest.mark.parametrize("damaged", [b"{", b"\xff"])
+    async def test_a_stream_whose_configuration_is_damaged_keeps_its_records_and_that_is_told(
+        self, damaged: bytes
+    ) -> None:
+        troubles: list[str] = []
+        self.file.on_trouble(troubles.append)
+        config = Stream(name="s")
+        await (await self.make_stream(Stream(name="other"))).put_many([Put(b"2", "k")])
+        stream = await self.make_stream(config)
+        await stream.put_many([Put(b"1", "k")])
+        [shard] = await stream.shards()
+        before = await self.read_all(stream, shard.id)
+        await self.file.write(_spoilt, damaged)
+        await self.streams.sweep()
+        again = SqliteStreams(self.file).stream(config, self.world())
+        assert await self.read_all(again, shard.id) == before != []
+        assert "The configuration of s, in streams, was damaged: what is declared takes its place." in troubles
+
     async def test_nothing_is_kept_for_a_mapping_that_was_deleted(self) -> None:
         documents = SqliteDocuments(self.file)
         await documents.put("mapping", "m1", "{}")
@@ -267,3 +285,8 @@ def _quarantined(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[list[ob
 
 def _count(cursor: apsw.Cursor, items: Sequence[None]) -> Sequence[object]:
     return [cursor.execute("SELECT count(*) FROM records").get for _ in items]
+
+
+def _spoilt(cursor: apsw.Cursor, items: Sequence[bytes]) -> Sequence[bytes]:
+    cursor.executemany("UPDATE streams SET config = CAST(? AS TEXT)", [(item,) for item in items])
+    return items

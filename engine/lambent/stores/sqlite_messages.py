@@ -30,7 +30,7 @@ from lambent.semantics.builtin import (
     sequence_number,
 )
 from lambent.stores.sqlite_file import FileClock, Perform
-from lambent.stores.sqlite_rows import checksum, quarantine, tell
+from lambent.stores.sqlite_rows import checksum, mend_configuration, quarantine, tell
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -439,7 +439,8 @@ def _sweep_after(cursor: apsw.Cursor, number: int, now: float) -> int:
         "SELECT number, config FROM queues WHERE number > ? ORDER BY number LIMIT ?", (number, STEP_QUEUES)
     ).fetchall()
     for number, config in rows:
-        _Rows(cursor, number, _parsed(config), now).sweep()
+        if (queue := _intact(config)) is not None:
+            _Rows(cursor, number, queue, now).sweep()
     return number if len(rows) == STEP_QUEUES else 0
 
 
@@ -463,6 +464,7 @@ def _rows_of(cursor: apsw.Cursor, name: str, now: float) -> _Rows:
 def declare(cursor: apsw.Cursor, items: Sequence[Call[Queue]]) -> Sequence[None]:
     for name, clock, config in items:
         _declare_unless_known(cursor, config)
+        mend_configuration(cursor, "queues", name, config.model_dump_json(), _parsed)
         rows = _rows_of(cursor, name, clock.now())
         if rows.config != config:
             rows.become(config)
@@ -480,6 +482,14 @@ def _declare_unless_known(cursor: apsw.Cursor, config: Queue) -> None:
 @lru_cache(maxsize=1024)
 def _parsed(config: str) -> Queue:
     return Queue.model_validate_json(config)
+
+
+def _intact(config: str) -> Queue | None:
+    """None if it is damaged: then nobody knows how long what is kept, until it is declared."""
+    try:
+        return _parsed(config)
+    except ValueError:
+        return None
 
 
 def _is_sound(row: _Row) -> bool:

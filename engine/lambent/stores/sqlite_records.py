@@ -42,7 +42,7 @@ from lambent.semantics.builtin import (
 )
 from lambent.semantics.sending import check_room, has_room
 from lambent.stores.sqlite_file import FileClock, Perform
-from lambent.stores.sqlite_rows import many, quarantine
+from lambent.stores.sqlite_rows import many, mend_configuration, quarantine
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -395,6 +395,7 @@ def declare(cursor: apsw.Cursor, items: Sequence[tuple[Ground, Stream]]) -> Sequ
             "INSERT INTO streams (name, config, layout) VALUES (?, ?, '') ON CONFLICT DO NOTHING", (config.name, text)
         )
         is_new = cursor.connection.changes() > 0
+        mend_configuration(cursor, "streams", config.name, text, _parsed)
         stream = _open(cursor, ground)
         if is_new:
             stream.create()
@@ -437,7 +438,10 @@ def sweep(cursor: apsw.Cursor, items: Sequence[tuple[int, FileClock]]) -> Sequen
 def _sweep_after(cursor: apsw.Cursor, number: int, now: float) -> int:
     rows: Any = cursor.execute(_OLDEST, (number, STEP_SHARDS)).fetchall()
     for number, config, first, first_at, last in rows:
-        stream = _parsed(config)
+        try:
+            stream = _parsed(config)
+        except ValueError:  # damaged, until it is declared
+            continue
         horizon = now - stream.retention_seconds
         if first <= last and first_at < horizon and _trim(cursor, number, first, last, stream, horizon, TRIM_ROWS):
             return number - 1  # there is more

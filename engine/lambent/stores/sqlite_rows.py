@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -23,6 +23,16 @@ SCHEMA: Final = (
         id INTEGER PRIMARY KEY, source TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL
     ) STRICT""",
 )
+_CONFIGURATIONS: Final = {
+    table: (
+        f"SELECT number, CAST(config AS BLOB) FROM {table}",  # noqa: S608  these two names
+        f"UPDATE {table} SET config = ? WHERE number = ?",  # noqa: S608
+        f"SELECT config FROM {table} WHERE name = ?",  # noqa: S608
+        f"UPDATE {table} SET config = ? WHERE name = ?",  # noqa: S608
+    )
+    for table in ("queues", "streams")
+}
+"""Statements about configurations, in the tables of what is declared by name and has rows of its own elsewhere."""
 MAXIMUM_QUARANTINED: Final = 10_000  # rows that are kept; the oldest make room
 LARGEST_STATEMENT: Final = 256  # rows; SQLite's time for them is long beside the time to begin
 
@@ -70,13 +80,38 @@ def set_aside_unreadable(cursor: apsw.Cursor) -> None:
     for table, without_rowid in tables:
         columns: Any = cursor.execute("SELECT name, type, pk FROM pragma_table_info(?)", (table,)).fetchall()
         key = [name for name, _, part in columns if part] if without_rowid else ["rowid"]
-        texts = [name for name, kind, _ in columns if kind == "TEXT"]
+        texts = [name for name, kind, _ in columns if kind == "TEXT" and name != "config"]
+        if table in _CONFIGURATIONS:
+            _empty_unreadable_configurations(cursor, table)
         raw = [f"CAST({name} AS BLOB)" for name in (*key, *texts)]
         every = f"SELECT {', '.join(raw)} FROM {table}"  # noqa: S608  the names are those of our own schema
         one = f"DELETE FROM {table} WHERE {' AND '.join(f'{each} = ?' for each in raw[: len(key)])}"  # noqa: S608
         for row in [row for row in cursor.execute(every) if not all(map(_is_text, row[len(key) :]))]:
             quarantine(cursor, table, " ".join(part.decode(errors="replace") for part in row[: len(key)]), row)
             cursor.execute(one, row[: len(key)])
+
+
+def _empty_unreadable_configurations(cursor: apsw.Cursor, table: str) -> None:
+    """Its row stays, because others belong to it: `mend_configuration` has another for it."""
+    every, change, _, _ = _CONFIGURATIONS[table]
+    for number, config in cursor.execute(every).fetchall():
+        if not _is_text(config):
+            cursor.execute(change, ("", number))
+            tell(cursor, f"A configuration in {table} was damaged: what is declared takes its place.")
+
+
+def mend_configuration(
+    cursor: apsw.Cursor, table: str, name: str, declared: str, parse: Callable[[str], object]
+) -> None:
+    """If there is one that says nothing any more, what is declared takes its place."""
+    _, _, one, replace = _CONFIGURATIONS[table]
+    stored: str | None = cursor.execute(one, (name,)).get
+    try:
+        if stored is not None:
+            parse(stored)
+    except ValueError:
+        cursor.execute(replace, (declared, name))
+        tell(cursor, f"The configuration of {name}, in {table}, was damaged: what is declared takes its place.")
 
 
 def many(cursor: apsw.Cursor, statement: str, rows: Sequence[Sequence[Any]]) -> int:
