@@ -61,15 +61,16 @@ async def serve_bare() -> None:
 
 
 async def serve(kind: str, folder: str) -> None:
-    """The API of an engine: `sync` in memory, `async` and `held` on SQLite, `many` with 10,000 functions."""
+    """The API of an engine: `sync` in memory, `async` and `held` on SQLite, `many` with 10,000 functions, a URL on that
+    store. What is changed is never Pending."""
     import structlog
 
     from lambent import Engine
     from lambent.api.serving import serving
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # nobody reads what follows the URL
-    store = f"sqlite:///{folder}/bench.db" if kind in ("async", HELD) else None
-    engine = Engine(store, account_concurrency=1000)
+    store = f"sqlite:///{folder}/bench.db" if kind in ("async", HELD) else kind if "://" in kind else None
+    engine = Engine(store, account_concurrency=1000, state_change_seconds=0.0)
 
     async def nothing(event: Any) -> Any:
         return event

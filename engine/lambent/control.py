@@ -233,7 +233,8 @@ class Control:
 
     async def list_functions(self) -> dict[str, Function]:
         """All that are stored, by name in its order."""
-        return {name: each.function for name, each in sorted((await self.stored.look()).items())}
+        seen = await self.stored.look()
+        return {name: seen[name].function for name in sorted(seen)}
 
     async def update_function(self, name: str, changes: Mapping[str, object]) -> Function:
         """Replace some fields. Engines that host the function follow; what runs already ends as it began. That holds

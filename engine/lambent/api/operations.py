@@ -252,8 +252,8 @@ class Operations:
         return {"Functions": [each for each in found if each is not None], "NextMarker": marker}
 
     async def _account_settings(self, params: Mapping[str, Any]) -> Answer:
-        code_bytes = await self._code_bytes()
-        return concurrency.account_settings(await self._control.list_functions(), code_bytes, self._engine.settings)
+        code_bytes, known = await self._code_bytes(), await self._control.known()
+        return concurrency.account_settings(known.functions, code_bytes, self._engine.settings)
 
     async def _code_bytes(self) -> int:
         """Of all functions and layers, in all their versions, zipped."""

@@ -160,16 +160,20 @@ class _DocumentState:
         self.kinds: dict[str, dict[str, Document]] = {}
         self.written: defaultdict[str, dict[str, None]] = defaultdict(dict)  # names of a kind, the latest last
         self.expiries: dict[tuple[str, str], float] = {}  # on the monotonic clock
+        self.expires_first = float("inf")  # or later: none of them earlier
         self.changes: Counter[str] = Counter()
         self.revisions = itertools.count(1)
         self.bell = Bell()
 
     def sweep(self, now: float) -> None:
         """What expired is gone; nobody is told."""
+        if now < self.expires_first:
+            return
         for kind, name in [key for key, at in self.expiries.items() if at <= now]:
             del self.expiries[kind, name]
             self.kinds[kind].pop(name, None)
             self.written[kind].pop(name, None)
+        self.expires_first = min(self.expiries.values(), default=float("inf"))
 
     def changed(self, kind: str) -> None:
         self.changes[kind] += 1
@@ -212,7 +216,8 @@ class MemoryDocuments:
         self._state.written[kind][name] = None
         self._state.expiries.pop((kind, name), None)
         if expires_in_seconds is not None:
-            self._state.expiries[kind, name] = self._clock.monotonic() + expires_in_seconds
+            self._state.expiries[kind, name] = at = self._clock.monotonic() + expires_in_seconds
+            self._state.expires_first = min(self._state.expires_first, at)
         if kind == "mapping":
             self._mapping_is(name, True)
         self._state.changed(kind)
