@@ -120,6 +120,16 @@ class Seen(NamedTuple):
     revision: int
 
 
+class Kept(NamedTuple):
+    """A function's versions by number, and their references."""
+
+    references: Mapping[str, str] = {}
+    versions: Mapping[str, Version] = {}
+
+
+_NOTHING: Final = Kept()
+
+
 class StoredFunctions:
     """The functions of a store. `look` brings what is known of them up to date, for as much as has changed."""
 
@@ -137,7 +147,7 @@ class StoredFunctions:
         self._revision = 0  # the highest that was seen
         self._changed: set[str] = set()  # since somebody asked for that
         self._all_changed = False
-        self._versions: dict[str, Mapping[str, Version]] = {}  # by function: those that were read, and need not be
+        self._kept: dict[str, Kept] = {}  # by function: versions that were read, and need not be read again
         self._unnamed: dict[str, float] = {}  # versions that no function names, and since when that is known
         self._forget()
 
@@ -151,13 +161,15 @@ class StoredFunctions:
             now = self._monotonic()
             anew = anew or self._looked_at is None or now - self._looked_at > FORGOTTEN_SECONDS / 2
             documents = await self._documents.list(FUNCTION, 0 if anew else self._revision)
-            found = await self._read(documents, all_versions=anew)
-            if anew or any(each.revision <= self._revision for each in documents):  # the store has lost what we saw
-                self._revision = 0
+            anew = anew or any(each.revision <= self._revision for each in documents)  # the store has lost what we saw
+            news = [each for each in documents if anew or not self._knows(each.name, each.revision)]
+            found = await self._read(news, all_versions=anew)
+            if anew:
                 self._all_changed = True
+                self._revision = 0
                 self._forget()
-            for document, each in zip(documents, found, strict=True):
-                self._revision = max(self._revision, document.revision)
+            self._revision = max((each.revision for each in documents), default=self._revision)
+            for document, each in zip(news, found, strict=True):
                 self._know(document.name, each, document.revision)
             self._looked_at = now
         return self._seen
@@ -203,8 +215,8 @@ class StoredFunctions:
         """Remove the versions that no function has named for a while."""
         now, names = self._monotonic(), {each.name for each in await self._documents.list(VERSION)}
         await self.look()
-        for function, versions in self._versions.items():
-            names -= {_name(function, number, each.reference) for number, each in versions.items()}
+        for function, kept in self._kept.items():
+            names -= {_name(function, number, reference) for number, reference in kept.references.items()}
         self._unnamed = {name: self._unnamed.get(name, now) for name in sorted(names)}
         for name in [name for name, since in self._unnamed.items() if now - since >= UNNAMED_SECONDS]:
             function, number, reference = name.split(":")
@@ -225,9 +237,12 @@ class StoredFunctions:
         self.made.clear()
         self.deleted.clear()
 
-    def _know(self, name: str, found: StoredFunction | None, revision: int) -> None:
+    def _knows(self, name: str, revision: int) -> bool:
         known = self._seen.get(name)
-        if known is not None and known.revision >= revision:
+        return known is not None and known.revision >= revision
+
+    def _know(self, name: str, found: StoredFunction | None, revision: int) -> None:
+        if self._knows(name, revision):
             return
         self._changed.add(name)
         if found is None:
@@ -245,26 +260,30 @@ class StoredFunctions:
     ) -> Sequence[StoredFunction | None]:
         """What these documents of functions say, with their versions; `all_versions`: of all that there are."""
         contents = [(each.name, content(each)) for each in documents]
-        known = {name: self._versions.get(name, {}) for name, _ in contents}
+        known = {name: self._kept.get(name, _NOTHING) for name, _ in contents}
         missing = [
             _name(name, number, reference)
-            for name, stored in contents if stored is not None
-            for number, reference in stored.versions.items() if not _is(known[name].get(number), reference)
+            for name, stored in contents if stored is not None and stored.versions != known[name].references
+            for number, reference in stored.versions.items() if known[name].references.get(number) != reference
         ]  # fmt: skip
         bodies = await self._bodies(missing, all_versions)
         found: list[StoredFunction | None] = []
         for document, (name, stored) in zip(documents, contents, strict=True):
             if stored is None:
-                self._versions.pop(name, None)
-                found.append(None)
-                continue
-            if "versions" in stored.configuration:
-                stored, versions = _taken_apart(stored)
+                each = None
+            elif "versions" in stored.configuration:
+                each = StoredFunction(*_taken_apart(stored), document.revision)
             else:
-                versions = dict(_versions(name, stored.versions, known[name], bodies))
-            self._versions[name] = versions
-            found.append(StoredFunction(stored, versions, document.revision))
+                each = StoredFunction(stored, _versions(name, stored.versions, known[name], bodies), document.revision)
+            self._keep(name, each)
+            found.append(each)
         return found
+
+    def _keep(self, name: str, found: StoredFunction | None) -> None:
+        if found is None:
+            self._kept.pop(name, None)
+        else:
+            self._kept[name] = Kept(found.references, found.versions)
 
     async def _bodies(self, names: Sequence[str], all_versions: bool) -> Mapping[str, str]:
         """The versions' documents that there are of these, by name."""
@@ -289,6 +308,7 @@ class StoredFunctions:
         written = await self._documents.put(FUNCTION, name, body, revision)
         if written is None:
             return None
+        self._keep(name, wanted)
         self._know(name, wanted, written.revision)
         gone = [_name(name, number, each) for number, each in before.items() if after.get(number) != each]
         with suppress(StoreUnavailable):  # what is left is collected
@@ -304,21 +324,20 @@ def _name(function: str, number: str, reference: str) -> str:
     return f"{function}:{number}:{reference}"
 
 
-def _is(version: Version | None, reference: str) -> bool:
-    return version is not None and version.reference == reference
-
-
 def _versions(
-    function: str, references: Mapping[str, str], known: Mapping[str, Version], bodies: Mapping[str, str]
-) -> Iterable[tuple[str, Version]]:
+    function: str, references: Mapping[str, str], known: Kept, bodies: Mapping[str, str]
+) -> Mapping[str, Version]:
     """Those that are known, or whose documents were read. One that is not there was deleted meanwhile, or is lost: the
     function goes on without it."""
+    if references == known.references:
+        return known.versions
+    found: dict[str, Version] = {}
     for number, reference in references.items():
-        version = known.get(number)
-        if version is not None and version.reference == reference:
-            yield number, version
+        if known.references.get(number) == reference:
+            found[number] = known.versions[number]
         elif (body := bodies.get(_name(function, number, reference))) is not None:
-            yield number, Version.read(reference, body)
+            found[number] = Version.read(reference, body)
+    return found
 
 
 def _taken_apart(stored: Stored) -> tuple[Stored, dict[str, Version]]:
