@@ -146,7 +146,7 @@ async def test_nothing_is_left_of_a_group(narrow: Engine, code: Path) -> None:
     narrow.function_from(code, handler="app.handler", timeout_seconds=30)
     async with narrow:
         await narrow.invoke("code")
-        assert len(groups() - others) == 2 * len(folders), "its process's, and that of the next one, which waits"
+        assert len(groups() - others) >= len(folders), "its process's, and soon those of the next one, which waits"
     assert groups() == others
 
 

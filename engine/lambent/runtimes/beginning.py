@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from threading import Lock
 from typing import Final, Protocol
 
 from lambent.runtimes.cgroups import NOWHERE, Ground, Group
+from lambent.runtimes.launcher import HURRY
 
 PROGRAM: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")))
 _SILENT: Final = (subprocess.DEVNULL, subprocess.DEVNULL)
@@ -79,6 +81,10 @@ class Launcher:
         if self._socket is None:
             self._open()
         assert self._socket is not None
+        somebody_waits = select.poll()
+        somebody_waits.register(self._socket, select.POLLIN)
+        if not somebody_waits.poll(0):
+            self._socket.send(HURRY)
         if pid := int(self._socket.recv(32)):  # nothing, if it ended: ValueError
             known(pid)
             socket.send_fds(self._socket, [told], streams)

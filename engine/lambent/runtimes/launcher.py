@@ -7,9 +7,9 @@ would take as long as half an interpreter's start. Nothing but the standard libr
 
 `launcher.py serve FD PREPARED` has one child ready at any time, in cgroups of its own and without privileges, so that a
 cold start waits neither for a fork nor for the kernel to move a process, and nothing that it forks is outside. It says
-its number on the socket, and what is told there next is for it; then there is another. The children are the engine's
-(CLONE_PARENT), which collects them, and live on if this ends; it ends with the child that was ready and hears that
-nobody asks any more. `launcher.py become FD PREPARED` becomes what a file tells.
+its number on the socket, and what is told there next is for it; a little later there is another. The children are the
+engine's (CLONE_PARENT), which collects them, and live on if this ends; it ends with the child that was ready and hears
+that nobody asks any more. `launcher.py become FD PREPARED` becomes what a file tells.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -26,6 +27,9 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 MAXIMUM_BYTES: Final = 262_144  # of what is told of one process
+HURRY: Final = b"?"  # what is sent by whom no child waits for yet
+UNHURRIED_SECONDS: Final = 0.1
+"""After which there is another child if nobody hurries: until then it would take time from the one that begins."""
 CANNOT_EXECUTE: Final = 126  # exit status, as shells have it
 NOT_FOUND: Final = 127
 _DESCRIPTORS: Final = 2
@@ -76,6 +80,7 @@ def serve(asked: socket.socket, prepared: str) -> None:
         if not os.read(taken, 1):
             return
         os.close(taken)
+        select.select([asked], [], [], UNHURRIED_SECONDS)
 
 
 def _wait(asked: socket.socket, taken: int, prepared: str) -> None:
@@ -83,9 +88,11 @@ def _wait(asked: socket.socket, taken: int, prepared: str) -> None:
     said = json.loads(prepared)  # here, for what is touched now is a copy already when there is no time
     _prepare(said)
     asked.send(str(os.getpid()).encode())
-    message, ancillary, _, _ = asked.recvmsg(
-        MAXIMUM_BYTES, socket.CMSG_SPACE(4 * _DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-    )
+    message = HURRY
+    while message == HURRY:
+        message, ancillary, _, _ = asked.recvmsg(
+            MAXIMUM_BYTES, socket.CMSG_SPACE(4 * _DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        )
     if not message:
         return
     os.setsid()

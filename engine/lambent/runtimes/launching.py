@@ -8,7 +8,9 @@ paths and TMPDIR. Beginning and ending the process is `process.py`'s.
 
 from __future__ import annotations
 
+import glob
 import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -136,7 +138,7 @@ def launch(function: Function, code: CodePlaces, identity: Identity, port: int, 
     needed |= {sys.prefix, sys.base_prefix} if command[0] == sys.executable else set()
     needed |= {str(Path(command[1]).parents[2])} if environment.family == "nodejs" else set()
     needed |= {opt} if opt is not None else set()
-    needed = {path for path in needed if not any(str(each) in needed for each in Path(path).parents)}
+    needed = {path for path in needed if not any(path.startswith(f"{each}/") for each in needed)}
     if wrapper := environment.variables.get("AWS_LAMBDA_EXEC_WRAPPER"):
         command.insert(0, wrapper)
     if own.mounting:
@@ -286,11 +288,11 @@ def _bootstrap(code: CodePlaces) -> str:
 def _find_module(handler: str, code: CodePlaces) -> None:
     """The module is looked for in the code and its layers only, although an interpreter has more to offer."""
     module = handler.rpartition(".")[0]
-    path = Path(*module.replace("/", ".").split("."))
     roots = [code.folder] if code.layers is None else [code.folder, code.layers / "python"]
-    for root in roots:
-        for found in (*(root / path.parent).glob(f"{path.name}.*"), root / path / "__init__.py", root / path):
-            if found.exists() and found.resolve().is_relative_to(root.resolve()):
+    for root in map(os.path.realpath, roots):
+        found = os.path.join(root, *module.replace("/", ".").split("."))
+        for file in itertools.chain((f"{found}.py", found), glob.iglob(f"{glob.escape(found)}.*")):
+            if os.path.exists(file) and os.path.realpath(file).startswith(f"{root}/"):
                 return
     raise CannotBegin(
         f"Unable to import module '{module}': No module named '{module}' in the function's code",
