@@ -132,6 +132,21 @@ def test_no_member_that_would_change_how_a_function_runs_is_passed_over(api: Any
     assert error.message.startswith(f"{next(iter(member))} is not there: lambent has no ")
 
 
+def test_snap_start_and_the_runtime_fit_together_whichever_of_them_changes(api: Any) -> None:
+    def update(**members: Any) -> Any:
+        return api.update_function_configuration(FunctionName="snapped", **members)
+
+    create(api, "snapped", Runtime="python3.11")
+    with refused("InvalidParameterValueException", 400) as error:
+        update(SnapStart={"ApplyOn": "PublishedVersions"})
+    assert error.message == "python3.11 is not supported for SnapStart enabled functions."
+    update(SnapStart={"ApplyOn": "PublishedVersions"}, Runtime="python3.12")
+    with refused("InvalidParameterValueException", 400):
+        update(Runtime="python3.11")
+    assert update(Runtime="python3.11", SnapStart={"ApplyOn": "None"})["Runtime"] == "python3.11"
+    api.delete_function(FunctionName="snapped")
+
+
 def test_the_key_of_a_deployment_package_is_shown(api: Any) -> None:
     key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/k"
     create(api, "locked", Code={"ZipFile": zipped(), "SourceKMSKeyArn": key})

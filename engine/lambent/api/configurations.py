@@ -79,7 +79,6 @@ def chosen(params: Mapping[str, Any], known: frozenset[str], package_type: str =
         raise invalid(
             "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image."
         )
-    _check_snap_start(found, runtime)
     if "ImageConfig" in found and package_type == "Zip":
         raise invalid("ImageConfig parameter is not supported for functions created with PackageType Zip.")
     return found
@@ -114,6 +113,7 @@ def merged(members: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
         found["TracingConfig"] = {"Mode": "PassThrough"}
     if found["SnapStart"].get("ApplyOn") is None:
         found["SnapStart"] = {"ApplyOn": "None"}
+    _check_snap_start(found)
     found["LoggingConfig"] = _logging(members.get("LoggingConfig", {}), chosen.get("LoggingConfig", {}))
     for name in _TAKEN_AWAY:
         if not found.get(name, True):
@@ -132,9 +132,9 @@ def _logging(before: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, 
     return {name: each for name, each in found.items() if name not in _LEVELS}
 
 
-def _check_snap_start(choice: Mapping[str, Any], runtime: str | None) -> None:
-    wanted = choice.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions"
-    if wanted and runtime is not None and not _SNAPPED.fullmatch(runtime):
+def _check_snap_start(members: Mapping[str, Any]) -> None:
+    runtime = members.get("Runtime")
+    if members["SnapStart"]["ApplyOn"] == "PublishedVersions" and runtime and not _SNAPPED.fullmatch(runtime):
         raise invalid(f"{runtime} is not supported for SnapStart enabled functions.")
 
 
