@@ -49,8 +49,7 @@ class References:
         self._world = world
         self._queues: dict[str, BuiltinQueue] = {}
         self._streams: dict[str, BuiltinStream] = {}
-        self._queue_sources: dict[str, QueueSource] = {}  # other than the store's, by URL
-        self._stream_sources: dict[str, StreamSource] = {}
+        self._sources: dict[str, object] = {}  # other than the store's, by URL
         self._destinations: dict[str, Destination] = {}
 
     def queue(self, name: str) -> BuiltinQueue:
@@ -64,7 +63,7 @@ class References:
     def stream(self, name: str) -> BuiltinStream:
         """As `queue`; with a URL, what there is of a stream elsewhere."""
         if "://" in name:
-            return cast(BuiltinStream, self.stream_source(name))
+            return cast(BuiltinStream, self._elsewhere(name, "stream"))
         if name not in self._streams:
             if name not in self._declared_streams:
                 raise ResourceNotFound(f'There is no stream "{name}": declare it with engine.stream({name!r}).')
@@ -73,25 +72,15 @@ class References:
 
     def queue_source(self, source: str) -> QueueSource:
         """Of a mapping."""
-        if "://" not in source:
-            return self.queue(source.removeprefix("queue:"))
-        if source not in self._queue_sources:
-            factory = load_source(source)
-            assert factory.kind == "queue", f"{source} is no queue, and yet a queue mapping's source"
-            self._queue_sources[source] = factory(source, self._world)
-            self._close_with_us(self._queue_sources[source])
-        return self._queue_sources[source]
+        if "://" in source:
+            return cast(QueueSource, self._elsewhere(source, "queue"))
+        return self.queue(source.removeprefix("queue:"))
 
     def stream_source(self, source: str) -> StreamSource:
         """Of a mapping."""
-        if "://" not in source:
-            return self.stream(source.removeprefix("stream:"))
-        if source not in self._stream_sources:
-            factory = load_source(source)
-            assert factory.kind == "stream", f"{source} is no stream, and yet a stream mapping's source"
-            self._stream_sources[source] = factory(source, self._world)
-            self._close_with_us(self._stream_sources[source])
-        return self._stream_sources[source]
+        if "://" in source:
+            return cast(StreamSource, self._elsewhere(source, "stream"))
+        return self.stream(source.removeprefix("stream:"))
 
     def destination(self, reference: str) -> Destination:
         """Raises InvalidParameterValue, ResourceNotFound, and what the source of a URL raises when it is opened."""
@@ -100,6 +89,14 @@ class References:
                 self._destinations.clear()
             self._destinations[reference] = self._destination(reference)
         return self._destinations[reference]
+
+    def _elsewhere(self, url: str, kind: str) -> object:
+        if url not in self._sources:
+            factory = load_source(url)
+            assert factory.kind == kind, f"{url} is no {kind}, and yet a {kind} mapping's source"
+            self._sources[url] = factory(url, self._world)
+            self._close_with_us(self._sources[url])
+        return self._sources[url]
 
     def _destination(self, reference: str) -> Destination:
         kind, _, name = reference.partition(":")
