@@ -11,6 +11,7 @@ from lambent.ports import Connection, Store, World
 from lambent.stores.sqlite import SqliteStore
 
 from .suites import Suite
+from .suites.facts import FactsSuite
 from .suites.stores import DocumentsSuite, EventQueueSuite, LeasesSuite
 
 pytestmark = pytest.mark.virtual_time
@@ -61,4 +62,8 @@ class TestSqliteEventQueue(_Sqlite, EventQueueSuite):
 
 
 class TestSqliteLeases(_Sqlite, LeasesSuite):
+    pass
+
+
+class TestSqliteFacts(_Sqlite, FactsSuite):
     pass

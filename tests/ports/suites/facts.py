@@ -40,6 +40,10 @@ class FactsSuite(StoreSuite):
         assert (ended.event.function, ended.event.qualifier, ended.event.payload) == ("f", "v1", b"")
         assert now <= ended.ended_at <= self.clock.now()
         assert await facts.ended() == {("f", "succeeded"): 1}
+        await events.put_many([Event("e2", "f", b"{}", now)])
+        [claimed] = await events.receive("f", 1, CLAIM)
+        await events.settle_many([Delete(claimed.receipt, "succeeded"), Delete(claimed.receipt, "succeeded")])
+        assert await facts.ended() == {("f", "succeeded"): 2}, "each once"
 
     async def test_how_an_event_ended_is_told_with_the_reason_that_its_end_gives(self) -> None:
         connection = await self.connect()

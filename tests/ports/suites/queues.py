@@ -211,6 +211,8 @@ class QueueSuite(Suite):
     @needs("retention")
     async def test_a_message_that_is_too_old_is_gone_and_no_other(self) -> None:
         queue = await self.queue(message_retention_period_seconds=60)
+        other = await self.make_queue(Queue(name="keeps", message_retention_period_seconds=3600))
+        await other.send_many([Send("another's")])
         await queue.send_many([Send("old"), Send("old, in flight")])
         await self.pass_time(30)
         await queue.send_many([Send("young")])
@@ -219,10 +221,12 @@ class QueueSuite(Suite):
         await self.pass_time(2)
         assert bodies(await queue.receive(10, VISIBILITY + 1)) == ["young"]
         assert not await queue.receive(10, 0)
+        assert bodies(await other.receive(10, 0)) == ["another's"]
 
     @needs("purge", "depth")
     async def test_a_purge_removes_all_and_the_depth_says_so(self) -> None:
-        queue = await self.queue()
+        queue, other = await self.queue(), await self.make_queue(Queue(name="keeps"))
+        await other.send_many([Send("another's")])
         await queue.send_many([Send("a"), Send("b"), Send("c", delay_seconds=1)])
         [message] = await queue.receive(1, 0)
         depth = await queue.depth()  # type: ignore[attr-defined]
@@ -233,6 +237,7 @@ class QueueSuite(Suite):
         assert list(await queue.settle_many([Delete(message.receipt)])) == [False]
         await queue.send_many([Send("new")])
         assert bodies(await queue.receive(10, VISIBILITY + 1)) == ["new"]
+        assert bodies(await other.receive(10, 0)) == ["another's"]
 
     @needs("peek")
     async def test_a_look_into_a_queue_receives_nothing(self) -> None:
