@@ -30,6 +30,7 @@ VERSIONS = 1000
 HUNDRED = 100
 CALLS = 30  # of what is asked of all functions
 LEAST_OF_FIRST = 0.5  # disks have moods
+MOST_OF_FIRST = 4.0  # a thousand references are gone through; with all versions in one document it would be 20
 MOST_OF_ONE = 50.0  # times a call that reads one function: 10,000 names are gone through, and no document
 
 Call = Callable[..., Any]
@@ -109,7 +110,7 @@ def growth(url: str, store: str) -> list[Row]:
         Row("  with 10,000, GetFunction", one, "ms"),
         *(Row(f"  {name}, by GetFunction", each / one, "times", most=MOST_OF_ONE) for name, each in of_all.items()),
         Row(f"PublishVersion on {store}, the first hundred of 1,000", first, "ms"),
-        Row("  the last hundred, by the first", last / first, "times", most=1 / LEAST_OF_FIRST),
+        Row("  the last hundred, by the first", last / first, "times", most=MOST_OF_FIRST),
     ]
 
 

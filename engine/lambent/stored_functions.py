@@ -6,7 +6,7 @@ name says what is in it; one that no function names (its writer died, or another
 Decides, too, what is known of all functions without reading them anew: what the store says has changed since the last
 look. What a function says, and who may change it, is decided above.
 
-Files of earlier versions have a function's versions in its own document: so they are read, and taken apart when the
+Stores of earlier releases have a function's versions in its own document: so they are read, and taken apart when the
 function is written the next time.
 """
 
@@ -341,7 +341,7 @@ def _versions(
 
 
 def _taken_apart(stored: Stored) -> tuple[Stored, dict[str, Version]]:
-    """What a document of earlier files says, which has the versions within."""
+    """What a document of earlier releases says, which has the versions within."""
     configuration, api = dict(stored.configuration), dict(stored.api)
     inside, kept = configuration.pop("versions"), api.pop("versions", {})
     versions, provisioned = {}, {}

@@ -191,7 +191,7 @@ async def collected(documents: Documents) -> None:
     ],
     ids=["publish", "delete a version", "delete the function"],
 )
-@pytest.mark.parametrize("old", [False, True], ids=["", "in a file of earlier versions"])
+@pytest.mark.parametrize("old", [False, True], ids=["", "in a store of before"])
 async def test_who_dies_between_two_writes_leaves_a_function_as_it_was_or_as_it_was_to_be(
     store: Store, change: Change, after: dict[str, int] | None, old: bool
 ) -> None:
@@ -245,7 +245,7 @@ async def test_a_function_goes_on_without_a_version_that_is_lost() -> None:
         assert await state(documents) == {"3": 3}
 
 
-# --------------------------------------------------------------------------- files of earlier versions
+# --------------------------------------------------------------------------- stores of earlier releases
 
 
 @everywhere

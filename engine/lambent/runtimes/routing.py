@@ -112,7 +112,8 @@ class Router:
             factory: Callable[[RuntimeSurroundings], EnvironmentRuntime] = self._load(family)
         except InvalidParameterValue as error:
             self._surroundings.log("warning", "functions of a runtime will fail", family=family, reason=error.message)
-            return _Missing(error.message)
+            self._families[family] = missing = _Missing(error.message)
+            return missing
         if factory not in self._made:
             self._made[factory] = factory(self._surroundings)
         self._families[family] = self._made[factory]
