@@ -69,7 +69,8 @@ class Snapshot:
 
 class Desk:
     """The engine's side. `hosted` are its functions, `invoke` is `Engine.invoke_response` and `stream`
-    `Engine.invoke_with_response_stream`, `mappings` tells what the loops show, `health` how it is."""
+    `Engine.invoke_with_response_stream`, `follow` learns what the store knows of functions by now, `mappings` tells
+    what the loops show, `health` how it is."""
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Desk:
         hosted: Collection[str],
         invoke: Callable[..., Awaitable[InvokeResponse]],
         stream: Callable[..., Awaitable[ResponseStream]],
+        follow: Callable[[], Awaitable[None]],
         mappings: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
         health: Callable[[], Health],
         telemetry: Telemetry,
@@ -87,6 +89,7 @@ class Desk:
         self._hosted = hosted
         self._invoke = invoke
         self._stream = stream
+        self._follow = follow
         self._mappings = mappings
         self._health = health
         self._telemetry = telemetry
@@ -165,6 +168,7 @@ class Desk:
         return {**asdict(response), "payload": response.payload.decode()}
 
     async def _call(self, invoke: Callable[..., Awaitable[Given]], request: Mapping[str, Any]) -> Given:
+        await self._follow()  # who asks may have published a moment ago what is asked for
         chain = request.get("chain")
         with nullcontext() if chain is None else continuing(*chain):
             return await invoke(
@@ -303,15 +307,16 @@ async def ask_for_stream(
     tail: bool = False,
     client_context: Mapping[str, object] | None = None,
     qualifier: str | None = None,
+    asking: int = 0,
 ) -> RelayedStream:
     """As `ask`, but gives the answer while the function still makes it."""
     request = _request(function, payload, tail, client_context, qualifier)
     streamed = {**request, "streamed": True, "keep_seconds": timeout_seconds + ANSWER_SECONDS}
 
     async def hear(kind: str, piece: str) -> Document:
-        return await _hear(connection, name, clock, function, kind, piece, timeout_seconds)
+        return await _hear(connection, name, clock, function, kind, piece, timeout_seconds, asking)
 
-    await _put_request(connection, name, streamed, 0)
+    await _put_request(connection, name, streamed, asking)
     stream = RelayedStream(hear, connection.documents, name)
     try:
         return await stream.begin()

@@ -1,9 +1,9 @@
 """The engine: what is called, started and ended.
 
 Decides which calls are taken in which state, what a caller meets of an outcome, and in what order we shut down
-(`drain`). What it is told is in `declaring.py`, its parts are put together in `life.py`; everything about meaning is
-decided below: what fits together in `consistency.py`, what may start in `semantics/concurrency.py`, what follows from
-an outcome in `semantics/`.
+(`drain`). What it is told is in `declaring.py` and, once it runs, in `changing.py`; its parts are put together in
+`life.py`. Everything about meaning is decided below: what fits together in `consistency.py`, what may start in
+`semantics/concurrency.py`, what follows from an outcome in `semantics/`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from lambent.calls import InvokeResponse, check_context, collects_tail, in_bytes, new_event, payload_bytes, response_of
+from lambent.changing import Changes
 from lambent.context import CURRENT
 from lambent.control import Control
-from lambent.declaring import Declarations, Hosted, Source
+from lambent.declaring import Hosted
+from lambent.desk import RelayedStream
 from lambent.errors import (
     EngineStopped,
     FunctionError,
@@ -43,10 +45,9 @@ from lambent.model import (
     Succeeded,
     Throttled,
 )
-from lambent.options import EngineOptions, MapOptions
+from lambent.options import EngineOptions
 from lambent.payload import NO_PAYLOAD, check_payload, encode_payload
 from lambent.ports import Clock, Store, World
-from lambent.resources import MappingHandle
 from lambent.response_stream import ResponseStream, begin
 from lambent.semantics.health import Health
 from lambent.semantics.recursion import refused
@@ -55,7 +56,6 @@ from lambent.settings import EngineSettings
 from lambent.signals import serve
 from lambent.sources import beside, load_store
 from lambent.stored_functions import NOT_STARTED
-from lambent.stored_mappings import MappingState, StoredMapping
 from lambent.telemetry import ASYNC_EVENTS_RECEIVED, RECURSIVE_INVOCATIONS_DROPPED, Telemetry
 from lambent.validation import validated
 from lambent.world import SystemClock, ids_of
@@ -70,7 +70,7 @@ T = TypeVar("T")
 NOTICE_SECONDS: Final = 1.0  # after the start: the first line that is logged loads structlog, a quarter of the start
 
 
-class Engine(Declarations):
+class Engine(Changes):
     """Functions, their queues, streams and mappings, and the calls to them. Opens nothing until it is started.
 
     store: where everything durable lives; None is a store in memory of its own.
@@ -103,7 +103,7 @@ class Engine(Declarations):
         self._in_memory_by_default = store is None
         self._chance = random or Random(seed)
         self._executor = executor
-        self._life: Life | None = None
+        self._life = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that it was started in, last
         self._notice: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -194,6 +194,10 @@ class Engine(Declarations):
     async def invoke_elsewhere(self, function: Function, payload: bytes, **options: Any) -> InvokeResponse:
         """Have another engine of the store call a function that this one does not host: see `Life.ask`."""
         return await self._living().ask(function, payload, **options)
+
+    async def stream_elsewhere(self, function: Function, payload: bytes, **options: Any) -> RelayedStream:
+        """The same, for an answer that is read while the function still gives it."""
+        return await self._living().ask_for_stream(function, payload, **options)
 
     async def invoke_async(
         self,
@@ -306,90 +310,12 @@ class Engine(Declarations):
         assert not isinstance(outcome, Succeeded)
         return EngineStopped(outcome.reason) if self._closed else LambentError(outcome.reason)
 
-    # --- mappings and functions after the start --------------------------------------------------------------------
-
-    async def create_mapping(
-        self, source: Source, function: Callable[..., object] | str, **options: Unpack[MapOptions]
-    ) -> MappingHandle:
-        """As `map`, written to the store before it returns; for what is known only after the start."""
-        named = self._source(source)
-        name = self._named(function)
-        await self.control.publish()
-        stored = await self.control.create_mapping(named, name, self._destinations(options))
-        return MappingHandle(stored.id, named, name, self)
-
-    async def mapping(self, identity: str) -> MappingHandle:
-        """The handle of a mapping that the store knows."""
-        stored = (await self.control.get_mapping(identity)).mapping
-        return MappingHandle(identity, stored.source, stored.function, self)
-
-    async def list_mappings(self) -> Mapping[str, StoredMapping]:
-        """All mappings of the store, by id."""
-        return await self.control.list_mappings()
-
-    async def update_mapping(self, identity: str, **changes: object) -> StoredMapping:
-        """As `MappingHandle.update`. Raises InvalidParameterValue, ResourceNotFound, ResourceConflict."""
-        await self.control.publish()
-        return await self.control.update_mapping(identity, self._destinations(changes))
-
-    async def seek_mapping(
-        self, identity: str, starting_position: str, timestamp: float | None = None
-    ) -> StoredMapping:
-        """As `MappingHandle.seek`; `timestamp` (epoch seconds) goes with AT_TIMESTAMP."""
-        await self.control.publish()
-        return await self.control.seek_mapping(identity, starting_position, timestamp)
-
-    async def delete_mapping(self, identity: str) -> None:
-        """As `MappingHandle.delete`. Raises ResourceNotFound."""
-        await self.control.delete_mapping(identity)
-
-    async def mapping_state(self, identity: str) -> MappingState:
-        """As `MappingHandle.state`."""
-        return await self._living().mapping_state(identity)
-
-    async def mapping_reaches(self, identity: str, state: MappingState) -> None:
-        """Wait until a mapping is in this state."""
-        await self._living().mapping_reaches(identity, state)
-
-    async def mapping_details(self, identity: str) -> dict[str, object]:
-        """As `MappingHandle.details`."""
-        return self._living().supervisor.details(identity)
-
-    async def get_function(self, function: Callable[..., object] | str) -> Function:
-        """A function's configuration as the store has it. Raises ResourceNotFound."""
-        return await self.control.get_function(self._named(function))
-
-    async def list_functions(self) -> Mapping[str, Function]:
-        """All functions of the store, of this engine and of others, by name."""
-        return await self.control.list_functions()
-
     def environments(self, function: str, version: str = LATEST) -> Mapping[str, object]:
         """Of a version of a function whose code is elsewhere: how many environments begin (`starting`), are `warm`,
         were reset (`cold`) or are `busy` in this engine, how many invocations wait for one, and how far its
         `provisioned` concurrency is: {"status": "READY", "wanted": 2, "ready": 2, "spilled": 0}. Raises
         ResourceNotFound."""
         return self._living().environments(self._find(function, version).name, version)
-
-    async def update_function(self, function: Callable[..., object] | str, **changes: object) -> Function:
-        """Replace options of a function in all engines; what runs already ends as it began. Its name stays."""
-        name = self._named(function)
-        if "name" in changes:
-            raise InvalidParameterValue(f"name: {name} keeps its name; it is not an option of an update")
-        known = await self.control.get_function(name)
-        updated = await self.control.update_function(
-            name, self._fields(changes, known, with_environment=known.environment is not None)
-        )
-        if name in self._handlers:
-            self._apply(updated)
-        return updated
-
-    async def delete_function(self, function: Callable[..., object] | str) -> None:
-        """Forget a function in all engines. Its events that wait end as dropped, each when it falls due; its mappings
-        stay and wait for a function of that name. Code that declares it makes it anew when it starts."""
-        name = self._named(function)
-        await self.control.delete_function(name)
-        if name in self._handlers:
-            self._forget(name)
 
     def store_in(self, store: str | Store, *, unless_named: bool = False) -> None:
         """Keep everything there instead; `unless_named`: only if the engine was made without a store. Before the start.
@@ -546,11 +472,6 @@ class Engine(Declarations):
         return self._new_id()
 
     # --- inside ----------------------------------------------------------------------------------------------------
-
-    def _living(self) -> Life:
-        if self._life is None:
-            raise EngineStopped(NOT_STARTED)
-        return self._life
 
     def _host(self, function: Function, handler: Callable[..., object] | None) -> None:
         if self._life is not None:

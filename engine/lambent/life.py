@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lambent.calls import InvokeResponse, payload_bytes
 from lambent.code_supply import CodeSupply, Needed
 from lambent.control import Control
-from lambent.desk import REQUEST, SNAPSHOT, Desk, ask
+from lambent.desk import REQUEST, SNAPSHOT, Desk, RelayedStream, ask, ask_for_stream
 from lambent.destinations import Destinations
 from lambent.errors import LambentError, ResourceNotFound, StoreUnavailable
 from lambent.logs import Logs
@@ -31,6 +31,7 @@ from lambent.polling.supervisor import Loop, Supervisor, end
 from lambent.ports import (
     BuiltinQueue,
     BuiltinStream,
+    Clock,
     Connection,
     EventQueue,
     RuntimeSurroundings,
@@ -211,6 +212,7 @@ class Life:
             hosted=control.functions,
             invoke=self._invoke,
             stream=self._stream,
+            follow=self._follow,
             mappings=self._shown,
             health=self.vitals.health,
             telemetry=telemetry,
@@ -271,12 +273,16 @@ class Life:
 
     async def ask(self, function: Function, payload: bytes, **options: Any) -> InvokeResponse:
         """Have another engine invoke it, with the options of `desk.ask`. Raises as that, and for what is no payload."""
+        return await ask(*self._asked(function, payload), timeout_seconds=_longest(function), asking=1, **options)
+
+    async def ask_for_stream(self, function: Function, payload: bytes, **options: Any) -> RelayedStream:
+        """The same with `desk.ask_for_stream`."""
+        asked = self._asked(function, payload)
+        return await ask_for_stream(*asked, timeout_seconds=_longest(function), asking=1, **options)
+
+    def _asked(self, function: Function, payload: bytes) -> tuple[Connection, str, Clock, str, bytes]:
         body = payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES)
-        limits = [function.timeout_seconds, *(each.timeout_seconds or 0 for each in function.versions.values())]
-        name, clock = self._world.new_id(), self._world.clock
-        return await ask(
-            self.connection, name, clock, function.name, body, timeout_seconds=max(limits), asking=1, **options
-        )
+        return self.connection, self._world.new_id(), self._world.clock, function.name, body
 
     async def mapping_state(self, identity: str) -> MappingState:
         """In which state a mapping is, as this engine sees it. Raises ResourceNotFound."""
@@ -496,6 +502,11 @@ class _QueueMappingLoop:
 
     def state(self) -> dict[str, object]:
         return self._feed.state()
+
+
+def _longest(function: Function) -> float:
+    """The time limit of the version that has the longest, in seconds."""
+    return max(function.timeout_seconds, *(each.timeout_seconds or 0 for each in function.versions.values()), 0)
 
 
 async def _close(files: LogFiles) -> None:

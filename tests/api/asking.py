@@ -6,7 +6,7 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -58,8 +58,15 @@ class Api:
         self.wire = wire
 
     async def request(
-        self, method: str, path: str, query: str = "", body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        heard: Callable[[bytes], None] = lambda piece: None,
     ) -> Reply:
+        """`heard` is told each piece of the answer when it comes."""
         told = {"host": "127.0.0.1:9001", **(headers or {})}
         scope: dict[str, Any] = {
             "type": "http",
@@ -77,6 +84,7 @@ class Api:
 
         async def send(message: Any) -> None:
             sent.append(message)
+            heard(message.get("body", b""))
 
         await self._application(scope, receive, send)
         start, *pieces = sent

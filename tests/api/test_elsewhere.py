@@ -11,7 +11,7 @@ from typing import Any
 from lambent import Engine, MemoryStore
 from lambent.api.event_stream import event
 from lambent.context import current_invocation
-from tests.api.asking import Api, api_of
+from tests.api.asking import Api, api_of, carried
 
 FUNCTION = "arn:aws:lambda:us-east-1:000000000000:function"
 
@@ -57,6 +57,30 @@ async def test_its_error_is_a_success_of_the_call() -> None:
         streamed = await api.ask("InvokeWithResponseStream", FunctionName="fails")
         assert b"not today" in streamed.body
         assert b'"ErrorCode": "Unhandled"' in streamed.body
+
+
+async def test_an_answer_that_is_streamed_comes_piece_by_piece() -> None:
+    read = asyncio.Event()
+
+    def streaming(engine: Engine) -> None:
+        @engine.function
+        async def report(event: Any) -> AsyncIterator[bytes]:
+            yield b"head"
+            await read.wait()
+            yield b"body"
+
+    def piece(content: bytes) -> bytes:
+        return event("PayloadChunk", content, "application/octet-stream")
+
+    def heard(content: bytes) -> None:
+        if content == piece(b"head"):
+            read.set()
+
+    async with two(MemoryStore(), streaming) as api:
+        asked = carried(api.wire.operations["InvokeWithResponseStream"], {"FunctionName": "report"})
+        reply = await api.request(*asked, heard=heard)
+        ended = event("InvokeComplete", b"{}", "application/json")
+        assert reply.body == piece(b"head") + piece(b"body") + ended
 
 
 async def test_what_is_refused_there_is_refused_here() -> None:

@@ -19,11 +19,11 @@ from lambent.api.names import Reference, reference
 from lambent.api.operations import Operations
 from lambent.api.refusals import Refusal, constrained, not_found, not_here, too_large
 from lambent.api.shapes import Operation, Wire
-from lambent.calls import InvokeResponse
 from lambent.context import continuing
+from lambent.desk import RelayedStream
 from lambent.engine import Engine
 from lambent.errors import FunctionError, LambentError, ResourceNotFound
-from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES
+from lambent.model import MAXIMUM_ASYNC_PAYLOAD_BYTES, Function
 from lambent.payload import encode_result
 from lambent.response_stream import ResponseStream
 from lambent.semantics import recursion
@@ -87,10 +87,19 @@ class Invoking:
             response = await self._engine.invoke_response(
                 name, body, log_type=log_type, dry_run=kind == "DryRun", client_context=context, qualifier=qualifier
             )
-        except ResourceNotFound:
-            response = await self._elsewhere(meant, body, kind == "DryRun", log_type, context)
-            if operation.name == "InvokeWithResponseStream" and kind != "DryRun":
-                return response.request_id, _streamed(_Whole(response), log_type)
+        except ResourceNotFound:  # another engine of the store may have its code
+            function = await self._elsewhere(meant)
+            if kind == "DryRun":
+                return self._engine.new_id(), (204, [], b"")
+            tail = log_type == "Tail"
+            if operation.name == "InvokeWithResponseStream":
+                relayed = await self._engine.stream_elsewhere(
+                    function, body, tail=tail, client_context=context, qualifier=qualifier
+                )
+                return relayed.request_id, _streamed(relayed, log_type)
+            response = await self._engine.invoke_elsewhere(
+                function, body, tail=tail, client_context=context, qualifier=qualifier
+            )
         if response.status_code == 204:
             return response.request_id, (204, [], b"")
         more = [_JSON, (b"x-amz-executed-version", (response.executed_version or "").encode())]
@@ -100,21 +109,15 @@ class Invoking:
             more.append((b"x-amz-log-result", base64.b64encode(response.log_tail.encode())))
         return response.request_id, (200, more, response.payload)
 
-    async def _elsewhere(
-        self, meant: Reference, body: bytes, dry_run: bool, log_type: str, context: Mapping[str, object] | None
-    ) -> InvokeResponse:
-        """Another engine of the store may have the function's code. Raises LambentError."""
+    async def _elsewhere(self, meant: Reference) -> Function:
+        """A function that the store knows. Raises `Refusal`."""
         try:
             function = await self._engine.get_function(meant.name)
-            if not known(function, meant.qualifier):
-                raise ResourceNotFound(meant.name)
-            if dry_run:
-                return InvokeResponse(204, self._engine.new_id())
-            return await self._engine.invoke_elsewhere(
-                function, body, tail=log_type == "Tail", client_context=context, qualifier=meant.qualifier
-            )
+            if known(function, meant.qualifier):
+                return function
         except ResourceNotFound:
-            raise not_found(f"Function not found: {meant.qualified_arn}") from None
+            pass
+        raise not_found(f"Function not found: {meant.qualified_arn}")
 
     def _meant(self, operation: str, label: str, qualifier: str | None, kind: str, log_type: str) -> Reference:
         key = (operation, label, qualifier, kind, log_type)
@@ -139,27 +142,12 @@ async def continued(trace: bytes, call: Awaitable[T]) -> T:
         return await call
 
 
-class _Whole:
-    """An answer that came at once, as a stream of one piece."""
-
-    def __init__(self, response: InvokeResponse) -> None:
-        self._response = response
-        self.executed_version = response.executed_version or ""
-        self.log_tail = response.log_tail
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        response = self._response
-        if response.function_error is not None:
-            raise FunctionError(json.loads(response.payload), response.request_id)
-        yield response.payload
-
-
-def _streamed(stream: ResponseStream | _Whole, log_type: str) -> Reply:
+def _streamed(stream: ResponseStream | RelayedStream, log_type: str) -> Reply:
     version = (b"x-amz-executed-version", stream.executed_version.encode())
     return 200, [(b"content-type", event_stream.CONTENT_TYPE), version], _events(stream, log_type)
 
 
-async def _events(stream: ResponseStream | _Whole, log_type: str) -> AsyncIterator[bytes]:
+async def _events(stream: ResponseStream | RelayedStream, log_type: str) -> AsyncIterator[bytes]:
     """The answer as it comes, and how it ended. Read to the end even if nobody takes it any more: as on AWS, a function
     whose caller hung up runs on."""
     ended: dict[str, str] = {}
