@@ -22,6 +22,7 @@ run: setup
 
 lint: setup
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet engine pollers tests examples benchmarks
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 

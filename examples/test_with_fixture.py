@@ -18,9 +18,7 @@ from lambent.testing import CLEAR, LambentSimulation, Rates
 
 engine = Engine()
 undelivered = engine.queue("undelivered")
-invoices = engine.queue(
-    "invoices", visibility_timeout_seconds=3600, max_receive_count=6, dead_letter_queue="unpaid"
-)
+invoices = engine.queue("invoices", visibility_timeout_seconds=3600, max_receive_count=6, dead_letter_queue="unpaid")
 
 
 class Gateway:

@@ -42,7 +42,8 @@ def _destination(value: object) -> object:
 
 
 _DESTINATIONS: Final = (
-    r"(queue|stream|function):[\w.-]{1,128}|file:///.+|https?://[^\s/?#]\S*|kafka://([\w.-]+|[^\s/]+/[^\s/?#,]+(\?\S*)?)"
+    r"(queue|stream|function):[\w.-]{1,128}|file:///.+|https?://[^\s/?#]\S*"
+    r"|kafka://([\w.-]+|[^\s/]+/[^\s/?#,]+(\?\S*)?)"
 )
 
 

@@ -94,9 +94,7 @@ def test_a_run_goes_on_until_it_is_finished_and_then_starts_over(
 
 async def test_the_first_departures_add_up_to_what_the_file_says(tmp_path: Path) -> None:
     board = Board()
-    played = await play(
-        board, in_this_process(flights(board)), departures(ROWS), per_second=10_000, at_most_seconds=60
-    )
+    played = await play(board, in_this_process(flights(board)), departures(ROWS), per_second=10_000, at_most_seconds=60)
     assert audit(played, truth(ROWS)) == []
     assert board.counts("failed attempts").keys() == {"delays", "rebooking", "alert"}
     draw(played.samples, tmp_path / "flights.png")

@@ -168,12 +168,11 @@ class RedisQueues:
         )  # fmt: skip
         return code, stored
 
+
 class _State:
     """What a process remembers of a queue: unless the bell rings, nothing is visible before `quiet_until`."""
 
-    def __init__(
-        self, config: Queue, adopt: bool, server: RedisServer, sending: Perform, settling: Perform
-    ) -> None:
+    def __init__(self, config: Queue, adopt: bool, server: RedisServer, sending: Perform, settling: Perform) -> None:
         self.declared = False
         self.adopt = adopt
         self.idle = False  # it had nothing to give when it was asked last

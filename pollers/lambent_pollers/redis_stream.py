@@ -437,4 +437,3 @@ def _unbroken(records: list[Record]) -> list[Record]:
             if place_of(records[index].position) != place_of(records[index - 1].position) + 1:
                 return records[:index]
     return records
-

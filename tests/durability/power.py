@@ -144,9 +144,7 @@ class _Chain:
             self._found.problems.setdefault(self._seed, []).extend(problems)
 
 
-async def connect(
-    path: Path, disk: Disk | None, chance: random.Random, owner: str, client: bool = False
-) -> Connection:
+async def connect(path: Path, disk: Disk | None, chance: random.Random, owner: str, client: bool = False) -> Connection:
     """An engine's or a client's connection to the real store, in which a call takes up to 5 ms of the loop's time."""
     loop = asyncio.get_running_loop()
     world = World(owner, VirtualClock(loop), chance.random, lambda: f"{chance.getrandbits(128):032x}")

@@ -156,7 +156,8 @@ async def test_it_has_the_functions_time_and_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:1/f", "http://[::1]:1/f", "http://2130706433/f", "http://169.254.169.254/latest/meta-data"]
+    "url",
+    ["http://127.0.0.1:1/f", "http://[::1]:1/f", "http://2130706433/f", "http://169.254.169.254/latest/meta-data"],
 )
 async def test_addresses_that_are_not_public_are_not_reached(url: str) -> None:
     engine = Engine()

@@ -46,7 +46,9 @@ async def proxied(process: RedisProcess, timeout: float = 5) -> AsyncIterator[Wa
         connections = []
         for owner, port in (("engine-1", proxy.port), ("engine-2", process.port)):
             world = World(owner, CLOCK, random.Random(1).random, lambda: str(uuid.uuid4()))
-            connections.append(await RedisStore(f"redis://127.0.0.1:{port}?prefix={prefix}&timeout={timeout}").connect(world))
+            connections.append(
+                await RedisStore(f"redis://127.0.0.1:{port}?prefix={prefix}&timeout={timeout}").connect(world)
+            )
         for module in (redis_documents, redis_events, redis_leases):  # or the answer that is cut says: unknown script
             for script in (module._SCRIPTS.adds, module._SCRIPTS.goes_on):
                 await connections[0].server.call("SCRIPT LOAD", script.text)

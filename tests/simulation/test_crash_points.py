@@ -20,7 +20,6 @@ FUNCTION = {"timeout_seconds": 1, "maximum_retry_attempts": 1, "maximum_event_ag
 AUDIT = {"audit": FUNCTION}
 
 
-
 def behave(function: str, number: int) -> Behaviour:
     return {2: POISON, 3: FLAKY}.get(number, GOOD) if function != "audit" else GOOD
 

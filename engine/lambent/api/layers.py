@@ -157,9 +157,7 @@ def listed(layers: Iterable[Layer], params: Mapping[str, Any], settings: EngineS
     return {"Layers": items, "NextMarker": marker}
 
 
-def attached(
-    arns: list[str], layers: Mapping[str, Layer], settings: EngineSettings
-) -> list[dict[str, Any]]:
+def attached(arns: list[str], layers: Mapping[str, Layer], settings: EngineSettings) -> list[dict[str, Any]]:
     """What is kept of a function's layers: those of `layers` (by name) that these ARNs mean. Raises `Refusal`."""
     found: dict[str, dict[str, Any]] = {}
     for arn in arns:

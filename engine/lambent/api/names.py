@@ -48,9 +48,7 @@ class Reference(NamedTuple):
         return f"{self.unqualified}:{qualifier}"
 
 
-def reference(
-    given: str, qualifier: str | None, settings: EngineSettings, operation: str = "GetFunction"
-) -> Reference:
+def reference(given: str, qualifier: str | None, settings: EngineSettings, operation: str = "GetFunction") -> Reference:
     """What this FunctionName and Qualifier mean to an operation. Raises `Refusal`: another region or account, or two
     qualifiers."""
     found = _FORM.fullmatch(given)

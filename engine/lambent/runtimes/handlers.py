@@ -86,7 +86,6 @@ class Handler:
             return error_documents.not_json(str(error), invocation.request_id)
         return Succeeded(payload) if len(payload) <= MAXIMUM_RESPONSE_BYTES else error_documents.too_large()
 
-
     def streamed(
         self, invocation: Invocation, outcome: Succeeded | Failed, withheld: Sequence[str]
     ) -> Succeeded | Failed:

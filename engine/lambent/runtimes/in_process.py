@@ -298,7 +298,6 @@ class _CoroutineCall(_Call):
             raise
         self.answer(outcome)
 
-
     async def _stream(self, arguments: tuple[object, ...] | None, withheld: Sequence[str]) -> Succeeded | Failed:
         """Take what it yields, no faster than it is read, until it is too much or nobody waits any more."""
         handler, answer = self._handler, self.streamed
