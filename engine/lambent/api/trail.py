@@ -32,13 +32,14 @@ class Trail:
     async def add(self, operation: str, params: Mapping[str, Any], request_id: str, caller: str, result: str) -> None:
         """Tell and keep one call. The store may be away: then the log alone has it."""
         about = {name: str(params[name])[:256] for name in _NAMES if params.get(name) is not None}
-        at = datetime.fromtimestamp(self._engine.now(), UTC).isoformat(timespec="milliseconds")
+        now = datetime.fromtimestamp(self._engine.now(), UTC)
+        at, named = now.isoformat(timespec="milliseconds"), now.isoformat(timespec="microseconds")  # their order
         entry = {"at": at, "operation": operation, "caller": caller, "result": result, **about}
         self._engine.telemetry.log("info", "API call", request_id=request_id, **entry)
         if self._engine.settings.api_trail_seconds:
             try:
                 await self._engine.control.keep(
-                    API_CALL, f"{at} {request_id}", json.dumps(entry), self._engine.settings.api_trail_seconds
+                    API_CALL, f"{named} {request_id}", json.dumps(entry), self._engine.settings.api_trail_seconds
                 )
                 self._kept += 1
                 if self._kept % TRIMMED_AFTER == 1:  # with the first, too: of what other lives left
