@@ -250,9 +250,13 @@ class SqliteFile:
                 future.set_result(answer)
 
     def _hear(self, told: Sequence[tuple[Callable[..., None], Sequence[object]]]) -> None:
-        """Each by itself: one that breaks keeps nobody else waiting."""
         for callback, arguments in told:
-            self._loop.call_soon(callback, *arguments)
+            try:
+                callback(*arguments)
+            except Exception as error:  # noqa: BLE001  one that breaks keeps nobody else waiting
+                self._loop.call_exception_handler(
+                    {"message": f"{self.path}: an answer was not heard", "exception": error}
+                )
 
     def _call(self, callbacks: Sequence[Callable[..., None]], *arguments: object) -> None:
         for callback in callbacks:
@@ -334,6 +338,8 @@ class SqliteFile:
             if not (go_on := bool(self._writes)):
                 self._tell(self._begin)
             self._wake()
+            self._look()
+            self._wake()
 
     def _group(self, writes: Sequence[_Job], reads: Sequence[_Job]) -> None:
         """Reads come first: they see what was committed before they were asked for, and those who asked go on while the
@@ -350,18 +356,23 @@ class SqliteFile:
             if writes:
                 self._tell(self._answer, self._transaction(opened, writes, WRITE))
                 writes = ()
-            if not self._broken and opened.foreign_change():
-                self._follow(opened)
-                self._tell(self._call, self._on_foreign_change)
-            if not self._broken:
-                if opened.checkpoint_due:
-                    self._wake()
-                    opened.checkpoint()
-                self._tell_troubles(opened)
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._distrust(error)
             raised = _Raised(unavailable(error, self.path) or error)
             self._tell(self._answer, [(asked, raised) for _, _, asked in (*writes, *reads)])
+
+    def _look(self) -> None:
+        """What comes of a group beside its answers, which have gone: what others wrote, and the log if it is long."""
+        if self._broken or self._opened is None:
+            return
+        try:
+            if self._opened.foreign_change():
+                self._follow(self._opened)
+                self._tell(self._call, self._on_foreign_change)
+            self._opened.checkpoint()
+            self._tell_troubles(self._opened)
+        except Exception as error:  # noqa: BLE001  whoever asks next meets it, if it is still there
+            self._distrust(error)
 
     def _transaction(self, opened: Opened, jobs: Sequence[_Job], begin: str) -> list[tuple[_Asked, Any]]:
         try:

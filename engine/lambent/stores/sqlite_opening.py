@@ -79,14 +79,11 @@ class Opened:
             self.connection.execute("UPDATE meta SET seen_at = ?", (now,))
             self.seen_at = now
 
-    @property
-    def checkpoint_due(self) -> bool:
-        """Has the log grown long?"""
-        return self._log_pages >= self._checkpoint_at
-
     def checkpoint(self) -> None:
-        """Copy the log into the file. A reader in another process may keep it from beginning anew:
+        """Copy the log into the file if it has grown long. A reader in another process may keep it from beginning anew:
         it grows until he is done, and is tried again each time when it has grown by as much."""
+        if self._log_pages < self._checkpoint_at:
+            return
         done: Any = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         _, pages, copied = done[0]
         self._checkpoint_at = self._checkpoint_pages + (0 if copied == pages else pages)
