@@ -28,7 +28,7 @@ def test_flights_through_kafka_stay_exact_while_one_engine_is_killed_and_one_is_
     kafka_process: KafkaProcess, topic: str, tmp_path: Path
 ) -> None:
     found = flights(
-        kafka_process, topic, tmp_path, limit=3_000, per_second=3_000, every=900, seed=1, at_most_seconds=60
+        kafka_process, topic, tmp_path, limit=3_000, per_second=3_000, every=600, seed=1, at_most_seconds=60
     )
     assert not found.problems, "\n".join([str(found), *found.problems])
     assert found.kills
