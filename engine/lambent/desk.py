@@ -101,18 +101,22 @@ class Desk:
         """Take requests until `stopping` is set; then answer those that were taken."""
         ours = {"watch": self._watch(), "show": self._show(), "stopping": _until(stopping)}
         tasks = {asyncio.create_task(each, name=f"desk: {name}") for name, each in ours.items()}
+        errors: list[BaseException] = []
         try:
             try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await end(tasks)
+                try:
+                    await end(tasks)
+                finally:  # we may have been ended ourselves: what they raised is not to be told as if nobody had looked
+                    errors += [error for task in tasks if not task.cancelled() and (error := task.exception())]
             while stopping.is_set() and self._answering:
                 await asyncio.wait(self._answering)
         except asyncio.CancelledError:
             await end(self._answering)
             raise
-        for task in done:
-            task.result()  # the store was away: whoever runs us begins again
+        if errors:  # the store was away: whoever runs us begins again
+            raise errors[0]
 
     async def _watch(self) -> None:
         async for _ in self._documents.watch(REQUEST):

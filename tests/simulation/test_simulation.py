@@ -78,6 +78,11 @@ def test_a_day_does_not_depend_on_how_python_hashes():
     assert traces[0] == traces[1]
 
 
+@pytest.mark.parametrize("seed", [705_934])  # the store was away just when the desk was told to stop
+def test_a_day_that_broke_a_promise_once_does_so_no_more(seed):
+    assert not Simulation(seed).run().problems, Simulation(seed).explained()
+
+
 def test_a_day_without_faults_has_no_duplicates_and_settles_each_record_once():
     for seed in range(20):
         result = Simulation(seed, calm=True).run()
