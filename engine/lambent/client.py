@@ -18,7 +18,7 @@ from lambent.calls import InvokeResponse, check_context, collects_tail, new_even
 from lambent.control import Control
 from lambent.dead_letters import DeadLetters
 from lambent.declaring import stream_elsewhere
-from lambent.desk import LOOK_SECONDS, RelayedStream, Snapshot, ask, ask_for_stream, health, look
+from lambent.desk import LOOK_SECONDS, RelayedStream, Request, Snapshot, ask, ask_for_stream, health, look
 from lambent.errors import EngineStopped, InvalidParameterValue, ResourceNotFound
 from lambent.model import (
     MAXIMUM_ASYNC_PAYLOAD_BYTES,
@@ -113,11 +113,8 @@ class Client:
         qualifier: str | None = None,
     ) -> InvokeResponse:
         """As `invoke`, but answers as boto3 does; see `Engine.invoke_response`."""
-        called, body, tail = await self._call(function, payload, log_type, client_context, qualifier)
-        return await ask(
-            self._open, self._world.new_id(), self._clock, called.name, body, timeout_seconds=called.timeout_seconds,
-            tail=tail, client_context=client_context, qualifier=qualifier,
-        )  # fmt: skip
+        request = await self._request(function, payload, log_type, client_context, qualifier)
+        return await ask(self._open, self._world.new_id(), self._clock, request)
 
     async def invoke_with_response_stream(
         self,
@@ -131,11 +128,8 @@ class Client:
         """As `invoke`, but gives the answer while the function still makes it, piece by piece through the store; see
         `Engine.invoke_with_response_stream`. Raises what `invoke` does; what the handler did is raised by the
         iteration, and so is EngineStopped if the engine has gone."""
-        called, body, tail = await self._call(function, payload, log_type, client_context, qualifier)
-        return await ask_for_stream(
-            self._open, self._world.new_id(), self._clock, called.name, body, timeout_seconds=called.timeout_seconds,
-            tail=tail, client_context=client_context, qualifier=qualifier,
-        )  # fmt: skip
+        request = await self._request(function, payload, log_type, client_context, qualifier)
+        return await ask_for_stream(self._open, self._world.new_id(), self._clock, request)
 
     async def invoke_async(
         self,
@@ -321,20 +315,19 @@ class Client:
         assert self._open is not None
         return self._control
 
-    async def _call(
+    async def _request(
         self,
         function: str,
         payload: object,
         log_type: str,
         client_context: Mapping[str, object] | None,
         qualifier: str | None,
-    ) -> tuple[Function, bytes, bool]:
-        """What is called, its event, and whether the end of its log is wanted."""
+    ) -> Request:
         tail = collects_tail(log_type)
         called = await self._function(function, qualifier)
         if client_context is not None:
             check_context(client_context)
-        return called, payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES), tail
+        return Request.of(called, payload, tail=tail, client_context=client_context, qualifier=qualifier)
 
     async def _function(self, name: str, qualifier: str | None) -> Function:
         found = await self._opened.get_function(_name("function", name))

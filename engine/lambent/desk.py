@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 
 from lambent import errors
-from lambent.calls import InvokeResponse
+from lambent.calls import InvokeResponse, payload_bytes
 from lambent.context import CURRENT, continuing
 from lambent.errors import EngineStopped, FunctionError, LambentError, NotHosted, StoreUnavailable, TooManyRequests
+from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES, Function
 from lambent.polling.supervisor import end
 from lambent.ports import Clock, Connection, Document, Documents, World
 from lambent.response_stream import ResponseStream
@@ -101,20 +102,18 @@ class Desk:
         """Take requests until `stopping` is set; then answer those that were taken."""
         ours = {"watch": self._watch(), "show": self._show(), "stopping": _until(stopping)}
         tasks = {asyncio.create_task(each, name=f"desk: {name}") for name, each in ours.items()}
-        errors: list[BaseException] = []
         try:
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                try:
-                    await end(tasks)
-                finally:  # we may have been ended ourselves: what they raised is not to be told as if nobody had looked
-                    errors += [error for task in tasks if not task.cancelled() and (error := task.exception())]
+                await end(tasks)
             while stopping.is_set() and self._answering:
                 await asyncio.wait(self._answering)
         except asyncio.CancelledError:
             await end(self._answering)
             raise
+        finally:  # also if we were ended just then: what nobody looked at would be told as a bug
+            errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
         if errors:  # the store was away: whoever runs us begins again
             raise errors[0]
 
@@ -300,31 +299,49 @@ class RelayedStream:
         return found.body
 
 
-async def ask_for_stream(
-    connection: Connection,
-    name: str,
-    clock: Clock,
-    function: str,
-    payload: bytes,
-    *,
-    timeout_seconds: float,
-    tail: bool = False,
-    client_context: Mapping[str, object] | None = None,
-    qualifier: str | None = None,
-    asking: int = 0,
-) -> RelayedStream:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call that an engine is asked for. `timeout_seconds`: for which it may run; `asking` is 1 if who asks is itself
+    an engine, which does not host the function."""
+
+    function: str
+    payload: bytes
+    timeout_seconds: float
+    tail: bool = False
+    client_context: Mapping[str, object] | None = None
+    qualifier: str | None = None
+    asking: int = 0
+
+    @classmethod
+    def of(cls, function: Function, payload: object, **options: Any) -> Request:
+        """Whichever version runs: an alias may lead to any. Raises what no payload is refused with."""
+        limits = [function.timeout_seconds, *(each.timeout_seconds or 0 for each in function.versions.values())]
+        return cls(function.name, payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES), max(limits), **options)
+
+    def told(self) -> dict[str, object]:
+        caller = CURRENT.get()
+        return {
+            "function": self.function,
+            "payload": self.payload.decode(),
+            "tail": self.tail,
+            "client_context": self.client_context,
+            "qualifier": self.qualifier,
+            "chain": None if caller is None else [caller.hops, caller.trace_id],
+        }
+
+
+async def ask_for_stream(connection: Connection, name: str, clock: Clock, request: Request) -> RelayedStream:
     """As `ask`, but gives the answer while the function still makes it."""
-    request = _request(function, payload, tail, client_context, qualifier)
-    streamed = {**request, "streamed": True, "keep_seconds": timeout_seconds + ANSWER_SECONDS}
 
     async def hear(kind: str, piece: str) -> Document:
-        return await _hear(connection, name, clock, function, kind, piece, timeout_seconds, asking)
+        return await _hear(connection, name, clock, request, kind, piece)
 
-    await _put_request(connection, name, streamed, asking)
+    keep_seconds = request.timeout_seconds + ANSWER_SECONDS
+    await _put_request(connection, name, request, {"streamed": True, "keep_seconds": keep_seconds})
     stream = RelayedStream(hear, connection.documents, name)
     try:
         return await stream.begin()
-    except BaseException:
+    except BaseException:  # a caller that was cancelled leaves, too
         await stream.aclose()
         raise
     finally:
@@ -332,28 +349,15 @@ async def ask_for_stream(
             await connection.documents.delete(REQUEST, name)
 
 
-async def ask(
-    connection: Connection,
-    name: str,
-    clock: Clock,
-    function: str,
-    payload: bytes,
-    *,
-    timeout_seconds: float,
-    tail: bool = False,
-    client_context: Mapping[str, object] | None = None,
-    qualifier: str | None = None,
-    asking: int = 0,
-) -> InvokeResponse:
-    """Have an engine that hosts the function invoke it; `name` is the request's, made anew for each. `timeout_seconds`
-    is the function's time limit; `asking` is 1 if who asks is itself an engine, which does not host it.
+async def ask(connection: Connection, name: str, clock: Clock, request: Request) -> InvokeResponse:
+    """Have an engine that hosts the function invoke it; `name` is the request's, made anew for each.
 
     Raises what the engine's `invoke_response` raised, StoreUnavailable, NotHosted if no engine is alive or none hosts
     the function, and EngineStopped if the one that took the request did not answer."""
     documents = connection.documents
-    await _put_request(connection, name, _request(function, payload, tail, client_context, qualifier), asking)
+    await _put_request(connection, name, request)
     try:
-        answer = await _hear(connection, name, clock, function, ANSWER, name, timeout_seconds, asking)
+        answer = await _hear(connection, name, clock, request, ANSWER, name)
         return InvokeResponse(**{**(given := _answer(json.loads(answer.body))), "payload": given["payload"].encode()})
     finally:
         with suppress(StoreUnavailable):  # they expire by themselves, and the answer may have come
@@ -361,55 +365,34 @@ async def ask(
             await documents.delete(ANSWER, name)
 
 
-def _request(
-    function: str, payload: bytes, tail: bool, client_context: Mapping[str, object] | None, qualifier: str | None
-) -> dict[str, object]:
-    caller = CURRENT.get()
-    return {
-        "function": function,
-        "payload": payload.decode(),
-        "tail": tail,
-        "client_context": client_context,
-        "qualifier": qualifier,
-        "chain": None if caller is None else [caller.hops, caller.trace_id],
-    }
-
-
-async def _put_request(connection: Connection, name: str, request: Mapping[str, object], asking: int) -> None:
+async def _put_request(
+    connection: Connection, name: str, request: Request, more: Mapping[str, object] | None = None
+) -> None:
     """Raises NotHosted: no engine is alive."""
-    if await connection.engines() <= asking:
-        raise _nobody(request["function"], asking)
-    body = json.dumps(request)
+    if await connection.engines() <= request.asking:
+        raise _nobody(request)
+    body = json.dumps({**request.told(), **(more or {})})
     await connection.documents.put(REQUEST, name, body, expires_in_seconds=TAKEN_SECONDS + GRACE_SECONDS)
 
 
-async def _hear(
-    connection: Connection,
-    request: str,
-    clock: Clock,
-    function: str,
-    kind: str,
-    name: str,
-    timeout_seconds: float,
-    asking: int = 0,
-) -> Document:
-    """Wait for this document, for as long as the request may be taken, and then done."""
+async def _hear(connection: Connection, asked: str, clock: Clock, request: Request, kind: str, name: str) -> Document:
+    """Wait for this document, for as long as the request (of the name `asked`) may be taken, and then done."""
     documents = connection.documents
     began = clock.monotonic()
     coming = asyncio.create_task(_found(documents, kind, name), name=f"ask: {name}")
     try:
         while not (await asyncio.wait({coming}, timeout=LOOK_SECONDS))[0]:
             waited = clock.monotonic() - began
-            alive = await connection.engines() > asking
-            if (waited > TAKEN_SECONDS or not alive) and await documents.delete(REQUEST, request):
-                raise NotHosted(NOT_HOSTED.format(function)) if alive else _nobody(function, asking)
-            if not alive or waited > TAKEN_SECONDS + timeout_seconds + GRACE_SECONDS:
+            alive = await connection.engines() > request.asking
+            if (waited > TAKEN_SECONDS or not alive) and await documents.delete(REQUEST, asked):
+                raise NotHosted(NOT_HOSTED.format(request.function)) if alive else _nobody(request)
+            if not alive or waited > TAKEN_SECONDS + request.timeout_seconds + GRACE_SECONDS:
                 break
         answer = await documents.get(kind, name)
         if answer is None:
             if coming.done():
                 coming.result()  # raises StoreUnavailable: it could not be heard
-            raise EngineStopped(f"The engine has gone without an answer: whether {function} ran is not known.")
+            raise EngineStopped(f"The engine has gone without an answer: whether {request.function} ran is not known.")
         return answer
     finally:
         await end({coming})
@@ -417,8 +400,8 @@ async def _hear(
             coming.exception()  # asked for, though another call may have met it first
 
 
-def _nobody(function: object, asking: int) -> NotHosted:
-    return NotHosted(NOT_HOSTED.format(function) if asking else NOBODY)
+def _nobody(request: Request) -> NotHosted:
+    return NotHosted(NOT_HOSTED.format(request.function) if request.asking else NOBODY)
 
 
 async def look(connection: Connection) -> list[Snapshot]:

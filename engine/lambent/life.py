@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lambent.calls import InvokeResponse, payload_bytes
+from lambent.calls import InvokeResponse
 from lambent.code_supply import CodeSupply, Needed
 from lambent.control import Control
-from lambent.desk import REQUEST, SNAPSHOT, Desk, RelayedStream, ask, ask_for_stream
+from lambent.desk import REQUEST, SNAPSHOT, Desk, RelayedStream, Request, ask, ask_for_stream
 from lambent.destinations import Destinations
 from lambent.errors import LambentError, ResourceNotFound, StoreUnavailable
 from lambent.logs import Logs
-from lambent.model import MAXIMUM_SYNC_PAYLOAD_BYTES, Backlog, Depth, Function, Message, QueueMapping
+from lambent.model import Backlog, Depth, Function, Message, QueueMapping
 from lambent.observing import Observer, Watched
 from lambent.polling.feeds import EventFeed, MappingFeed
 from lambent.polling.permits import Permits, SharingInvoker
@@ -272,17 +272,15 @@ class Life:
         return True
 
     async def ask(self, function: Function, payload: bytes, **options: Any) -> InvokeResponse:
-        """Have another engine invoke it, with the options of `desk.ask`. Raises as that, and for what is no payload."""
-        return await ask(*self._asked(function, payload), timeout_seconds=_longest(function), asking=1, **options)
+        """Have another engine invoke it, with the options of `desk.Request`. Raises as `desk.ask`."""
+        return await ask(*self._asking(), Request.of(function, payload, asking=1, **options))
 
     async def ask_for_stream(self, function: Function, payload: bytes, **options: Any) -> RelayedStream:
         """The same with `desk.ask_for_stream`."""
-        asked = self._asked(function, payload)
-        return await ask_for_stream(*asked, timeout_seconds=_longest(function), asking=1, **options)
+        return await ask_for_stream(*self._asking(), Request.of(function, payload, asking=1, **options))
 
-    def _asked(self, function: Function, payload: bytes) -> tuple[Connection, str, Clock, str, bytes]:
-        body = payload_bytes(payload, MAXIMUM_SYNC_PAYLOAD_BYTES)
-        return self.connection, self._world.new_id(), self._world.clock, function.name, body
+    def _asking(self) -> tuple[Connection, str, Clock]:
+        return self.connection, self._world.new_id(), self._world.clock
 
     async def mapping_state(self, identity: str) -> MappingState:
         """In which state a mapping is, as this engine sees it. Raises ResourceNotFound."""
@@ -502,11 +500,6 @@ class _QueueMappingLoop:
 
     def state(self) -> dict[str, object]:
         return self._feed.state()
-
-
-def _longest(function: Function) -> float:
-    """The time limit of the version that has the longest, in seconds."""
-    return max(function.timeout_seconds, *(each.timeout_seconds or 0 for each in function.versions.values()), 0)
 
 
 async def _close(files: LogFiles) -> None:

@@ -23,8 +23,10 @@ from lambent import (
     TooManyRequests,
 )
 from lambent.cli.top import pictures
-from lambent.desk import ANSWER, FIRST_SNAPSHOT_SECONDS, REQUEST, SNAPSHOT
+from lambent.configuration import PublishedVersion
+from lambent.desk import ANSWER, FIRST_SNAPSHOT_SECONDS, REQUEST, SNAPSHOT, Request
 from lambent.life import Life
+from lambent.model import Function
 from lambent.ports import Document, World
 from lambent.stores.memory import Connection, MemoryDocuments
 from lambent.testing.loop import VirtualClock
@@ -460,3 +462,9 @@ async def test_a_client_is_no_engine() -> None:
         assert await one.engines()
         await connection.close()
         assert not await one.engines()
+
+
+def test_a_call_is_awaited_for_as_long_as_any_version_may_run() -> None:
+    versions = {"1": PublishedVersion(timeout_seconds=60), "2": PublishedVersion(timeout_seconds=5)}
+    function = Function(name="slow", timeout_seconds=3, versions=versions)
+    assert Request.of(function, b"{}", qualifier="1").timeout_seconds == 60
